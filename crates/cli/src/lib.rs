@@ -1,1 +1,85 @@
-//! cli
+//! How does every tool behave at its edges? Exit status, streams, files, locks, progress, signals.
+//!
+//! A tool's `main.rs` is five lines: it hands its `run` to [`main`], which reads the command line
+//! (flag > `--config` file > default), answers `--print-config` and `--generate`, and turns what
+//! `run` returned into an exit status:
+//!
+//! | status | meaning |
+//! |---|---|
+//! | 0 | done, or the reader of our output went away |
+//! | 1 | done, and the answer is no |
+//! | 2 | could not: usage, missing file, full disk |
+//! | 75 | another run holds the lock |
+//! | 128+n | stopped by signal n |
+
+mod args;
+mod config;
+mod directory;
+mod generate;
+mod hint;
+mod input;
+mod lock;
+mod output;
+mod progress;
+mod signals;
+
+pub use args::CommonArgs;
+pub use directory::AtomicDir;
+pub use hint::Hint;
+pub use input::Input;
+pub use lock::{Lock, Locked};
+pub use output::{Output, OutputWriter};
+pub use progress::{Progress, Unit, note, quiet};
+pub use signals::interrupted;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde::Serialize;
+
+/// What a run that did not fail came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything was done, and the answer, if there was a question, is yes.
+    Done,
+    /// Everything was done, and the answer is no: findings, a gate not met.
+    No,
+    /// The run saved its state and left because of this signal.
+    Interrupted(i32),
+}
+
+/// Runs a tool: the whole of its `main`.
+pub fn main<A: Parser + Serialize>(run: impl FnOnce(A) -> anyhow::Result<Outcome>) -> ExitCode {
+    let command = A::command();
+    let name = command.get_name().to_owned();
+    progress::set_name(&name);
+    signals::watch();
+    match args::resolve::<A>(std::env::args_os().collect()) {
+        Ok(args::Resolved::Run(args)) => exit_code(&name, run(*args)),
+        Ok(args::Resolved::Answered) => exit_code(&name, Ok(Outcome::Done)),
+        Err(args::Error::Usage(error)) => {
+            let _ = error.print(); // nobody is left to tell when stderr is gone
+            ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+        }
+        Err(args::Error::Other(error)) => exit_code(&name, Err(error)),
+    }
+}
+
+fn exit_code(name: &str, result: anyhow::Result<Outcome>) -> ExitCode {
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::No) => ExitCode::from(1),
+        Ok(Outcome::Interrupted(signal)) => ExitCode::from(signals::status(signal)),
+        Err(error) if hint::io_kind(&error) == Some(io::ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut stderr = io::stderr().lock();
+            let _ = writeln!(stderr, "{name}: {error:#}");
+            for hint in hint::hints(&error) {
+                let _ = writeln!(stderr, "hint: {hint}");
+            }
+            let is_locked = hint::find(&error, &|cause| cause.downcast_ref::<Locked>().map(drop));
+            ExitCode::from(if is_locked.is_some() { 75 } else { 2 })
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! How far is it, and how long will it take? A bar on a terminal, a line now and then in a log.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
+static NAME: OnceLock<String> = OnceLock::new();
+
+const LOG_EVERY: Duration = Duration::from_secs(30);
+
+pub(crate) fn set_quiet(quiet: bool) {
+    IS_QUIET.store(quiet, Ordering::Relaxed);
+}
+
+pub(crate) fn set_name(name: &str) {
+    let _ = NAME.set(name.to_owned());
+}
+
+/// Was `--quiet` asked?
+pub fn quiet() -> bool {
+    IS_QUIET.load(Ordering::Relaxed)
+}
+
+/// Says one line on stderr as `tool: message`, unless `--quiet`.
+pub fn note(message: impl Display) {
+    if !quiet() {
+        let name = NAME.get().map_or("", String::as_str);
+        let _ = writeln!(io::stderr().lock(), "{name}: {message}");
+    }
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes, shown as MiB.
+    Bytes,
+    /// Things with a name: `steps`, `cases`.
+    Items(&'static str),
+}
+
+/// Progress of one piece of work, on stderr. Counts may come from several threads.
+#[derive(Debug)]
+pub struct Progress {
+    label: String,
+    total: Option<u64>,
+    unit: Unit,
+    done: AtomicU64,
+    start: Instant,
+    shown: Shown,
+}
+
+#[derive(Debug)]
+enum Shown {
+    Nowhere,
+    Bar(ProgressBar),
+    Log { last: Mutex<Instant> },
+}
+
+impl Progress {
+    /// Begins. `total` is `None` when nobody can know it, as for a pipe.
+    pub fn new(label: &str, total: Option<u64>, unit: Unit) -> Progress {
+        let shown = if quiet() {
+            Shown::Nowhere
+        } else if io::stderr().is_terminal() {
+            Shown::Bar(bar(label, total, unit))
+        } else {
+            Shown::Log {
+                last: Mutex::new(Instant::now()),
+            }
+        };
+        Progress {
+            label: label.to_owned(),
+            total,
+            unit,
+            done: AtomicU64::new(0),
+            start: Instant::now(),
+            shown,
+        }
+    }
+
+    /// Counts `n` more.
+    pub fn inc(&self, n: u64) {
+        let done = self.done.fetch_add(n, Ordering::Relaxed) + n;
+        match &self.shown {
+            Shown::Nowhere => {}
+            Shown::Bar(bar) => bar.set_position(done),
+            Shown::Log { last } => {
+                let Ok(mut last) = last.try_lock() else {
+                    return;
+                };
+                if last.elapsed() >= LOG_EVERY {
+                    *last = Instant::now();
+                    note(line(
+                        &self.label,
+                        done,
+                        self.total,
+                        self.unit,
+                        self.start.elapsed(),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Counts up to `n` in all.
+    pub fn set(&self, n: u64) {
+        self.inc(n.saturating_sub(self.done.load(Ordering::Relaxed)));
+    }
+
+    /// Shows a word beside the bar, e.g. the loss.
+    pub fn message(&self, message: impl Display) {
+        if let Shown::Bar(bar) = &self.shown {
+            bar.set_message(message.to_string());
+        }
+    }
+
+    /// Prints a line above the bar, or into the log; nothing with `--quiet`.
+    pub fn note(&self, message: impl Display) {
+        match &self.shown {
+            Shown::Bar(bar) => bar.suspend(|| note(message)),
+            _ => note(message),
+        }
+    }
+
+    /// Ends; the bar goes away.
+    pub fn finish(self) {}
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Shown::Bar(bar) = &self.shown {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar(label: &str, total: Option<u64>, unit: Unit) -> ProgressBar {
+    let template = match (unit, total) {
+        (Unit::Bytes, Some(_)) => {
+            "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left {msg}"
+        }
+        (Unit::Bytes, None) => "{prefix} {spinner} {bytes} {bytes_per_sec} {msg}",
+        (Unit::Items(_), Some(_)) => "{prefix} [{bar:30}] {pos}/{len} {per_sec} {eta} left {msg}",
+        (Unit::Items(_), None) => "{prefix} {spinner} {pos} {per_sec} {msg}",
+    };
+    let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    let style =
+        ProgressStyle::with_template(template).expect("the templates above are well formed");
+    bar.set_style(style.progress_chars("=> "));
+    bar.set_prefix(label.to_owned());
+    bar
+}
+
+/// One line of a log: how much of how much, how fast, how long yet.
+fn line(label: &str, done: u64, total: Option<u64>, unit: Unit, elapsed: Duration) -> String {
+    let count = |n: u64| match unit {
+        Unit::Bytes => HumanBytes(n).to_string(),
+        Unit::Items(_) => n.to_string(),
+    };
+    let name = match unit {
+        Unit::Bytes => String::new(),
+        Unit::Items(name) => format!(" {name}"),
+    };
+    let rate = done as f64 / elapsed.as_secs_f64().max(1e-9);
+    let rate_text = match unit {
+        Unit::Bytes => HumanBytes(rate as u64).to_string(),
+        Unit::Items(_) => format!("{rate:.2}"),
+    };
+    match total {
+        Some(total) => {
+            let left = Duration::from_secs_f64(
+                (total.saturating_sub(done) as f64 / rate.max(1e-9)).min(1e9),
+            );
+            let left = HumanDuration(left);
+            format!(
+                "{label}: {} of {}{name}, {rate_text}/s, {left} left",
+                count(done),
+                count(total)
+            )
+        }
+        None => format!("{label}: {}{name}, {rate_text}/s", count(done)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_says_how_long_yet() {
+        let got = line(
+            "train",
+            30,
+            Some(90),
+            Unit::Items("steps"),
+            Duration::from_secs(60),
+        );
+        assert_eq!(got, "train: 30 of 90 steps, 0.50/s, 2 minutes left");
+        assert_eq!(
+            line("read", 2 << 20, None, Unit::Bytes, Duration::from_secs(2)),
+            "read: 2.00 MiB, 1.00 MiB/s"
+        );
+    }
+}

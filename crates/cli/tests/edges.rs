@@ -1,0 +1,290 @@
+//! Does a tool behave at its edges? Real processes, real pipes.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn copy() -> Command {
+    let deps = std::env::current_exe().expect("a test has a path");
+    let built = deps
+        .ancestors()
+        .nth(2)
+        .expect("target/PROFILE/deps/test")
+        .join("examples/copy");
+    Command::new(built)
+}
+
+fn run(command: &mut Command, stdin: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn file(folder: &Path, name: &str, content: &str) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, content).unwrap();
+    path
+}
+
+fn wait_for(what: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !what() {
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "waited ten seconds"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn signal(child: &std::process::Child, name: &str) {
+    let sent = Command::new("kill")
+        .args(["-s", name, &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+}
+
+#[test]
+fn no_file_is_stdin_and_no_output_is_stdout() {
+    let got = run(copy().args(["--prefix", "> "]), "a\n");
+    assert_eq!(
+        (got.status.code(), text(&got.stdout), text(&got.stderr)),
+        (Some(0), "> a\n", "")
+    );
+}
+
+#[test]
+fn help_and_version_are_no_errors_and_wrong_usage_is() {
+    assert_eq!(run(copy().arg("--help"), "").status.code(), Some(0));
+    assert_eq!(run(copy().arg("--version"), "").status.code(), Some(0));
+    assert_eq!(run(copy().arg("--times=many"), "").status.code(), Some(2));
+    let missing = run(&mut copy(), "");
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(text(&missing.stderr).contains("--prefix <PREFIX>"));
+}
+
+#[test]
+fn an_answer_of_no_is_status_1() {
+    assert_eq!(
+        run(copy().args(["--prefix=", "--no-word=bad"]), "bad\n")
+            .status
+            .code(),
+        Some(1)
+    );
+}
+
+#[test]
+fn an_error_names_the_file_and_then_the_way_out() {
+    let got = run(copy().args(["--prefix=", "absent.txt"]), "");
+    assert_eq!(got.status.code(), Some(2));
+    assert_eq!(
+        text(&got.stderr),
+        "copy: absent.txt: No such file or directory (os error 2)\nhint: give a file that exists\n"
+    );
+}
+
+#[test]
+fn a_config_fills_in_and_a_flag_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = file(
+        folder.path(),
+        "c.json",
+        r#"{"prefix": "-", "times": 2, "capitals": true, "no-word": ["x", "y"]}"#,
+    );
+    let got = run(copy().arg("--config").arg(&json).arg("--times=1"), "a\n");
+    assert_eq!((got.status.code(), text(&got.stdout)), (Some(0), "-A\n"));
+    let toml = file(folder.path(), "c.toml", "prefix = '+'\ntimes = 2\n");
+    assert_eq!(
+        text(&run(copy().arg("--config").arg(&toml), "a\n").stdout),
+        "+a\n+a\n"
+    );
+}
+
+#[test]
+fn an_unknown_key_of_a_config_is_an_error_that_names_file_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = file(folder.path(), "c.json", r#"{"prefx": "-"}"#);
+    let got = run(copy().arg("--config").arg(&json), "");
+    assert_eq!(got.status.code(), Some(2));
+    assert!(
+        text(&got.stderr).contains(r#"c.json: unknown key "prefx""#),
+        "{}",
+        text(&got.stderr)
+    );
+}
+
+#[test]
+fn a_bad_value_of_a_config_is_refused_like_a_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = file(
+        folder.path(),
+        "c.json",
+        r#"{"prefix": "-", "times": "many"}"#,
+    );
+    let got = run(copy().arg("--config").arg(&json), "");
+    assert_eq!(got.status.code(), Some(2));
+    assert!(
+        text(&got.stderr).contains("invalid value 'many' for '--times"),
+        "{}",
+        text(&got.stderr)
+    );
+    assert!(
+        text(&got.stderr).contains("c.json"),
+        "{}",
+        text(&got.stderr)
+    );
+}
+
+#[test]
+fn what_print_config_prints_runs_the_same_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = file(folder.path(), "-in", "a\n");
+    let flags = [
+        "--prefix=--",
+        "--times=2",
+        "--no-word=b",
+        "--no-word=-c",
+        "--capitals",
+    ];
+    let printed = run(copy().args(flags).arg("--print-config").arg(&input), "");
+    let config = file(folder.path(), "c.json", text(&printed.stdout));
+    let again = run(copy().arg("--config").arg(&config), "");
+    assert_eq!(
+        (again.status.code(), text(&again.stdout)),
+        (Some(0), "--A\n--A\n"),
+        "{}",
+        text(&again.stderr)
+    );
+    let reprinted = run(
+        copy().arg("--config").arg(&config).arg("--print-config"),
+        "",
+    );
+    assert_eq!(text(&reprinted.stdout), text(&printed.stdout));
+}
+
+#[test]
+fn manual_and_completions_need_no_other_flag() {
+    for (what, mark) in [
+        ("man", ".TH"),
+        ("bash", "complete"),
+        ("zsh", "#compdef"),
+        ("fish", "complete -c copy"),
+    ] {
+        let got = run(copy().args(["--generate", what]), "");
+        assert_eq!(got.status.code(), Some(0));
+        assert!(text(&got.stdout).contains(mark), "{what}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_quietly_done() {
+    let lines = "0123456789\n".repeat(200_000);
+    let folder = tempfile::tempdir().unwrap();
+    let input = file(folder.path(), "in", &lines);
+    let mut child = copy()
+        .arg("--prefix=")
+        .arg(input)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let got = child.wait_with_output().unwrap();
+    assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""));
+}
+
+#[test]
+fn a_full_disk_is_status_2() {
+    let got = run(copy().args(["--prefix=", "-o", "/dev/full"]), "a\n");
+    assert_eq!(got.status.code(), Some(2));
+    assert!(
+        text(&got.stderr).contains("No space left"),
+        "{}",
+        text(&got.stderr)
+    );
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut child = copy()
+        .arg("--prefix=")
+        .stdin(Stdio::piped())
+        .stdout(full)
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"a\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(2));
+}
+
+#[test]
+fn a_second_run_on_the_same_folder_is_status_75() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = copy()
+        .args(["--prefix=", "--lock"])
+        .arg(folder.path())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for(|| folder.path().join(".lock").exists());
+    wait_for(|| {
+        let second = run(copy().args(["--prefix=", "--lock"]).arg(folder.path()), "");
+        second.status.code() == Some(75)
+            && text(&second.stderr).contains("another run is at work here")
+    });
+    drop(first.stdin.take());
+    assert!(first.wait().unwrap().success());
+}
+
+#[test]
+fn a_tool_that_polls_saves_before_it_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    for (name, status) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let mut child = copy()
+            .args(["--prefix=", "--wait", "-o"])
+            .arg(&out)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(name.as_bytes())
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        signal(&child, name);
+        assert_eq!(child.wait().unwrap().code(), Some(status));
+        assert_eq!(fs::read_to_string(&out).unwrap(), format!("{name}\n"));
+    }
+}
+
+#[test]
+fn a_killed_tool_leaves_the_old_output_and_no_litter() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = file(folder.path(), "out", "old");
+    let mut child = copy()
+        .args(["--prefix=", "--sleep", "-o"])
+        .arg(&out)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for(|| fs::read_dir(folder.path()).unwrap().count() == 2);
+    std::thread::sleep(Duration::from_millis(100));
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert_eq!(fs::read_to_string(&out).unwrap(), "old");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
