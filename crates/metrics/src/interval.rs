@@ -1,0 +1,52 @@
+//! Between which bounds does the true rate lie, when so many of so many were right?
+
+/// The normal quantile of a two-sided 95 % interval.
+const Z95: f64 = 1.959_963_984_540_054;
+
+/// Wilson's 95 % score interval for `successes` of `trials`, in 0..=1. Without trials: everything is possible.
+pub fn wilson(successes: usize, trials: usize) -> (f64, f64) {
+    if trials == 0 {
+        return (0.0, 1.0);
+    }
+    let (n, p) = (trials as f64, successes as f64 / trials as f64);
+    let z2 = Z95 * Z95;
+    let centre = p + z2 / (2.0 * n);
+    let spread = Z95 * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
+    let denominator = 1.0 + z2 / n;
+    // At 0 and n successes the bound is exactly 0 or 1; rounding would leave it a hair off.
+    let low = if successes == 0 {
+        0.0
+    } else {
+        (centre - spread) / denominator
+    };
+    let high = if successes == trials {
+        1.0
+    } else {
+        (centre + spread) / denominator
+    };
+    (low, high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_bounds_solve_the_score_equation_and_stay_inside_the_unit_interval() {
+        for (successes, trials) in [(8, 10), (1, 3), (95, 96), (500, 1000)] {
+            let rate = successes as f64 / trials as f64;
+            let (low, high) = wilson(successes, trials);
+            for bound in [low, high] {
+                let deviation = Z95 * (bound * (1.0 - bound) / trials as f64).sqrt();
+                assert!(
+                    ((rate - bound).abs() - deviation).abs() < 1e-12,
+                    "{successes}/{trials}: {bound}"
+                );
+            }
+            assert!(0.0 <= low && low < rate && rate < high && high <= 1.0);
+        }
+        assert_eq!(wilson(0, 5).0, 0.0);
+        assert_eq!(wilson(5, 5).1, 1.0);
+        assert_eq!(wilson(0, 0), (0.0, 1.0));
+    }
+}
