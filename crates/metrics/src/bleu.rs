@@ -76,7 +76,7 @@ impl Counts {
         }
         let mut smoothing = 1.0;
         let mut orders = ORDER;
-        for n in 0..ORDER {
+        for (n, precision) in precisions.iter_mut().enumerate() {
             let (matched, total) = (self.matched[n] as f64, self.total[n] as f64);
             if total == 0.0 {
                 break;
@@ -87,9 +87,9 @@ impl Counts {
             if matched == 0.0 {
                 // Method 3 of Chen and Cherry 2014: each empty order counts half of the one before.
                 smoothing *= 2.0;
-                precisions[n] = 100.0 / (smoothing * total);
+                *precision = 100.0 / (smoothing * total);
             } else {
-                precisions[n] = 100.0 * matched / total;
+                *precision = 100.0 * matched / total;
             }
         }
         let mean_log = precisions[..orders].iter().map(|p| p.ln()).sum::<f64>() / orders as f64;
