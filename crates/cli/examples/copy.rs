@@ -67,12 +67,13 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
             writeln!(output, "{}{line}", args.prefix)?;
         }
     }
-    while args.wait {
-        if let Some(signal) = cli::interrupted() {
-            outcome = Outcome::Interrupted(signal);
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(5));
+    if args.wait {
+        outcome = loop {
+            match cli::interrupted() {
+                Some(signal) => break Outcome::Interrupted(signal),
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
     }
     if args.sleep {
         std::thread::sleep(Duration::from_secs(30));

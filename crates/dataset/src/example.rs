@@ -1,0 +1,409 @@
+//! What is one example, in any of the shapes the field writes down?
+
+use std::fmt::{self, Display};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::Error;
+
+/// The label of a token that is not learned, as in PyTorch.
+pub const IGNORED_LABEL: i64 = -100;
+
+/// One line of a training file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Example {
+    /// `{"messages": […]}`, or TRL's `{"prompt": […], "completion": […]}` with message lists.
+    Chat(Chat),
+    /// `{"prompt": "…", "completion": "…"}`: the prompt is context, the completion is learned.
+    Completion { prompt: String, completion: String },
+    /// `{"text": "…"}`: all of it is learned.
+    Text { text: String },
+    /// `{"input_ids": […], "labels": […]}`: somebody else's tokenizer has been here.
+    Tokens {
+        input_ids: Vec<u32>,
+        /// As many as `input_ids`; a label is not shifted, and `None` stands for -100.
+        labels: Option<Vec<Option<u32>>>,
+    },
+}
+
+/// A conversation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Chat {
+    /// In the order they were said.
+    pub messages: Vec<Message>,
+    /// Functions the assistant may call, as JSON schemas; empty when there are none.
+    pub tools: Vec<Value>,
+    /// Passed to the chat template as they are.
+    pub chat_template_kwargs: Map<String, Value>,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said; text parts are joined. `None` only beside tool calls.
+    pub content: Option<String>,
+    /// 0: this assistant message is context and not learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// OpenAI's tool calls, their `arguments` as an object, which is what templates expect.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<Value>,
+    /// The call that a `tool` message answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+}
+
+impl Message {
+    /// A plain message.
+    pub fn new(role: Role, content: impl Into<String>) -> Message {
+        let content = Some(content.into());
+        Message {
+            role,
+            content,
+            weight: None,
+            name: None,
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+        }
+    }
+
+    /// Is this a message to learn: the assistant's, and not weighted 0?
+    pub fn is_learned(&self) -> bool {
+        self.role == Role::Assistant && self.weight != Some(0)
+    }
+}
+
+/// Who speaks. The names are OpenAI's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    System,
+    Developer,
+    User,
+    Assistant,
+    Tool,
+    Function,
+}
+
+impl Role {
+    /// Every role there is.
+    pub const ALL: [Role; 6] = [
+        Role::System,
+        Role::Developer,
+        Role::User,
+        Role::Assistant,
+        Role::Tool,
+        Role::Function,
+    ];
+
+    /// The role of this name.
+    pub fn from_name(name: &str) -> Option<Role> {
+        Role::ALL.into_iter().find(|role| role.name() == name)
+    }
+
+    /// Its name in a file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::Developer => "developer",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+            Role::Tool => "tool",
+            Role::Function => "function",
+        }
+    }
+}
+
+impl Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Example {
+    /// Reads one line of JSONL.
+    pub fn from_json(line: &str) -> Result<Example, Error> {
+        let line: Line = serde_json::from_str(line)?;
+        if let Some(input_ids) = line.input_ids {
+            return tokens(input_ids, line.labels);
+        }
+        if let Some(messages) = line.messages {
+            return Ok(Example::Chat(Chat {
+                messages: all_messages(messages, "messages")?,
+                tools: tools(line.tools)?,
+                chat_template_kwargs: line.chat_template_kwargs.unwrap_or_default(),
+            }));
+        }
+        match (line.prompt, line.completion, line.text) {
+            (Some(Said::Text(prompt)), Some(Said::Text(completion)), _) => {
+                Ok(Example::Completion { prompt, completion })
+            }
+            (Some(Said::Messages(prompt)), Some(Said::Messages(completion)), _) => {
+                let mut messages = all_messages(prompt, "prompt")?;
+                for message in messages
+                    .iter_mut()
+                    .filter(|message| message.role == Role::Assistant)
+                {
+                    message.weight = Some(0); // only the completion is learned
+                }
+                messages.extend(all_messages(completion, "completion")?);
+                let chat_template_kwargs = line.chat_template_kwargs.unwrap_or_default();
+                Ok(Example::Chat(Chat {
+                    messages,
+                    tools: tools(line.tools)?,
+                    chat_template_kwargs,
+                }))
+            }
+            (Some(_), Some(_), _) => Err(Error::shape(
+                "prompt and completion are both text or both lists of messages",
+            )),
+            (Some(_), None, _) => Err(Error::shape("prompt has no completion beside it")),
+            (None, Some(_), _) => Err(Error::shape("completion has no prompt beside it")),
+            (None, None, Some(text)) => Ok(Example::Text { text }),
+            (None, None, None) => Err(Error::shape(
+                "none of the keys messages, prompt and completion, text, input_ids is there",
+            )),
+        }
+    }
+}
+
+/// What a line may hold; other keys are the writer's own.
+#[derive(Deserialize)]
+struct Line {
+    messages: Option<Vec<WrittenMessage>>,
+    prompt: Option<Said>,
+    completion: Option<Said>,
+    text: Option<String>,
+    input_ids: Option<Vec<u32>>,
+    labels: Option<Vec<i64>>,
+    tools: Option<Value>,
+    chat_template_kwargs: Option<Map<String, Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Text(String),
+    Messages(Vec<WrittenMessage>),
+}
+
+#[derive(Deserialize)]
+struct WrittenMessage {
+    role: String,
+    content: Option<Content>,
+    weight: Option<f64>,
+    name: Option<String>,
+    tool_calls: Option<Vec<Value>>,
+    tool_call_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Map<String, Value>>),
+}
+
+fn all_messages(written: Vec<WrittenMessage>, list: &str) -> Result<Vec<Message>, Error> {
+    let place = |index: usize| move |what: String| Error::Shape(format!("{list}[{index}]{what}"));
+    written
+        .into_iter()
+        .enumerate()
+        .map(|(index, message)| one_message(message).map_err(place(index)))
+        .collect()
+}
+
+fn one_message(written: WrittenMessage) -> Result<Message, String> {
+    let WrittenMessage {
+        role,
+        content,
+        weight,
+        name,
+        tool_calls,
+        tool_call_id,
+    } = written;
+    let role =
+        Role::from_name(&role).ok_or_else(|| format!(".role {role:?} is none of {}", names()))?;
+    let content = match content {
+        Some(Content::Text(text)) => Some(text),
+        Some(Content::Parts(parts)) => Some(joined(&parts)?),
+        None => None,
+    };
+    let weight = match weight {
+        None => None,
+        Some(0.0) => Some(0),
+        Some(1.0) => Some(1),
+        Some(other) => return Err(format!(".weight is {other}; it is 0 or 1")),
+    };
+    let mut tool_calls = tool_calls.unwrap_or_default();
+    for (index, call) in tool_calls.iter_mut().enumerate() {
+        open_arguments(call).map_err(|what| format!(".tool_calls[{index}]{what}"))?;
+    }
+    if content.is_none() && tool_calls.is_empty() {
+        return Err(" has neither content nor tool_calls".into());
+    }
+    Ok(Message {
+        role,
+        content,
+        weight,
+        name,
+        tool_calls,
+        tool_call_id,
+    })
+}
+
+/// OpenAI writes the arguments of a call as a string that holds JSON; templates want the object.
+fn open_arguments(call: &mut Value) -> Result<(), String> {
+    let Some(arguments) = call.pointer_mut("/function/arguments") else {
+        return Ok(());
+    };
+    if let Value::String(text) = arguments {
+        *arguments = serde_json::from_str(text)
+            .map_err(|error| format!(".function.arguments holds no JSON: {error}"))?;
+    }
+    Ok(())
+}
+
+fn joined(parts: &[Map<String, Value>]) -> Result<String, String> {
+    let mut text = String::new();
+    for (index, part) in parts.iter().enumerate() {
+        match part.get("text") {
+            Some(Value::String(part)) => text.push_str(part),
+            _ => {
+                return Err(format!(
+                    ".content[{index}] is no text part; only text can be learned here"
+                ));
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// A list, or a string that holds one, as some writers do to keep a column of one type.
+fn tools(written: Option<Value>) -> Result<Vec<Value>, Error> {
+    match written {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(tools)) => Ok(tools),
+        Some(Value::String(text)) => serde_json::from_str(&text)
+            .map_err(|error| Error::Shape(format!("tools holds no JSON list: {error}"))),
+        Some(_) => Err(Error::shape("tools is no list")),
+    }
+}
+
+fn tokens(input_ids: Vec<u32>, labels: Option<Vec<i64>>) -> Result<Example, Error> {
+    let Some(labels) = labels else {
+        return Ok(Example::Tokens {
+            input_ids,
+            labels: None,
+        });
+    };
+    if labels.len() != input_ids.len() {
+        return Err(Error::Shape(format!(
+            "{} labels for {} input_ids",
+            labels.len(),
+            input_ids.len()
+        )));
+    }
+    let label = |label: i64| match label {
+        IGNORED_LABEL => Ok(None),
+        id => u32::try_from(id)
+            .map(Some)
+            .map_err(|_| Error::Shape(format!("label {id} is no token and not -100"))),
+    };
+    let labels = labels.into_iter().map(label).collect::<Result<_, _>>()?;
+    Ok(Example::Tokens {
+        input_ids,
+        labels: Some(labels),
+    })
+}
+
+fn names() -> String {
+    Role::ALL.map(Role::name).join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(line: &str) -> String {
+        Example::from_json(line).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_shape_of_the_field_is_read() {
+        let Example::Chat(chat) = Example::from_json(
+            r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0}],"id":7}"#,
+        )
+        .unwrap() else {
+            panic!("a chat")
+        };
+        assert_eq!(chat.messages[0], Message::new(Role::User, "a"));
+        assert!(!chat.messages[1].is_learned());
+        let completion = Example::from_json(r#"{"prompt":"a","completion":"b"}"#).unwrap();
+        assert_eq!(
+            completion,
+            Example::Completion {
+                prompt: "a".into(),
+                completion: "b".into()
+            }
+        );
+        assert_eq!(
+            Example::from_json(r#"{"text":"t"}"#).unwrap(),
+            Example::Text { text: "t".into() }
+        );
+        let tokens = Example::from_json(r#"{"input_ids":[1,2],"labels":[-100,2]}"#).unwrap();
+        assert_eq!(
+            tokens,
+            Example::Tokens {
+                input_ids: vec![1, 2],
+                labels: Some(vec![None, Some(2)])
+            }
+        );
+    }
+
+    #[test]
+    fn of_a_prompt_in_messages_nothing_is_learned() {
+        let line = r#"{"prompt":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},
+            {"role":"user","content":"c"}],"completion":[{"role":"assistant","content":"d"}]}"#;
+        let Example::Chat(chat) = Example::from_json(line).unwrap() else {
+            panic!("a chat")
+        };
+        let learned: Vec<bool> = chat.messages.iter().map(Message::is_learned).collect();
+        assert_eq!(learned, [false, false, false, true]);
+    }
+
+    #[test]
+    fn arguments_of_a_tool_call_are_opened() {
+        let line = r#"{"messages":[{"role":"assistant","tool_calls":[{"id":"1","type":"function",
+            "function":{"name":"f","arguments":"{\"a\": 1}"}}]}]}"#;
+        let Example::Chat(chat) = Example::from_json(line).unwrap() else {
+            panic!("a chat")
+        };
+        assert_eq!(
+            chat.messages[0].tool_calls[0]["function"]["arguments"]["a"],
+            1
+        );
+    }
+
+    #[test]
+    fn an_error_names_the_place() {
+        assert_eq!(
+            error(r#"{"messages":[{"role":"bot","content":"a"}]}"#),
+            r#"messages[0].role "bot" is none of system, developer, user, assistant, tool, function"#
+        );
+        assert_eq!(
+            error(r#"{"messages":[{"role":"user","content":"a"},{"role":"user"}]}"#),
+            "messages[1] has neither content nor tool_calls"
+        );
+        assert_eq!(
+            error(r#"{"input_ids":[1],"labels":[1,2]}"#),
+            "2 labels for 1 input_ids"
+        );
+        assert_eq!(error(r#"{"messages":[}"#), "expected value at column 14");
+    }
+}
