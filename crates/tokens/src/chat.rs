@@ -1,0 +1,311 @@
+//! A base folder's tokenizer and chat template as one thing: conversations to learn, prompts to ask.
+
+use std::path::{Path, PathBuf};
+
+use dataset::{Example, Message};
+use minijinja::value::{Serde, Value};
+
+use crate::encode::Encoder;
+use crate::mask::{self, Encoded, TrainOn};
+use crate::template::{self, Rendered, Template, refuse_marks};
+use crate::vocabulary::{TemplateSources, special_tokens};
+use crate::{Date, Error, Fingerprint, Pretokenized, Vocabulary, turns};
+
+/// Tokens that end a turn in the families we know, where a base has them; its own `eos_token` and
+/// the `eos_token_id`s of its two configurations count besides.
+const END_OF_TURN: [&str; 15] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|eot|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<|end|>",
+    "<|end_of_turn|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|return|>",
+    "<｜end▁of▁sentence｜>",
+    "<eos>",
+    "</s>",
+];
+
+/// How to open a base's chat, where the defaults are not wanted.
+#[derive(Clone, Debug, Default)]
+pub struct ChatOptions {
+    /// Instead of the base's own template.
+    pub chat_template: Option<PathBuf>,
+    /// What `strftime_now` returns. Without it the function is not defined, and templates that ask
+    /// print the fixed date they carry.
+    pub date: Option<Date>,
+}
+
+/// Tokenizer and chat template of a base folder.
+pub struct Chat {
+    dir: PathBuf,
+    encoder: Encoder,
+    template: Option<Template>,
+    tool_template: Option<Template>,
+    special_tokens: Vec<(String, String)>,
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<u32>,
+    /// The tokenizer puts this before a text by itself.
+    leading_bos: Option<u32>,
+    end_of_turn_ids: Vec<u32>,
+    vocabulary: Vocabulary,
+}
+
+impl Chat {
+    pub fn open(dir: &Path) -> Result<Chat, Error> {
+        Chat::open_with(dir, &ChatOptions::default())
+    }
+
+    pub fn open_with(dir: &Path, options: &ChatOptions) -> Result<Chat, Error> {
+        let encoder = Encoder::open(dir)?;
+        let mut vocabulary = Vocabulary::open(dir)?;
+        let sources = match &options.chat_template {
+            Some(path) => Some(TemplateSources::from_file(path)?),
+            None => TemplateSources::read(dir)?,
+        };
+        vocabulary.fingerprint.template = sources.as_ref().map(TemplateSources::fingerprint);
+        let compile = |source: Option<&String>| {
+            let name = sources.as_ref().map_or("", |sources| &sources.name);
+            source
+                .map(|source| Template::new(name, source, options.date))
+                .transpose()
+        };
+        let template = compile(sources.as_ref().map(|sources| &sources.default))?;
+        let tool_template = compile(
+            sources
+                .as_ref()
+                .and_then(|sources| sources.tool_use.as_ref()),
+        )?;
+
+        let special_tokens = special_tokens(dir)?;
+        let special_id = |name: &str| {
+            let (_, text) = special_tokens.iter().find(|(known, _)| known == name)?;
+            encoder.tokenizer().token_to_id(text)
+        };
+        let bos_token_id = special_id("bos_token");
+        let eos_token_id = special_id("eos_token").or(vocabulary.eos_token_ids.first().copied());
+        let leading_bos = bos_token_id.filter(|bos| encoder.leading_token() == Some(*bos));
+        let added = encoder.tokenizer().get_added_tokens_decoder();
+        let known = added
+            .iter()
+            .filter(|(_, token)| END_OF_TURN.contains(&token.content.as_str()));
+        let mut end_of_turn_ids: Vec<u32> = known.map(|(id, _)| *id).collect();
+        end_of_turn_ids.extend(eos_token_id);
+        end_of_turn_ids.extend(&vocabulary.eos_token_ids);
+        end_of_turn_ids.sort_unstable();
+        end_of_turn_ids.dedup();
+        Ok(Chat {
+            dir: dir.to_owned(),
+            encoder,
+            template,
+            tool_template,
+            special_tokens,
+            bos_token_id,
+            eos_token_id,
+            leading_bos,
+            end_of_turn_ids,
+            vocabulary,
+        })
+    }
+
+    /// The text of a conversation; with the generation prompt, the text the model is to continue.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, Error> {
+        let chat = dataset::Chat {
+            messages: messages.to_vec(),
+            ..Default::default()
+        };
+        Ok(self.render_chat(&chat, add_generation_prompt)?.text)
+    }
+
+    /// As [`Chat::render`], with tools and the conversation's own template variables.
+    pub fn render_chat(
+        &self,
+        chat: &dataset::Chat,
+        add_generation_prompt: bool,
+    ) -> Result<Rendered, Error> {
+        self.render_values(&values(&chat.messages), chat, add_generation_prompt)
+    }
+
+    fn render_values(
+        &self,
+        messages: &[Value],
+        chat: &dataset::Chat,
+        add_generation_prompt: bool,
+    ) -> Result<Rendered, Error> {
+        let tools = (!chat.tools.is_empty()).then_some(&chat.tools);
+        let variables = template::variables(
+            &self.special_tokens,
+            &chat.chat_template_kwargs,
+            Value::from(messages.to_vec()),
+            Value::from(Serde(tools)),
+            add_generation_prompt,
+        );
+        self.template(chat)?.render(&variables)
+    }
+
+    fn template(&self, chat: &dataset::Chat) -> Result<&Template, Error> {
+        let tool_template = self
+            .tool_template
+            .as_ref()
+            .filter(|_| !chat.tools.is_empty());
+        let template = tool_template.or(self.template.as_ref());
+        template.ok_or_else(|| Error::NoTemplate {
+            dir: self.dir.clone(),
+        })
+    }
+
+    /// Token ids of a text, without special tokens added: a rendered chat holds its own.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let ids = self.encoder.encode(text)?.ids;
+        self.check_ids(&ids)?;
+        Ok(ids)
+    }
+
+    /// The text of token ids; with `skip_special_tokens`, only what was said.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, Error> {
+        self.encoder
+            .tokenizer()
+            .decode(ids, skip_special_tokens)
+            .map_err(|error| Error::Base {
+                path: self.dir.join("tokenizer.json"),
+                reason: format!("cannot decode: {error}"),
+            })
+    }
+
+    /// An example as it is learned. One path for the packer, the trainer and the evaluator.
+    pub fn example(&self, example: &Example, train_on: TrainOn) -> Result<Encoded, Error> {
+        match example {
+            Example::Chat(chat) => self.conversation(chat, train_on),
+            Example::Completion { prompt, completion } => self.plain_text(prompt, completion),
+            Example::Text { text } => self.plain_text("", text),
+            Example::Tokens { input_ids, labels } => {
+                Pretokenized::of(input_ids, labels.as_deref()).example(self.vocabulary.size)
+            }
+        }
+    }
+
+    fn conversation(&self, chat: &dataset::Chat, train_on: TrainOn) -> Result<Encoded, Error> {
+        let template = self.template(chat)?;
+        let wanted = turns::wanted(&chat.messages, train_on)?;
+        if template.marks_generation() {
+            refuse_marks(&chat.messages)?;
+        }
+        let messages = values(&chat.messages);
+        let rendered = self.render_values(&messages, chat, false)?;
+        let turns = if template.marks_generation() {
+            turns::by_marks(
+                &rendered.generation,
+                &chat.messages,
+                &wanted,
+                template.name(),
+            )?
+        } else {
+            let render = |count: usize, add_generation_prompt: bool| {
+                Ok(self
+                    .render_values(&messages[..count], chat, add_generation_prompt)?
+                    .text)
+            };
+            let count = messages.len();
+            turns::by_prefix(&rendered.text, count, &wanted, template.name(), render)?
+        };
+        let tokens = self.encoder.encode(&rendered.text)?;
+        self.check_ids(&tokens.ids)?;
+        if let ([first, second, ..], Some(bos)) = (&tokens.ids[..], self.bos_token_id)
+            && *first == bos
+            && *second == bos
+        {
+            return Err(Error::DoubleBos {
+                template: template.name().to_owned(),
+            });
+        }
+        let loss_mask = mask::loss_mask(
+            &rendered.text,
+            &tokens,
+            &turns,
+            &self.end_of_turn_ids,
+            template.name(),
+        )?;
+        Ok(Encoded {
+            input_ids: tokens.ids,
+            loss_mask,
+        })
+    }
+
+    /// Text without a template: begun as the tokenizer begins a text, ended with the end-of-sequence
+    /// token, and learned from `completion` on.
+    fn plain_text(&self, prompt: &str, completion: &str) -> Result<Encoded, Error> {
+        if completion.trim().is_empty() {
+            return Err(Error::NothingSupervised {
+                reason: "its text is empty",
+            });
+        }
+        let Some(eos) = self.eos_token_id else {
+            return Err(Error::NoEos {
+                dir: self.dir.clone(),
+            });
+        };
+        let text = format!("{prompt}{completion}");
+        let tokens = self.encoder.encode(&text)?;
+        self.check_ids(&tokens.ids)?;
+        let mut encoded = Encoded::default();
+        if let Some(bos) = self
+            .leading_bos
+            .filter(|bos| tokens.ids.first() != Some(bos))
+        {
+            encoded.input_ids.push(bos);
+            encoded.loss_mask.push(0);
+        }
+        encoded.input_ids.extend(&tokens.ids);
+        let learned = |(_, to): &(usize, usize)| u8::from(*to > prompt.len());
+        encoded.loss_mask.extend(tokens.offsets.iter().map(learned));
+        if encoded.input_ids.last() != Some(&eos) {
+            encoded.input_ids.push(eos);
+            encoded.loss_mask.push(1);
+        }
+        encoded.loss_mask[0] = 0; // nothing stands before it to predict it from
+        Ok(encoded)
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<(), Error> {
+        let vocab_size = self.vocabulary.size;
+        match ids.iter().find(|id| **id as usize >= vocab_size) {
+            Some(&id) => Err(Error::OutsideVocabulary { id, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    /// Ids that end a turn: where generation stops, and what every learned answer must end with.
+    pub fn end_of_turn_ids(&self) -> &[u32] {
+        &self.end_of_turn_ids
+    }
+
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.vocabulary.fingerprint
+    }
+
+    /// Rows of the base's embedding.
+    pub fn vocab_size(&self) -> usize {
+        self.vocabulary.size
+    }
+
+    /// What errors call the template, if the base has one.
+    pub fn template_name(&self) -> Option<&str> {
+        self.template.as_ref().map(Template::name)
+    }
+}
+
+fn values(messages: &[Message]) -> Vec<Value> {
+    messages
+        .iter()
+        .map(|message| Value::from(Serde(message)))
+        .collect()
+}

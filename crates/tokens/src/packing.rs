@@ -1,0 +1,209 @@
+//! Packing: which examples share a row of max_seq_length tokens?
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+/// How examples are laid into rows. Names as in TRL, whose results these equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// Best-fit decreasing (arXiv 2404.10830): no example is cut; each goes where least room is left over.
+    Bfd,
+    /// Best-fit decreasing over pieces: an example longer than a row is first cut into rows.
+    BfdSplit,
+    /// Examples end to end, cut every `max_seq_length` tokens.
+    Wrapped,
+    /// One example a row, in the order given.
+    None,
+}
+
+impl Packing {
+    /// May an example be cut into pieces?
+    pub fn splits(self) -> bool {
+        matches!(self, Packing::BfdSplit | Packing::Wrapped)
+    }
+}
+
+/// A run of one example's tokens that lies in one row: a segment there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub example: u32,
+    pub tokens: Range<u32>,
+}
+
+impl Piece {
+    pub fn len(&self) -> usize {
+        (self.tokens.end - self.tokens.start) as usize
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+}
+
+/// Rows of pieces, flat: row `i` is `pieces[row_offsets[i]..row_offsets[i + 1]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows {
+    pub pieces: Vec<Piece>,
+    pub row_offsets: Vec<u64>,
+}
+
+impl Rows {
+    pub fn len(&self) -> usize {
+        self.row_offsets.len() - 1
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn row(&self, index: usize) -> &[Piece] {
+        &self.pieces[self.row_offsets[index] as usize..self.row_offsets[index + 1] as usize]
+    }
+
+    fn new() -> Self {
+        Rows {
+            pieces: Vec::new(),
+            row_offsets: vec![0],
+        }
+    }
+
+    fn end_row(&mut self) {
+        self.row_offsets.push(self.pieces.len() as u64);
+    }
+}
+
+/// An example is longer than a row and the packing does not cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("example {example} has {length} tokens, more than a row of {max_seq_length}")]
+pub struct TooLong {
+    pub example: usize,
+    pub length: usize,
+    pub max_seq_length: usize,
+}
+
+/// Lays examples of these lengths into rows. Empty examples take no place. The result depends on
+/// lengths and their order alone.
+pub fn pack(lengths: &[u32], max_seq_length: usize, packing: Packing) -> Result<Rows, TooLong> {
+    assert!(max_seq_length > 0, "a row holds at least one token");
+    if !packing.splits() {
+        let long = lengths
+            .iter()
+            .position(|&length| length as usize > max_seq_length);
+        if let Some(example) = long {
+            return Err(TooLong {
+                example,
+                length: lengths[example] as usize,
+                max_seq_length,
+            });
+        }
+    }
+    let whole = || {
+        let examples = lengths
+            .iter()
+            .enumerate()
+            .filter(|(_, length)| **length > 0);
+        examples.map(|(example, &length)| Piece {
+            example: example as u32,
+            tokens: 0..length,
+        })
+    };
+    Ok(match packing {
+        Packing::Bfd => best_fit_decreasing(whole().collect(), max_seq_length),
+        Packing::BfdSplit => {
+            let row = max_seq_length as u32;
+            let cut = |piece: Piece| {
+                let starts = (0..piece.tokens.end).step_by(max_seq_length);
+                starts.map(move |start| Piece {
+                    example: piece.example,
+                    tokens: start..piece.tokens.end.min(start.saturating_add(row)),
+                })
+            };
+            best_fit_decreasing(whole().flat_map(cut).collect(), max_seq_length)
+        }
+        Packing::Wrapped => wrapped(whole(), max_seq_length),
+        Packing::None => {
+            let mut rows = Rows::new();
+            for piece in whole() {
+                rows.pieces.push(piece);
+                rows.end_row();
+            }
+            rows
+        }
+    })
+}
+
+/// Longest first (ties in the order given), each into the fullest row that still has room; among
+/// equally full rows the one that became so first; rows are numbered as they are opened.
+fn best_fit_decreasing(mut pieces: Vec<Piece>, max_seq_length: usize) -> Rows {
+    pieces.sort_by_key(|piece| Reverse(piece.len()));
+    let mut rows: Vec<Vec<u32>> = Vec::new(); // indices into pieces
+    let mut rows_by_room: BTreeMap<usize, VecDeque<u32>> = BTreeMap::new();
+    for (index, piece) in pieces.iter().enumerate() {
+        let fullest = rows_by_room
+            .range_mut(piece.len()..)
+            .next()
+            .map(|(&room, queue)| {
+                let row = queue.pop_front().expect("empty queues are removed");
+                (room, row, queue.is_empty())
+            });
+        let (room, row) = match fullest {
+            Some((room, row, emptied)) => {
+                if emptied {
+                    rows_by_room.remove(&room);
+                }
+                (room, row)
+            }
+            None => {
+                rows.push(Vec::new());
+                (max_seq_length, rows.len() as u32 - 1)
+            }
+        };
+        rows[row as usize].push(index as u32);
+        if room > piece.len() {
+            rows_by_room
+                .entry(room - piece.len())
+                .or_default()
+                .push_back(row);
+        }
+    }
+    let mut packed = Rows::new();
+    packed.pieces.reserve_exact(pieces.len());
+    for row in rows {
+        packed
+            .pieces
+            .extend(row.into_iter().map(|index| pieces[index as usize].clone()));
+        packed.end_row();
+    }
+    packed
+}
+
+fn wrapped(pieces: impl Iterator<Item = Piece>, max_seq_length: usize) -> Rows {
+    let mut rows = Rows::new();
+    let mut room = max_seq_length as u32;
+    for mut piece in pieces {
+        while !piece.is_empty() {
+            let end = piece
+                .tokens
+                .end
+                .min(piece.tokens.start.saturating_add(room));
+            room -= end - piece.tokens.start;
+            rows.pieces.push(Piece {
+                example: piece.example,
+                tokens: piece.tokens.start..end,
+            });
+            piece.tokens.start = end;
+            if room == 0 {
+                rows.end_row();
+                room = max_seq_length as u32;
+            }
+        }
+    }
+    if room < max_seq_length as u32 {
+        rows.end_row();
+    }
+    rows
+}

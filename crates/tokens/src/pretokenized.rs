@@ -1,0 +1,130 @@
+//! Lines that are token ids already: `{"input_ids": […], "labels": […]}`.
+
+use dataset::IGNORED_LABEL;
+use serde::Deserialize;
+
+use crate::{Encoded, Error};
+
+/// A line of token ids, as TRL and transformers write them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pretokenized {
+    input_ids: Vec<i64>,
+    /// −100, or the token id itself where it is a target.
+    labels: Option<Vec<i64>>,
+    /// Tokens with 0 are padding and dropped.
+    attention_mask: Option<Vec<u8>>,
+    /// Lengths of the segments of a packed line.
+    seq_lengths: Option<Vec<usize>>,
+}
+
+impl Pretokenized {
+    /// Does this line bring token ids? (A cheap look; quotes inside JSON text carry a backslash.)
+    pub fn recognises(line: &[u8]) -> bool {
+        const KEY: &[u8] = b"\"input_ids\"";
+        line.windows(KEY.len()).any(|window| window == KEY)
+    }
+
+    pub fn parse(line: &[u8]) -> Result<Pretokenized, Error> {
+        serde_json::from_slice(line).map_err(|error| Error::Pretokenized(error.to_string()))
+    }
+
+    /// The same, read by the dataset crate.
+    pub fn of(input_ids: &[u32], labels: Option<&[Option<u32>]>) -> Pretokenized {
+        let label = |label: &Option<u32>| label.map_or(IGNORED_LABEL, i64::from);
+        Pretokenized {
+            input_ids: input_ids.iter().map(|id| i64::from(*id)).collect(),
+            labels: labels.map(|labels| labels.iter().map(label).collect()),
+            attention_mask: None,
+            seq_lengths: None,
+        }
+    }
+
+    /// The only segment of this line, checked.
+    pub fn example(self, vocab_size: usize) -> Result<Encoded, Error> {
+        match <[Encoded; 1]>::try_from(self.examples(vocab_size)?) {
+            Ok([example]) => Ok(example),
+            Err(_) => Err(Error::Pretokenized("one segment was expected".into())),
+        }
+    }
+
+    /// The segments of this line, checked.
+    pub fn examples(self, vocab_size: usize) -> Result<Vec<Encoded>, Error> {
+        let refuse = |reason: String| Err(Error::Pretokenized(reason));
+        let Pretokenized {
+            input_ids,
+            labels,
+            attention_mask,
+            seq_lengths,
+        } = self;
+        let Some(labels) = labels else {
+            return refuse(
+                "labels is missing (-100 where nothing is learned, else the token id)".into(),
+            );
+        };
+        let attention_mask = attention_mask.unwrap_or_else(|| vec![1; input_ids.len()]);
+        for (name, length) in [
+            ("labels", labels.len()),
+            ("attention_mask", attention_mask.len()),
+        ] {
+            if length != input_ids.len() {
+                return refuse(format!(
+                    "{name} has {length} entries, input_ids {}",
+                    input_ids.len()
+                ));
+            }
+        }
+        let seq_lengths = seq_lengths.unwrap_or_else(|| vec![input_ids.len()]);
+        let total = seq_lengths
+            .iter()
+            .try_fold(0usize, |sum, length| sum.checked_add(*length));
+        if total != Some(input_ids.len()) {
+            return refuse(format!(
+                "seq_lengths do not add up to the {} input_ids",
+                input_ids.len()
+            ));
+        }
+        let mut examples = Vec::with_capacity(seq_lengths.len());
+        let mut at = 0;
+        for length in seq_lengths {
+            let mut example = Encoded::default();
+            for index in at..at + length {
+                let (id, label, attended) =
+                    (input_ids[index], labels[index], attention_mask[index]);
+                if label != IGNORED_LABEL && label != id {
+                    return refuse(format!(
+                        "labels[{index}] is {label}, neither -100 nor input_ids[{index}], which is {id}"
+                    ));
+                }
+                if !(0..vocab_size as i64).contains(&id) {
+                    return refuse(format!(
+                        "input_ids[{index}] is {id}, outside the base's vocabulary of {vocab_size}"
+                    ));
+                }
+                match (attended, label) {
+                    (1, _) => {
+                        example.input_ids.push(id as u32);
+                        example.loss_mask.push(u8::from(label != IGNORED_LABEL));
+                    }
+                    (0, IGNORED_LABEL) => {}
+                    (0, _) => {
+                        return refuse(format!(
+                            "labels[{index}] is a target where attention_mask is 0"
+                        ));
+                    }
+                    _ => {
+                        return refuse(format!(
+                            "attention_mask[{index}] is {attended}, not 0 or 1"
+                        ));
+                    }
+                }
+            }
+            at += length;
+            if let Some(first) = example.loss_mask.first_mut() {
+                *first = 0; // nothing stands before it to predict it from
+            }
+            examples.push(example);
+        }
+        Ok(examples)
+    }
+}

@@ -1,0 +1,218 @@
+//! Chat templates: messages to text, with the meaning transformers gives them, and which text the
+//! assistant generated.
+//!
+//! `{% generation %}` is no tag minijinja knows. The source is rewritten so that the block becomes a
+//! filter block whose filter brackets its text with two noncharacters; they are taken out of the
+//! rendering again and leave the spans behind. Text that holds those characters is refused.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use dataset::Message;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Value;
+use minijinja::{AutoEscape, Environment, ErrorKind};
+use minijinja_contrib::pycompat::unknown_method_callback;
+
+use crate::python_json::tojson;
+use crate::{Date, Error};
+
+const OPEN: char = '\u{FDD0}';
+const CLOSE: char = '\u{FDD1}';
+const NAME: &str = "chat_template";
+
+/// A compiled chat template.
+pub struct Template {
+    environment: Environment<'static>,
+    name: Arc<str>,
+    marks_generation: bool,
+}
+
+/// A conversation as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    pub text: String,
+    /// Byte ranges of `text` inside `{% generation %}` blocks.
+    pub generation: Vec<Range<usize>>,
+}
+
+impl Template {
+    /// Compiles `source`; `name` is what errors call it. Without a date `strftime_now` is not
+    /// defined, and templates that look for it take the fixed date they carry.
+    pub fn new(name: &str, source: &str, date: Option<Date>) -> Result<Template, Error> {
+        let source = source.replace("\r\n", "\n");
+        let (source, marks_generation) = generation_blocks_to_filters(&source);
+        let syntax_error = |error: minijinja::Error| Error::TemplateSyntax {
+            template: name.to_owned(),
+            reason: reason(&error),
+        };
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build();
+        environment.set_syntax(syntax.map_err(syntax_error)?);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_unknown_method_callback(unknown_method_callback);
+        environment.add_filter("tojson", tojson);
+        environment.add_filter("__generation", |body: String| {
+            format!("{OPEN}{body}{CLOSE}")
+        });
+        environment.add_function("raise_exception", |message: String| -> Result<Value, _> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        if let Some(date) = date {
+            environment.add_function("strftime_now", move |format: String| {
+                date.strftime(&format).ok_or_else(|| {
+                    let detail = format!("strftime_now does not know the format {format:?}");
+                    minijinja::Error::new(ErrorKind::InvalidOperation, detail)
+                })
+            });
+        }
+        environment
+            .add_template_owned(NAME, source)
+            .map_err(syntax_error)?;
+        Ok(Template {
+            environment,
+            name: name.into(),
+            marks_generation,
+        })
+    }
+
+    /// What errors call this template.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Does the template mark what the assistant generates?
+    pub fn marks_generation(&self) -> bool {
+        self.marks_generation
+    }
+
+    /// Renders with these variables (`messages`, `add_generation_prompt`, `bos_token`, …).
+    pub fn render(&self, variables: &Value) -> Result<Rendered, Error> {
+        let text = self
+            .environment
+            .get_template(NAME)
+            .and_then(|template| template.render(variables))
+            .map_err(|error| Error::Render {
+                template: self.name.to_string(),
+                reason: reason(&error),
+            })?;
+        if self.marks_generation {
+            take_out_marks(&text)
+        } else {
+            Ok(Rendered {
+                text,
+                generation: Vec::new(),
+            })
+        }
+    }
+}
+
+/// Refuses messages that hold the marks themselves; needed where the template marks generation.
+pub(crate) fn refuse_marks(messages: &[Message]) -> Result<(), Error> {
+    let mark = |text: &str| {
+        text.chars()
+            .find(|character| matches!(*character, OPEN | CLOSE))
+    };
+    for message in messages {
+        let texts = [&message.content, &message.name, &message.tool_call_id];
+        let said = texts.into_iter().flatten().find_map(|text| mark(text));
+        let called = || {
+            message
+                .tool_calls
+                .iter()
+                .find_map(|call| mark(&call.to_string()))
+        };
+        if let Some(character) = said.or_else(called) {
+            return Err(Error::ReservedCharacter { character });
+        }
+    }
+    Ok(())
+}
+
+fn take_out_marks(marked: &str) -> Result<Rendered, Error> {
+    let mut text = String::with_capacity(marked.len());
+    let (mut generation, mut open) = (Vec::<Range<usize>>::new(), Vec::new());
+    for part in marked.split_inclusive([OPEN, CLOSE]) {
+        let plain = part.trim_end_matches([OPEN, CLOSE]);
+        text.push_str(plain);
+        if part.ends_with(OPEN) {
+            open.push(text.len());
+        } else if part.ends_with(CLOSE)
+            && let Some(start) = open.pop()
+            && open.is_empty()
+        {
+            match generation.last_mut() {
+                // Blocks that touch are one turn: its text, then what the template always adds.
+                Some(Range { end, .. }) if *end == start => *end = text.len(),
+                _ => generation.push(start..text.len()),
+            }
+        }
+    }
+    Ok(Rendered { text, generation })
+}
+
+/// `{%- generation -%}` to `{%- filter __generation -%}`, whitespace marks kept.
+fn generation_blocks_to_filters(source: &str) -> (String, bool) {
+    let (mut rewritten, mut rest, mut found) = (String::with_capacity(source.len()), source, false);
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else {
+            break;
+        };
+        let tag = &rest[start + 2..start + length];
+        let name = tag
+            .trim_start_matches(['-', '+'])
+            .trim_end_matches(['-', '+'])
+            .trim();
+        rewritten.push_str(&rest[..start + 2]);
+        match name {
+            "generation" => rewritten.push_str(&tag.replacen(name, "filter __generation", 1)),
+            "endgeneration" => rewritten.push_str(&tag.replacen(name, "endfilter", 1)),
+            _ => rewritten.push_str(tag),
+        }
+        found |= name == "generation";
+        rewritten.push_str("%}");
+        rest = &rest[start + length + 2..];
+    }
+    rewritten.push_str(rest);
+    (rewritten, found)
+}
+
+fn reason(error: &minijinja::Error) -> String {
+    let what = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), str::to_owned);
+    match error.line() {
+        Some(line) => format!("{what} (line {line} of the template)"),
+        None => what,
+    }
+}
+
+/// The variables transformers passes: special tokens, then the example's own arguments, then the
+/// four it always sets.
+pub fn variables(
+    special_tokens: &[(String, String)],
+    arguments: &serde_json::Map<String, serde_json::Value>,
+    messages: Value,
+    tools: Value,
+    add_generation_prompt: bool,
+) -> Value {
+    let special = special_tokens
+        .iter()
+        .map(|(name, token)| (name.clone(), Value::from(token.as_str())));
+    let arguments = arguments
+        .iter()
+        .map(|(name, value)| (name.clone(), Value::from(minijinja::value::Serde(value))));
+    let fixed = [
+        ("messages", messages),
+        ("tools", tools),
+        ("documents", Value::from(())),
+        ("add_generation_prompt", Value::from(add_generation_prompt)),
+    ];
+    let fixed = fixed
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value));
+    Value::from_pairs(special.chain(arguments).chain(fixed))
+}

@@ -1,0 +1,207 @@
+//! What a base folder says about its tokens, read without loading the tokenizer.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+
+/// Which tokenizer and chat template made a packed file: sha256, in hex. None where the base has
+/// none (test models that are fed token ids).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fingerprint {
+    pub tokenizer: Option<String>,
+    pub template: Option<String>,
+}
+
+/// The vocabulary of a base folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// Rows of the embedding: every token id is below it.
+    pub size: usize,
+    /// From config.json and generation_config.json, ascending.
+    pub eos_token_ids: Vec<u32>,
+    pub fingerprint: Fingerprint,
+}
+
+impl Vocabulary {
+    /// Reads config.json and generation_config.json, and hashes what else there is.
+    pub fn open(dir: &Path) -> Result<Vocabulary, Error> {
+        let config_path = dir.join("config.json");
+        let config = read_json(&config_path)?.ok_or_else(|| Error::Io {
+            path: config_path.clone(),
+            source: ErrorKind::NotFound.into(),
+        })?;
+        // Multimodal configurations keep the language model's figures one level down.
+        let text = config.get("text_config").unwrap_or(&config);
+        let size = text
+            .get("vocab_size")
+            .or(config.get("vocab_size"))
+            .and_then(Value::as_u64);
+        let size = size
+            .filter(|size| (1..=1 << 31).contains(size))
+            .ok_or_else(|| Error::Base {
+                path: config_path,
+                reason: "vocab_size is missing or not a number above 0".into(),
+            })?;
+        let generation = read_json(&dir.join("generation_config.json"))?.unwrap_or_default();
+        let sources = [
+            config.get("eos_token_id"),
+            text.get("eos_token_id"),
+            generation.get("eos_token_id"),
+        ];
+        let eos: BTreeSet<u32> = sources.into_iter().flatten().flat_map(token_ids).collect();
+        let tokenizer = read(&dir.join("tokenizer.json"))?.map(|bytes| sha256(&bytes));
+        let template = TemplateSources::read(dir)?.map(|sources| sources.fingerprint());
+        Ok(Vocabulary {
+            size: size as usize,
+            eos_token_ids: eos.into_iter().collect(),
+            fingerprint: Fingerprint {
+                tokenizer,
+                template,
+            },
+        })
+    }
+}
+
+/// The chat template of a base folder as text, and the file it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TemplateSources {
+    pub name: String,
+    pub default: String,
+    /// Used instead when the conversation brings tools.
+    pub tool_use: Option<String>,
+}
+
+impl TemplateSources {
+    /// `chat_template.jinja` goes before `tokenizer_config.json`, as in transformers.
+    pub fn read(dir: &Path) -> Result<Option<TemplateSources>, Error> {
+        let path = dir.join("chat_template.jinja");
+        if let Some(bytes) = read(&path)? {
+            return TemplateSources::from_text(&path, bytes).map(Some);
+        }
+        let path = dir.join("tokenizer_config.json");
+        let Some(config) = read_json(&path)? else {
+            return Ok(None);
+        };
+        let name = path.display().to_string();
+        match config.get("chat_template") {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(default)) => Ok(Some(TemplateSources {
+                name,
+                default: default.clone(),
+                tool_use: None,
+            })),
+            Some(Value::Array(named)) => {
+                let find = |wanted: &str| {
+                    let entry = named.iter().find(|entry| entry["name"] == wanted)?;
+                    Some(entry["template"].as_str()?.to_owned())
+                };
+                let default = find("default").ok_or_else(|| Error::Base {
+                    path: path.clone(),
+                    reason: "chat_template is a list without a template named \"default\"".into(),
+                })?;
+                Ok(Some(TemplateSources {
+                    name,
+                    default,
+                    tool_use: find("tool_use"),
+                }))
+            }
+            Some(_) => Err(Error::Base {
+                path,
+                reason: "chat_template is neither a text nor a list of named templates".into(),
+            }),
+        }
+    }
+
+    /// A template file given instead of the base's own.
+    pub fn from_file(path: &Path) -> Result<TemplateSources, Error> {
+        let bytes = fs::read(path).map_err(|source| Error::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        TemplateSources::from_text(path, bytes)
+    }
+
+    fn from_text(path: &Path, bytes: Vec<u8>) -> Result<TemplateSources, Error> {
+        let default = String::from_utf8(bytes).map_err(|error| Error::Base {
+            path: path.to_owned(),
+            reason: format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()),
+        })?;
+        Ok(TemplateSources {
+            name: path.display().to_string(),
+            default,
+            tool_use: None,
+        })
+    }
+
+    pub fn fingerprint(&self) -> String {
+        match &self.tool_use {
+            None => sha256(self.default.as_bytes()),
+            Some(tool_use) => sha256(format!("{}\0{tool_use}", self.default).as_bytes()),
+        }
+    }
+}
+
+/// `bos_token`, `eos_token` and the like by name, whether written as text or as an object.
+pub(crate) fn special_tokens(dir: &Path) -> Result<Vec<(String, String)>, Error> {
+    let mut tokens = Vec::new();
+    for file in ["tokenizer_config.json", "special_tokens_map.json"] {
+        let config = read_json(&dir.join(file))?.unwrap_or_default();
+        for (name, value) in config.as_object().into_iter().flatten() {
+            let text = value
+                .as_str()
+                .or_else(|| value.get("content").and_then(Value::as_str));
+            let known = tokens
+                .iter()
+                .any(|(known, _): &(String, String)| known == name);
+            if let (true, false, Some(text)) = (name.ends_with("_token"), known, text) {
+                tokens.push((name.clone(), text.to_owned()));
+            }
+        }
+    }
+    Ok(tokens)
+}
+
+fn token_ids(value: &Value) -> Vec<u32> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Value::Array(ids) => ids.iter().filter_map(id).collect(),
+        one => id(one).into_iter().collect(),
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn read_json(path: &Path) -> Result<Option<Value>, Error> {
+    let Some(bytes) = read(path)? else {
+        return Ok(None);
+    };
+    let broken = |error: serde_json::Error| Error::Base {
+        path: path.to_owned(),
+        reason: format!("broken JSON: {error}"),
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(broken)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
