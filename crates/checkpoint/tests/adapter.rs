@@ -1,0 +1,153 @@
+//! Do we read PEFT's adapters, and would PEFT read ours?
+
+use checkpoint::Dtype;
+use checkpoint::adapter::{self, Adapter, AdapterConfig, AdapterTensor};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn peft() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models/llama-tied/adapter")
+}
+
+fn copy() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(peft().join(file), dir.path().join(file)).unwrap();
+    }
+    dir
+}
+
+fn edit(dir: &Path, key: &str, value: serde_json::Value) {
+    let path = dir.join("adapter_config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config[key] = value;
+    fs::write(&path, config.to_string()).unwrap();
+}
+
+#[test]
+fn an_adapter_of_peft_is_read_with_its_pairs_and_scaling() {
+    let adapter = adapter::read(&peft()).unwrap();
+    let pairs = adapter.pairs();
+    assert_eq!(pairs.len(), 14);
+    let down = pairs
+        .iter()
+        .find(|p| p.module == "model.layers.0.mlp.down_proj")
+        .unwrap();
+    assert_eq!(
+        (down.a.shape, down.b.shape, down.scaling),
+        ([4, 128], [64, 4], 2.0)
+    );
+}
+
+#[test]
+fn what_is_written_is_what_peft_wrote() {
+    let adapter = adapter::read(&peft()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    adapter::write(&adapter, dir.path(), Dtype::F32).unwrap();
+    let file = "adapter_model.safetensors";
+    assert!(fs::read(dir.path().join(file)).unwrap() == fs::read(peft().join(file)).unwrap());
+    let json = |dir: &Path| -> serde_json::Map<String, serde_json::Value> {
+        let text = fs::read(dir.join("adapter_config.json")).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    };
+    let (ours, theirs) = (json(dir.path()), json(&peft()));
+    for (key, value) in &ours {
+        if key == "target_modules" {
+            let set = |value: &serde_json::Value| -> std::collections::BTreeSet<String> {
+                value
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect()
+            };
+            assert_eq!(set(value), set(&theirs[key]));
+        } else {
+            assert_eq!(value, &theirs[key], "{key}");
+        }
+    }
+    let left = fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left, 2, "nothing but the two files");
+}
+
+#[test]
+fn half_precision_survives_the_round_trip() {
+    let config = AdapterConfig::new(2, 16.0, 0.05, vec!["q_proj".to_owned()]);
+    let tensor = |shape: [usize; 2]| AdapterTensor {
+        shape,
+        values: (0..shape[0] * shape[1])
+            .map(|i| i as f32 * 0.125 - 1.0)
+            .collect(),
+    };
+    let module = "model.layers.0.self_attn.q_proj";
+    let tensors = BTreeMap::from([
+        (adapter::key(module, 'A'), tensor([2, 8])),
+        (adapter::key(module, 'B'), tensor([4, 2])),
+    ]);
+    let before = Adapter { config, tensors };
+    for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
+        let dir = tempfile::tempdir().unwrap();
+        adapter::write(&before, dir.path(), dtype).unwrap();
+        assert_eq!(adapter::read(dir.path()).unwrap(), before, "{dtype}");
+    }
+}
+
+#[test]
+fn patterns_of_rank_and_alpha_are_applied_as_in_peft() {
+    let mut config = AdapterConfig::new(8, 16.0, 0.0, vec![]);
+    config.rank_pattern.insert("mlp.up_proj".to_owned(), 32);
+    config
+        .alpha_pattern
+        .insert(r"layers\.1\..*\.q_proj".to_owned(), 4.0);
+    assert_eq!(config.rank("model.layers.0.mlp.up_proj"), 32);
+    assert_eq!(config.rank("model.layers.0.xmlp.up_proj"), 8);
+    assert_eq!(config.scaling("model.layers.1.self_attn.q_proj", 8), 0.5);
+    assert_eq!(config.scaling("model.layers.2.self_attn.q_proj", 8), 2.0);
+    config.use_rslora = true;
+    assert_eq!(config.scaling("model.layers.2.self_attn.q_proj", 16), 4.0);
+}
+
+#[test]
+fn what_would_be_computed_otherwise_is_refused_by_name() {
+    for (key, value) in [
+        ("use_dora", true.into()),
+        ("lora_bias", true.into()),
+        ("bias", "all".into()),
+        ("modules_to_save", serde_json::json!(["lm_head"])),
+        ("peft_type", "IA3".into()),
+        ("r", 5.into()),
+        ("lora_dropout", 1.5.into()),
+    ] {
+        let dir = copy();
+        edit(dir.path(), key, value);
+        let message = adapter::read(dir.path()).unwrap_err().to_string();
+        let named = if key == "r" {
+            "rank 4, where adapter_config.json says 5"
+        } else {
+            key
+        };
+        assert!(message.contains(named), "{key}: {message}");
+    }
+}
+
+#[test]
+fn a_missing_twin_and_a_truncated_file_are_errors() {
+    let dir = copy();
+    let mut adapter = adapter::read(dir.path()).unwrap();
+    let gone = adapter::key("model.layers.0.mlp.up_proj", 'B');
+    adapter.tensors.remove(&gone);
+    adapter::write(&adapter, dir.path(), Dtype::F32).unwrap();
+    let message = adapter::read(dir.path()).unwrap_err().to_string();
+    assert!(message.contains(&gone), "{message}");
+
+    let path = dir.path().join("adapter_model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    assert!(
+        adapter::read(dir.path())
+            .unwrap_err()
+            .to_string()
+            .contains("adapter_model")
+    );
+}
