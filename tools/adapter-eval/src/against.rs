@@ -1,0 +1,129 @@
+//! What did earlier evaluations of the same cases find? Their answers, to be scored again beside the new ones.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use cli::Hint;
+use serde::Deserialize;
+
+use crate::cases::Cases;
+use crate::report::VERSION;
+use crate::shots::Selection;
+use crate::system::{Answer, Prediction, Run, System};
+
+/// An earlier evaluation folder.
+pub struct Earlier {
+    pub runs: Vec<Run>,
+    pub selections: Vec<Selection>,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    version: u32,
+    cases: CasesHead,
+    systems: Vec<System>,
+    selections: Vec<Selection>,
+}
+
+#[derive(Deserialize)]
+struct CasesHead {
+    file: String,
+    sha256: String,
+}
+
+impl Earlier {
+    /// Reads report.json and predictions.jsonl; refuses other cases than `cases`.
+    pub fn read(dir: &Path, cases: &Cases) -> anyhow::Result<Earlier> {
+        let path = dir.join("report.json");
+        let text = fs::read_to_string(&path)
+            .with_context(|| path.display().to_string())
+            .hint("--against takes folders that adapter-eval --out-dir wrote")?;
+        let head: Head = serde_json::from_str(&text)
+            .with_context(|| format!("{}: not a report of adapter-eval", path.display()))?;
+        if head.version != VERSION {
+            bail!(
+                "{}: report version {}, and this build reads {VERSION}",
+                path.display(),
+                head.version
+            );
+        }
+        if head.cases.sha256 != cases.sha256 {
+            let refusal = anyhow::anyhow!(
+                "{}: evaluated other cases ({}) than {}",
+                dir.display(),
+                head.cases.file,
+                cases.name
+            );
+            return Err(refusal)
+                .hint("run that evaluation again on these cases: only the same ones compare");
+        }
+        let mut answers = read_answers(&dir.join("predictions.jsonl"), cases)?;
+        let runs = head.systems.into_iter().map(|system| {
+            let answers = answers.remove(&system.key).unwrap_or_default();
+            if answers.len() != cases.len() {
+                bail!(
+                    "{}: {} of {} answers of {}",
+                    dir.display(),
+                    answers.len(),
+                    cases.len(),
+                    system.key
+                );
+            }
+            Ok(Run { system, answers })
+        });
+        Ok(Earlier {
+            runs: runs.collect::<Result<_, _>>()?,
+            selections: head.selections,
+        })
+    }
+}
+
+fn read_answers(path: &Path, cases: &Cases) -> anyhow::Result<BTreeMap<String, Vec<Answer>>> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let mut answers: BTreeMap<String, Vec<Answer>> = BTreeMap::new();
+    for (number, line) in text.lines().enumerate() {
+        let place = || format!("{}:{}", path.display(), number + 1);
+        let line: Prediction = serde_json::from_str(line).with_context(place)?;
+        let of_system = answers.entry(line.system).or_default();
+        let asked = cases
+            .cases
+            .get(of_system.len())
+            .map(|case| case.prompt_sha256.as_str());
+        if asked != Some(line.prompt_sha256.as_str()) {
+            bail!(
+                "{}: the cases are in another order than in {}",
+                place(),
+                cases.name
+            );
+        }
+        of_system.push(Answer {
+            output: line.output,
+            finish: line.finish,
+            prompt_tokens: line.prompt_tokens,
+            generated_tokens: line.generated_tokens,
+        });
+    }
+    Ok(answers)
+}
+
+/// Adds runs to others. The same system with the same answers is kept once; with other answers it is refused, for one
+/// name would mean two things.
+pub fn merge(runs: &mut Vec<Run>, more: Vec<Run>) -> anyhow::Result<()> {
+    for run in more {
+        match runs.iter().find(|known| known.system.key == run.system.key) {
+            None => runs.push(run),
+            Some(known) if *known == run => {}
+            Some(_) => {
+                let refusal = anyhow::anyhow!(
+                    "two evaluations name a system {} and differ",
+                    run.system.key
+                );
+                return Err(refusal)
+                    .hint("leave one of them out, or give the adapter its own --name");
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! Everything adapter-eval can be told on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use cli::{CommonArgs, Input};
+use serde::Serialize;
+
+use crate::metric::Metric;
+
+/// Judge an adapter: ask it, the base and no model at all the same questions, and compare.
+///
+/// Cases are chat JSONL: the last assistant message is the reference, everything before it the prompt. Writes
+/// report.json, report.html and predictions.jsonl into --out-dir and prints a table. Exit status 1 says that
+/// --min-accuracy or --must-beat was not met.
+///
+/// With --data instead of --cases: loss and perplexity of a packed file, as one line of JSON.
+#[derive(Debug, Parser, Serialize)]
+#[command(name = "adapter-eval", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// The base model's folder; not needed for --systems majority,nearest
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
+    /// The adapter (PEFT folder) on top of it
+    #[arg(long, value_name = "DIR", requires = "base")]
+    pub adapter: Option<PathBuf>,
+    /// What the adapter is called in tables
+    #[arg(long, value_name = "NAME", default_value = "adapter")]
+    pub name: String,
+    /// Questions with their right answers, chat JSONL
+    #[arg(long, value_name = "FILE", required_unless_present = "data")]
+    pub cases: Option<Input>,
+    /// Packed file of tokenize-pack: print loss and perplexity, generate nothing
+    #[arg(long, value_name = "FILE", conflicts_with = "cases", requires = "base")]
+    pub data: Option<PathBuf>,
+    /// Who answers [default: adapter when there is one, else zero-shot]
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        conflicts_with = "data"
+    )]
+    pub systems: Vec<SystemName>,
+    /// Training examples, chat JSONL: for majority, nearest and few-shot
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub train: Option<Input>,
+    /// Numbers of examples to try in the few-shot prompt
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [8, 32], conflicts_with = "data")]
+    pub shots: Vec<usize>,
+    /// Where the best number of shots is chosen, chat JSONL; never the test cases
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub select: Option<Input>,
+    /// What decides: exact, normalised, json-valid, json-match, json-field:NAME, json-found:NAME, word-f1, rouge-1,
+    /// rouge-2, rouge-l, bleu or chrf
+    #[arg(
+        long,
+        value_name = "METRIC",
+        default_value = "exact",
+        conflicts_with = "data"
+    )]
+    pub metric: Metric,
+    /// Evaluations of the same cases to compare with
+    #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with = "data")]
+    pub against: Vec<PathBuf>,
+    /// Exit with 1 when the judged system scores below this, 0 to 1
+    #[arg(long, value_name = "SCORE", value_parser = share, conflicts_with = "data")]
+    pub min_accuracy: Option<f64>,
+    /// Exit with 1 when the judged system does not score above this one; `base` names all bases
+    #[arg(long, value_name = "SYSTEM", num_args = 1.., conflicts_with = "data")]
+    pub must_beat: Vec<String>,
+    /// Folder of the outcome; replaced whole
+    #[arg(long, value_name = "DIR")]
+    pub out_dir: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub generation: GenerationArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub common: CommonArgs,
+}
+
+/// How the base is loaded.
+#[derive(Clone, Debug, clap::Args, Serialize)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// Precision of the base's linear weights; a base stored in 4 bits is taken as it is
+    #[arg(long, value_enum, default_value_t = Quantization::Nf4)]
+    pub quantize: Quantization,
+    /// Keep the 4-bit scales in 32 bits
+    #[arg(long)]
+    pub no_double_quant: bool,
+    /// auto or cpu
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    #[serde(serialize_with = "as_text")]
+    pub device: model::DeviceChoice,
+    /// Prompts continued, or packed rows read, at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one)]
+    pub batch_size: usize,
+}
+
+/// How answers are generated.
+#[derive(Clone, Debug, clap::Args, Serialize)]
+#[command(next_help_heading = "Generation")]
+pub struct GenerationArgs {
+    /// Cut an answer after this many tokens
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]
+    pub max_new_tokens: usize,
+    /// 0 takes the likeliest token each time; above 0 draws
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
+    pub temperature: f32,
+    /// Draw from the likeliest tokens that make up this share
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = top_p)]
+    pub top_p: f32,
+    /// Of drawn tokens, the examples in the few-shot prompt and the bootstrap
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// Who can answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SystemName {
+    /// Always the commonest training answer
+    Majority,
+    /// The answer to the training question that shares most words
+    Nearest,
+    /// The base, asked as the cases are
+    ZeroShot,
+    /// The base with training examples as earlier turns
+    FewShot,
+    /// The base with --adapter
+    Adapter,
+}
+
+impl SystemName {
+    /// Lookups answer without a model.
+    pub fn needs_model(self) -> bool {
+        !matches!(self, SystemName::Majority | SystemName::Nearest)
+    }
+
+    pub fn needs_train(self) -> bool {
+        matches!(
+            self,
+            SystemName::Majority | SystemName::Nearest | SystemName::FewShot
+        )
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    /// 4-bit NormalFloat
+    Nf4,
+    /// Full precision
+    None,
+}
+
+impl Args {
+    /// The systems asked for, or the default ones.
+    pub fn systems(&self) -> Vec<SystemName> {
+        match (&self.systems[..], &self.adapter) {
+            ([], Some(_)) => vec![SystemName::Adapter],
+            ([], None) => vec![SystemName::ZeroShot],
+            (asked, _) => asked.to_vec(),
+        }
+    }
+}
+
+impl ModelArgs {
+    pub fn load_options(&self) -> model::LoadOptions {
+        let quantize = match self.quantize {
+            Quantization::Nf4 => model::Quantize::Nf4 {
+                double_quant: !self.no_double_quant,
+            },
+            Quantization::None => model::Quantize::None,
+        };
+        model::LoadOptions {
+            quantize,
+            device: self.device,
+        }
+    }
+
+    /// As in keys and report.json.
+    pub fn precision(&self) -> &'static str {
+        match self.quantize {
+            Quantization::Nf4 => "nf4",
+            Quantization::None => "full",
+        }
+    }
+}
+
+impl GenerationArgs {
+    pub fn options(&self, batch_size: usize) -> model::GenerateOptions {
+        model::GenerateOptions {
+            max_new_tokens: self.max_new_tokens,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            seed: self.seed,
+            stop_token_ids: Vec::new(),
+            batch_size,
+        }
+    }
+}
+
+fn as_text<T: std::fmt::Display, S: serde::Serializer>(
+    value: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn device(text: &str) -> Result<model::DeviceChoice, String> {
+    text.parse()
+        .map_err(|error: model::Error| error.to_string())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("a whole number, 1 or more".into()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(x) if (0.0..=1.0).contains(&x) => Ok(x),
+        _ => Err("a number from 0 to 1".into()),
+    }
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(t) if (0.0..=100.0).contains(&t) => Ok(t),
+        _ => Err("a number, 0 or more".into()),
+    }
+}
+
+fn top_p(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(p) if p > 0.0 && p <= 1.0 => Ok(p),
+        _ => Err("a number above 0, at most 1".into()),
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  adapter-eval --base base/ --train train.jsonl --select valid.jsonl --cases test.jsonl \\
+      --systems majority,nearest,zero-shot,few-shot --metric json-field:code --out-dir eval/base
+  adapter-eval --base base/ --adapter run/adapter --cases test.jsonl --metric json-field:code \\
+      --against eval/base --must-beat base --out-dir eval/adapter
+  adapter-eval --base base/ --adapter run/adapter --data valid.safetensors";

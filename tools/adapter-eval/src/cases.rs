@@ -1,0 +1,177 @@
+//! Which questions are asked, and what would be right? Chat JSONL, the last assistant message being the reference.
+
+use std::collections::HashSet;
+use std::io::BufRead;
+
+use anyhow::{Context, bail};
+use cli::{Hint, Input};
+use dataset::{Chat, Example, Role};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// One question with its right answer.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The line's own `id` if it has one, else its line number.
+    pub id: String,
+    /// Everything before the answer.
+    pub prompt: Chat,
+    /// The last assistant message.
+    pub reference: String,
+    /// Of the prompt alone, hex.
+    pub prompt_sha256: String,
+}
+
+impl Case {
+    /// What is asked, without the instructions that every case shares: for comparing words.
+    pub fn question(&self) -> String {
+        let asked = self
+            .prompt
+            .messages
+            .iter()
+            .filter(|message| !is_instruction(message.role));
+        let asked: Vec<&str> = asked
+            .filter_map(|message| message.content.as_deref())
+            .collect();
+        asked.join("\n")
+    }
+}
+
+/// System and developer messages instruct; the others converse.
+pub fn is_instruction(role: Role) -> bool {
+    matches!(role, Role::System | Role::Developer)
+}
+
+/// The cases of one file, in its order.
+#[derive(Clone, Debug)]
+pub struct Cases {
+    /// The file's name without its folder.
+    pub name: String,
+    pub cases: Vec<Case>,
+    /// Of prompts and references in order, hex: two evaluations can be compared when it is the same.
+    pub sha256: String,
+}
+
+impl Cases {
+    /// Reads chat JSONL; every line needs an assistant message at its end.
+    pub fn read(input: &Input) -> anyhow::Result<Cases> {
+        let mut cases = Vec::new();
+        let mut reader = input.open()?;
+        let mut line = Vec::new();
+        for number in 1.. {
+            line.clear();
+            if reader
+                .read_until(b'\n', &mut line)
+                .with_context(|| input.name())?
+                == 0
+            {
+                break;
+            }
+            let place = || format!("{}:{number}", input.name());
+            let text = std::str::from_utf8(&line).with_context(place)?;
+            if !text.trim().is_empty() {
+                cases.push(case(text, number).with_context(place)?);
+            }
+        }
+        if cases.is_empty() {
+            bail!("{}: no cases", input.name());
+        }
+        let name = match input {
+            Input::File(path) => path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            Input::Stdin => input.name(),
+        };
+        let sha256 = hash(
+            cases
+                .iter()
+                .flat_map(|case| [case.prompt_sha256.as_str(), case.reference.as_str()]),
+        );
+        Ok(Cases {
+            name,
+            cases,
+            sha256,
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.cases.len()
+    }
+
+    pub fn prompts(&self) -> impl Iterator<Item = &Chat> {
+        self.cases.iter().map(|case| &case.prompt)
+    }
+
+    pub fn references(&self) -> impl Iterator<Item = &str> {
+        self.cases.iter().map(|case| case.reference.as_str())
+    }
+
+    /// How many of these are asked, word for word, in `others` too.
+    pub fn also_in(&self, others: &Cases) -> usize {
+        let others = others.prompt_hashes();
+        self.cases
+            .iter()
+            .filter(|case| others.contains(case.prompt_sha256.as_str()))
+            .count()
+    }
+
+    /// The prompts, for finding the same one elsewhere.
+    pub fn prompt_hashes(&self) -> HashSet<&str> {
+        self.cases
+            .iter()
+            .map(|case| case.prompt_sha256.as_str())
+            .collect()
+    }
+}
+
+fn case(line: &str, number: usize) -> anyhow::Result<Case> {
+    let Example::Chat(mut prompt) = Example::from_json(line)? else {
+        return Err(anyhow::anyhow!("no messages on this line"))
+            .hint("a case is chat JSONL: {\"messages\": […]}");
+    };
+    let answer = prompt.messages.pop();
+    let reference = match answer {
+        Some(message) if message.role == Role::Assistant => message.content,
+        _ => {
+            bail!("the last message is not the assistant's: there is no reference to compare with")
+        }
+    };
+    let reference = reference.context("the last assistant message has no content")?;
+    if prompt.messages.is_empty() {
+        bail!("nothing is asked before the assistant's message");
+    }
+    let value: Value = serde_json::from_str(line)?;
+    let id = match value.get("id") {
+        Some(Value::String(id)) => id.clone(),
+        Some(Value::Number(id)) => id.to_string(),
+        _ => number.to_string(),
+    };
+    let asked = serde_json::to_string(&(
+        &prompt.messages,
+        &prompt.tools,
+        &prompt.chat_template_kwargs,
+    ))?;
+    let prompt_sha256 = hash([asked.as_str()]);
+    Ok(Case {
+        id,
+        prompt,
+        reference,
+        prompt_sha256,
+    })
+}
+
+/// SHA-256 over texts, each preceded by its length, hex.
+pub fn hash<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hasher = Sha256::new();
+    for text in texts {
+        hasher.update((text.len() as u64).to_le_bytes());
+        hasher.update(text);
+    }
+    hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

@@ -1,0 +1,287 @@
+//! What is done, in order: open everything, check that it fits together, ask, compare.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use checkpoint::{Base, adapter};
+use cli::{Hint, Input};
+use dataset::Chat;
+
+use crate::against::{self, Earlier};
+use crate::answer::{self, Answerer};
+use crate::args::{Args, SystemName};
+use crate::cases::Cases;
+use crate::loss::{self, DataLoss, hinted};
+use crate::report::{self, Question, Report, Settings};
+use crate::shots;
+use crate::system::{self, FewShot, Kind, Run, System};
+use crate::verdict::is_named;
+
+/// Loss and perplexity of packed data.
+pub fn loss(args: &Args, data: &Path) -> anyhow::Result<DataLoss> {
+    let dir = base_dir(args)?;
+    let base = Base::open(dir)?;
+    let shard = loss::open(data, dir)?;
+    let adapter = open_adapter(args)?;
+    let model = answer::load(&base, adapter.as_ref(), &args.model.load_options())?;
+    let (nats, targets) = loss::sum(&model, &shard, args.model.batch_size)?;
+    let mean = nats / targets as f64;
+    let counts = &shard.meta().counts;
+    Ok(DataLoss {
+        loss: mean,
+        perplexity: mean.exp(),
+        nats,
+        targets,
+        tokens: counts.tokens,
+        sequences: counts.sequences,
+        rows: counts.rows,
+        data: data.display().to_string(),
+        base: dir.display().to_string(),
+        adapter: args.adapter.as_ref().map(|dir| dir.display().to_string()),
+        quantize: args.model.precision().to_string(),
+    })
+}
+
+/// All systems on all cases: the report, and the runs it was made of in the same order.
+pub fn cases(args: &Args) -> anyhow::Result<(Report, Vec<Run>, Cases)> {
+    let inputs = Inputs::read(args)?;
+    let mut runs = Vec::new();
+    let mut selections = Vec::new();
+    for dir in &args.against {
+        let earlier = Earlier::read(dir, &inputs.cases)?;
+        against::merge(&mut runs, earlier.runs)?;
+        selections.extend(earlier.selections);
+    }
+    check_names(args, &runs)?;
+
+    let mut own = Vec::new();
+    let mut answerer = open_answerer(args)?;
+    let mut warnings = inputs.warnings();
+    if let Some(warning) = foreign_base(args)? {
+        warnings.push(warning);
+    }
+    for name in args.systems() {
+        own.push(ask(
+            args,
+            name,
+            &inputs,
+            answerer.as_mut(),
+            &mut selections,
+        )?);
+    }
+    selections.dedup();
+    let count = own.len();
+    runs.retain(|earlier| !own.contains(earlier));
+    against::merge(&mut runs, own)?;
+
+    let question = Question {
+        cases: &inputs.cases,
+        metric: &args.metric,
+        seed: args.generation.seed,
+        min_accuracy: args.min_accuracy,
+        must_beat: &args.must_beat,
+    };
+    let mut report = report::report(&question, &runs, count);
+    report.selections = selections;
+    report.warnings = warnings;
+    report.settings = settings(args);
+    Ok((report, runs, inputs.cases))
+}
+
+/// The files of questions.
+struct Inputs {
+    cases: Cases,
+    train: Option<Cases>,
+    select: Option<Cases>,
+}
+
+impl Inputs {
+    fn read(args: &Args) -> anyhow::Result<Inputs> {
+        let read = |input: &Option<Input>| input.as_ref().map(Cases::read).transpose();
+        let cases = read(&args.cases)?.context("no --cases")?;
+        let (train, select) = (read(&args.train)?, read(&args.select)?);
+        let systems = args.systems();
+        if let Some(system) = systems
+            .iter()
+            .find(|system| system.needs_train())
+            .filter(|_| train.is_none())
+        {
+            return Err(anyhow::anyhow!("{} needs --train", key(args, *system)))
+                .hint("--train takes the training examples as chat JSONL");
+        }
+        if systems.contains(&SystemName::Adapter) && args.adapter.is_none() {
+            return Err(anyhow::anyhow!("the system adapter needs --adapter DIR"))
+                .hint("or leave it out of --systems");
+        }
+        if systems.contains(&SystemName::FewShot) {
+            match &select {
+                Some(select) => shots::refuse_test_cases(select, &cases)?,
+                None if args.shots.len() == 1 => {}
+                None => {
+                    return Err(anyhow::anyhow!(
+                        "several --shots and no file to choose among them"
+                    ))
+                    .hint("--select valid.jsonl, or one number of --shots");
+                }
+            }
+        }
+        Ok(Inputs {
+            cases,
+            train,
+            select,
+        })
+    }
+
+    fn train(&self) -> anyhow::Result<&Cases> {
+        self.train.as_ref().context("no --train")
+    }
+
+    /// What makes the figures worth less.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(train) = &self.train {
+            let known = self.cases.also_in(train);
+            if known > 0 {
+                warnings.push(format!(
+                    "{known} of {} questions of {} are in {} too: their answers may be remembered, not learned",
+                    self.cases.len(),
+                    self.cases.name,
+                    train.name
+                ));
+            }
+        }
+        if self.cases.len() < 30 {
+            warnings.push(format!(
+                "{} cases are few: the intervals are wide",
+                self.cases.len()
+            ));
+        }
+        warnings
+    }
+}
+
+fn ask(
+    args: &Args,
+    name: SystemName,
+    inputs: &Inputs,
+    answerer: Option<&mut Answerer>,
+    selections: &mut Vec<shots::Selection>,
+) -> anyhow::Result<Run> {
+    let cases = &inputs.cases;
+    let key = key(args, name);
+    match name {
+        SystemName::Majority => return Ok(system::majority(cases, inputs.train()?, &args.metric)),
+        SystemName::Nearest => return Ok(system::nearest(cases, inputs.train()?)),
+        _ => {}
+    }
+    let answerer = answerer
+        .context(format!("{key} needs --base"))?
+        .with_adapter(name == SystemName::Adapter);
+    let precision = match args.model.precision() {
+        "nf4" => "base in NF4",
+        _ => "base in full precision",
+    };
+    let system = |title: String, kind, shots| System {
+        key: key.clone(),
+        title,
+        kind,
+        shots,
+    };
+    let prompts = || cases.prompts().cloned().collect::<Vec<Chat>>();
+    Ok(match name {
+        SystemName::Adapter => Run {
+            system: system(args.name.clone(), Kind::Adapter, Some(0)),
+            answers: answerer.answer(&prompts(), &key)?,
+        },
+        SystemName::FewShot => {
+            let options = FewShot {
+                train: inputs.train()?,
+                candidates: &args.shots,
+                select: inputs.select.as_ref(),
+                seed: args.generation.seed,
+            };
+            let system = system(precision.to_string(), Kind::Base, None);
+            let answer = |prompts: &[Chat]| answerer.answer(prompts, &key);
+            let (run, selection) = system::few_shot(system, cases, &args.metric, &options, answer)?;
+            selections.extend(selection);
+            run
+        }
+        _ => Run {
+            system: system(format!("{precision}, zero-shot"), Kind::Base, Some(0)),
+            answers: answerer.answer(&prompts(), &key)?,
+        },
+    })
+}
+
+/// A system's name for flags and files.
+fn key(args: &Args, name: SystemName) -> String {
+    match name {
+        SystemName::Majority => "majority".into(),
+        SystemName::Nearest => "nearest".into(),
+        SystemName::ZeroShot => format!("base-{}-zero-shot", args.model.precision()),
+        SystemName::FewShot => format!("base-{}-few-shot", args.model.precision()),
+        SystemName::Adapter => args.name.clone(),
+    }
+}
+
+/// A misspelt --must-beat would be a gate that is always open.
+fn check_names(args: &Args, earlier: &[Run]) -> anyhow::Result<()> {
+    let mut keys: Vec<String> = earlier.iter().map(|run| run.system.key.clone()).collect();
+    keys.extend(args.systems().into_iter().map(|name| key(args, name)));
+    for name in &args.must_beat {
+        if !keys.iter().any(|key| is_named(key, name)) {
+            return Err(anyhow::anyhow!("--must-beat {name}: no such system"))
+                .hint(format!("the systems here are {}", keys.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+fn open_answerer(args: &Args) -> anyhow::Result<Option<Answerer>> {
+    if !args.systems().into_iter().any(SystemName::needs_model) {
+        return Ok(None);
+    }
+    let dir = base_dir(args)?;
+    let base = Base::open(dir)?;
+    let chat = tokens::Chat::open(dir).map_err(hinted)?;
+    let adapter = open_adapter(args)?;
+    let model = answer::load(&base, adapter.as_ref(), &args.model.load_options())?;
+    let options = args.generation.options(args.model.batch_size);
+    Ok(Some(Answerer::new(&base, model, chat, options)))
+}
+
+fn base_dir(args: &Args) -> anyhow::Result<&Path> {
+    let Some(dir) = &args.base else {
+        return Err(anyhow::anyhow!("no --base"))
+            .hint("--base takes the folder that model-import wrote");
+    };
+    Ok(dir)
+}
+
+fn open_adapter(args: &Args) -> anyhow::Result<Option<adapter::Adapter>> {
+    let Some(dir) = &args.adapter else {
+        return Ok(None);
+    };
+    Ok(Some(adapter::Adapter::read(dir)?))
+}
+
+fn foreign_base(_args: &Args) -> anyhow::Result<Option<String>> {
+    Ok(None)
+}
+
+fn settings(args: &Args) -> Settings {
+    let folder =
+        |dir: &Option<std::path::PathBuf>| dir.as_ref().map(|dir| dir.display().to_string());
+    Settings {
+        base: folder(&args.base),
+        adapter: folder(&args.adapter),
+        quantize: args
+            .base
+            .is_some()
+            .then(|| args.model.precision().to_string()),
+        max_new_tokens: args.generation.max_new_tokens,
+        temperature: args.generation.temperature,
+        top_p: args.generation.top_p,
+        seed: args.generation.seed,
+    }
+}

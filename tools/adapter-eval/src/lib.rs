@@ -1,0 +1,93 @@
+//! Is the adapter worth it? The same questions to the adapter, the prompted base and no model at all.
+//!
+//! Read in order: `cases` (what is asked) → `metric` (what is right) → `lookup`, `shots`, `answer` (who answers) →
+//! `system` (answers gathered) → `compare`, `verdict` (what they mean) → `report`, `table`, `html` (how it is told).
+
+mod against;
+mod answer;
+mod args;
+mod cases;
+mod compare;
+mod evaluate;
+mod html;
+mod lookup;
+mod loss;
+mod metric;
+mod report;
+mod shots;
+mod system;
+mod table;
+mod verdict;
+
+pub use args::Args;
+
+use std::io::Write;
+
+use cli::{AtomicDir, Outcome, Output};
+
+/// The tool: reads the command line's wishes, judges, and says so by its exit status.
+pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    // An output folder that cannot be replaced is told before the work, not after.
+    let out_dir = args
+        .out_dir
+        .as_deref()
+        .map(|dir| AtomicDir::create(dir, is_ours))
+        .transpose()?;
+    if let Some(data) = &args.data {
+        let loss = evaluate::loss(&args, data)?;
+        publish(
+            out_dir,
+            &[("report.json", serde_json::to_string_pretty(&loss)? + "\n")],
+        )?;
+        print(&(serde_json::to_string(&loss)? + "\n"))?;
+        return Ok(Outcome::Done);
+    }
+    let (report, runs, cases) = evaluate::cases(&args)?;
+    let metrics: Vec<metric::Metric> = report.systems[0]
+        .scores
+        .iter()
+        .map(|(metric, _)| metric.clone())
+        .collect();
+    let mut predictions = String::new();
+    for prediction in runs
+        .iter()
+        .flat_map(|run| run.predictions(&cases, &metrics))
+    {
+        predictions.push_str(&serde_json::to_string(&prediction)?);
+        predictions.push('\n');
+    }
+    publish(
+        out_dir,
+        &[
+            ("predictions.jsonl", predictions),
+            ("report.html", html::page(&report, &runs, &cases)),
+            ("report.json", serde_json::to_string_pretty(&report)? + "\n"),
+        ],
+    )?;
+    print(&table::text(&report))?;
+    Ok(if report.gates.iter().all(|gate| gate.met) {
+        Outcome::Done
+    } else {
+        Outcome::No
+    })
+}
+
+fn is_ours(name: &str) -> bool {
+    matches!(name, "report.json" | "report.html" | "predictions.jsonl")
+}
+
+fn publish(out_dir: Option<AtomicDir>, files: &[(&str, String)]) -> anyhow::Result<()> {
+    let Some(dir) = out_dir else { return Ok(()) };
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text)
+            .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    }
+    dir.publish()
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = Output::Stdout.create()?;
+    out.write_all(text.as_bytes())?;
+    out.commit()
+}

@@ -1,0 +1,93 @@
+//! What does no model at all score? The commonest answer, and the answer to the most similar question.
+//!
+//! Without these two the numbers of a model deceive: a task that a lookup solves needs no training.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::cases::Case;
+use crate::metric::Metric;
+
+/// The reference given most often: the commonest label, and the commonest wording of it; the earliest wins a tie.
+pub fn majority<'a>(train: &'a [Case], metric: &Metric) -> &'a str {
+    let labels: Vec<String> = train
+        .iter()
+        .map(|case| metric.label(&case.reference))
+        .collect();
+    let label = commonest(labels.iter().map(String::as_str));
+    let with_label = train
+        .iter()
+        .zip(&labels)
+        .filter(|(_, other)| *other == label);
+    commonest(with_label.map(|(case, _)| case.reference.as_str()))
+}
+
+fn commonest<'a>(texts: impl Iterator<Item = &'a str>) -> &'a str {
+    let mut counts: HashMap<&str, (usize, usize)> = HashMap::new(); // count, first seen at
+    for (position, text) in texts.enumerate() {
+        counts.entry(text).or_insert((0, position)).0 += 1;
+    }
+    let most = counts
+        .into_iter()
+        .max_by_key(|(_, (count, first))| (*count, std::cmp::Reverse(*first)));
+    most.map_or("", |(text, _)| text)
+}
+
+/// The training questions, ready to be searched by shared words.
+pub struct Nearest<'a> {
+    train: &'a [Case],
+    /// Distinct words of each training question.
+    word_counts: Vec<usize>,
+    /// Which training questions hold a word.
+    postings: HashMap<String, Vec<usize>>,
+}
+
+impl<'a> Nearest<'a> {
+    pub fn new(train: &'a [Case]) -> Nearest<'a> {
+        let mut word_counts = Vec::with_capacity(train.len());
+        let mut postings: HashMap<String, Vec<usize>> = HashMap::new();
+        for (position, case) in train.iter().enumerate() {
+            let words = words(&case.question());
+            word_counts.push(words.len());
+            for word in words {
+                postings.entry(word).or_default().push(position);
+            }
+        }
+        Nearest {
+            train,
+            word_counts,
+            postings,
+        }
+    }
+
+    /// The training example whose question shares most words: largest |A ∩ B| / |A ∪ B| (Jaccard), the earliest wins
+    /// a tie; the first example when no word is shared.
+    pub fn find(&self, question: &str) -> Option<&'a Case> {
+        let words = words(question);
+        let mut shared = vec![0usize; self.train.len()];
+        for position in words
+            .iter()
+            .filter_map(|word| self.postings.get(word))
+            .flatten()
+        {
+            shared[*position] += 1;
+        }
+        let mut best = 0;
+        for candidate in 1..self.train.len() {
+            // a/b > c/d without division, so that a tie is a tie
+            let union = |i: usize| words.len() + self.word_counts[i] - shared[i];
+            if shared[candidate] * union(best) > shared[best] * union(candidate) {
+                best = candidate;
+            }
+        }
+        self.train.get(best)
+    }
+}
+
+/// The distinct words of a text: runs of letters and digits, lower case.
+fn words(text: &str) -> BTreeSet<String> {
+    let text = text.to_lowercase();
+    text.split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_string)
+        .collect()
+}

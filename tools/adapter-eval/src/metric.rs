@@ -1,0 +1,260 @@
+//! By which measure is an answer judged?
+
+use std::fmt::{self, Display};
+use std::str::FromStr;
+
+use metrics::rouge::{self, Stemming};
+use metrics::{bleu, chrf, json, matching};
+use serde::{Serialize, Serializer};
+
+/// A measure of one answer against its reference, 0..=1, larger is better.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Metric {
+    /// Equal text, white space at the ends aside.
+    Exact,
+    /// Equal after SQuAD's normalisation.
+    Normalised,
+    /// The whole answer parses as JSON.
+    JsonValid,
+    /// The whole answer is the reference's JSON value; key order is irrelevant.
+    JsonMatch,
+    /// The answer parses as JSON and this field holds what the reference's does.
+    JsonField(String),
+    /// The first JSON object anywhere in the answer holds it: what a forgiving reader could save.
+    JsonFound(String),
+    /// SQuAD's F1 over words.
+    WordF1,
+    Rouge1,
+    Rouge2,
+    RougeL,
+    /// Sentence BLEU / 100.
+    Bleu,
+    /// chrF2 / 100.
+    Chrf,
+}
+
+/// The label of an answer that gives none.
+pub const NO_LABEL: &str = "(no answer)";
+/// The label of an answer that no reference has.
+pub const OTHER_LABEL: &str = "(other)";
+
+impl Metric {
+    /// Scores one answer.
+    pub fn score(&self, reference: &str, output: &str) -> f64 {
+        let stemming = Stemming::Porter;
+        match self {
+            Metric::Exact => f64::from(matching::exact(reference, output)),
+            Metric::Normalised => f64::from(matching::normalised(reference, output)),
+            Metric::JsonValid => f64::from(json::parse(output).is_some()),
+            Metric::JsonMatch => f64::from(
+                json::parse(reference)
+                    .zip(json::parse(output))
+                    .is_some_and(|(reference, output)| json::same(&reference, &output)),
+            ),
+            Metric::JsonField(name) => f64::from(same_field(reference, json::parse(output), name)),
+            Metric::JsonFound(name) => {
+                f64::from(same_field(reference, json::find_object(output), name))
+            }
+            Metric::WordF1 => matching::word_f1(reference, output),
+            Metric::Rouge1 => rouge::rouge_n(reference, output, 1, stemming).f1,
+            Metric::Rouge2 => rouge::rouge_n(reference, output, 2, stemming).f1,
+            Metric::RougeL => rouge::rouge_l(reference, output, stemming).f1,
+            Metric::Bleu => bleu::sentence(reference, output).score / 100.0,
+            Metric::Chrf => chrf::sentence(reference, output) / 100.0,
+        }
+    }
+
+    /// Right or wrong, nothing between.
+    pub fn is_binary(&self) -> bool {
+        match self {
+            Metric::Exact | Metric::Normalised | Metric::JsonValid | Metric::JsonMatch => true,
+            Metric::JsonField(_) | Metric::JsonFound(_) => true,
+            Metric::WordF1 | Metric::Rouge1 | Metric::Rouge2 | Metric::RougeL => false,
+            Metric::Bleu | Metric::Chrf => false,
+        }
+    }
+
+    /// What class this text names when answers are classes: a field's value, or the whole text.
+    pub fn label(&self, text: &str) -> String {
+        let value = match self {
+            Metric::JsonField(name) => json::parse(text)
+                .as_ref()
+                .and_then(|v| json::field(v, name))
+                .map(json::label),
+            Metric::JsonFound(name) => json::find_object(text)
+                .as_ref()
+                .and_then(|v| json::field(v, name))
+                .map(json::label),
+            Metric::Normalised => Some(matching::normalise(text)),
+            _ => Some(text.trim().to_string()),
+        };
+        value
+            .filter(|label| !label.is_empty())
+            .unwrap_or_else(|| NO_LABEL.to_string())
+    }
+
+    /// The measures worth reporting beside the primary one: those of JSON answers when every reference is a JSON
+    /// object, those of prose otherwise. The primary one comes first.
+    pub fn beside<'a>(&self, references: impl IntoIterator<Item = &'a str>) -> Vec<Metric> {
+        let mut all = vec![self.clone()];
+        let mut fields: Vec<String> = Vec::new();
+        let mut objects = true;
+        for reference in references {
+            match json::parse(reference) {
+                Some(serde_json::Value::Object(object)) => {
+                    for key in object
+                        .keys()
+                        .filter(|key| !fields.contains(key))
+                        .collect::<Vec<_>>()
+                    {
+                        fields.push(key.clone());
+                    }
+                }
+                _ => objects = false,
+            }
+        }
+        if objects {
+            all.push(Metric::JsonValid);
+            all.extend(fields.iter().cloned().map(Metric::JsonField));
+            if let Metric::JsonField(name) = self {
+                all.push(Metric::JsonFound(name.clone()));
+            }
+            all.extend([Metric::JsonMatch, Metric::Exact, Metric::RougeL]);
+        } else {
+            all.extend([Metric::Exact, Metric::Normalised, Metric::WordF1]);
+            all.extend([Metric::Rouge1, Metric::Rouge2, Metric::RougeL, Metric::Chrf]);
+        }
+        let mut seen = Vec::new();
+        all.retain(|metric| {
+            !seen.contains(metric) && {
+                seen.push(metric.clone());
+                true
+            }
+        });
+        all
+    }
+}
+
+fn same_field(reference: &str, output: Option<serde_json::Value>, name: &str) -> bool {
+    json::parse(reference)
+        .zip(output)
+        .is_some_and(|(reference, output)| json::field_matches(&reference, &output, name))
+}
+
+const PLAIN: [(&str, Metric); 10] = [
+    ("exact", Metric::Exact),
+    ("normalised", Metric::Normalised),
+    ("json-valid", Metric::JsonValid),
+    ("json-match", Metric::JsonMatch),
+    ("word-f1", Metric::WordF1),
+    ("rouge-1", Metric::Rouge1),
+    ("rouge-2", Metric::Rouge2),
+    ("rouge-l", Metric::RougeL),
+    ("bleu", Metric::Bleu),
+    ("chrf", Metric::Chrf),
+];
+
+impl FromStr for Metric {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Metric, String> {
+        if let Some((_, metric)) = PLAIN.iter().find(|(plain, _)| *plain == name) {
+            return Ok(metric.clone());
+        }
+        match name.split_once(':') {
+            Some(("json-field", field)) if !field.is_empty() => Ok(Metric::JsonField(field.into())),
+            Some(("json-found", field)) if !field.is_empty() => Ok(Metric::JsonFound(field.into())),
+            _ => Err(format!(
+                "one of {}, json-field:NAME, json-found:NAME",
+                PLAIN.map(|(name, _)| name).join(", ")
+            )),
+        }
+    }
+}
+
+impl Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Metric::JsonField(name) => write!(f, "json-field:{name}"),
+            Metric::JsonFound(name) => write!(f, "json-found:{name}"),
+            plain => {
+                let named = PLAIN.iter().find(|(_, metric)| metric == plain);
+                f.write_str(
+                    named
+                        .expect("every metric without a field is in the list")
+                        .0,
+                )
+            }
+        }
+    }
+}
+
+impl Serialize for Metric {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_reads_back_to_its_metric() {
+        for name in PLAIN
+            .map(|(name, _)| name)
+            .into_iter()
+            .chain(["json-field:code", "json-found:a.b"])
+        {
+            assert_eq!(name.parse::<Metric>().unwrap().to_string(), name);
+        }
+        for wrong in ["accuracy", "json-field", "json-field:", "exact:code"] {
+            assert!(wrong.parse::<Metric>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_right_code_in_prose_counts_for_the_forgiving_metric_only() {
+        let (reference, output) = (r#"{"code":"I10"}"#, r#"Sure: {"code": "I10"}"#);
+        assert_eq!(
+            Metric::JsonField("code".into()).score(reference, output),
+            0.0
+        );
+        assert_eq!(
+            Metric::JsonFound("code".into()).score(reference, output),
+            1.0
+        );
+        assert_eq!(Metric::JsonField("code".into()).label(output), NO_LABEL);
+    }
+
+    #[test]
+    fn json_references_are_measured_field_by_field_and_prose_by_its_words() {
+        let names = |metric: &str, references: [&str; 2]| -> Vec<String> {
+            let metric: Metric = metric.parse().unwrap();
+            metric
+                .beside(references)
+                .iter()
+                .map(Metric::to_string)
+                .collect()
+        };
+        assert_eq!(
+            names(
+                "json-field:code",
+                [r#"{"code":"A","n":1}"#, r#"{"code":"B"}"#]
+            ),
+            [
+                "json-field:code",
+                "json-valid",
+                "json-field:n",
+                "json-found:code",
+                "json-match",
+                "exact",
+                "rouge-l"
+            ]
+        );
+        assert_eq!(
+            names("rouge-l", ["a", r#"{"code":"B"}"#])[..3],
+            ["rouge-l", "exact", "normalised"]
+        );
+    }
+}

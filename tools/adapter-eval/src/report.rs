@@ -1,0 +1,239 @@
+//! What came out, as data: report.json. The table, the page and the exit status are read off it.
+
+use metrics::classification;
+use metrics::paired::Estimate;
+use metrics::{bleu, chrf};
+use serde::Serialize;
+
+use crate::cases::Cases;
+use crate::compare::{self, Comparison};
+use crate::metric::{Metric, NO_LABEL, OTHER_LABEL};
+use crate::shots::Selection;
+use crate::system::{Finish, Kind, Run, System};
+use crate::verdict;
+
+/// The form of report.json; a reader refuses another.
+pub const VERSION: u32 = 1;
+
+/// Everything report.json holds. Keys are a contract: added at the end, never renamed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub version: u32,
+    /// The measure that decides.
+    pub metric: Metric,
+    pub cases: CasesInfo,
+    pub systems: Vec<Scored>,
+    /// The system the comparisons and gates are about.
+    pub judged: String,
+    pub comparisons: Vec<Comparison>,
+    pub selections: Vec<Selection>,
+    pub gates: Vec<Gate>,
+    /// The outcome in sentences.
+    pub conclusion: Vec<String>,
+    pub warnings: Vec<String>,
+    pub settings: Settings,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct CasesInfo {
+    pub file: String,
+    pub count: usize,
+    pub sha256: String,
+}
+
+/// How answers were generated.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Settings {
+    pub base: Option<String>,
+    pub adapter: Option<String>,
+    pub quantize: Option<String>,
+    pub max_new_tokens: usize,
+    pub temperature: f32,
+    pub top_p: f32,
+    pub seed: u64,
+}
+
+/// One system's figures.
+#[derive(Clone, Debug, Serialize)]
+pub struct Scored {
+    #[serde(flatten)]
+    pub system: System,
+    /// Mean and 95 % interval by metric, the primary one first.
+    #[serde(serialize_with = "as_map")]
+    pub scores: Vec<(Metric, Estimate)>,
+    /// Over all cases together, 0..=100.
+    pub corpus_bleu: f64,
+    pub corpus_chrf: f64,
+    /// Where answers are classes: precision, recall and F1, label by label.
+    pub labels: Option<classification::Report>,
+    /// Mean a case.
+    pub prompt_tokens: f64,
+    pub generated_tokens: f64,
+    /// Answers cut by --max-new-tokens.
+    pub truncated: usize,
+}
+
+impl Scored {
+    /// The primary metric's estimate.
+    pub fn primary(&self) -> Estimate {
+        self.scores[0].1
+    }
+
+    pub fn score(&self, metric: &Metric) -> Option<Estimate> {
+        self.scores
+            .iter()
+            .find(|(other, _)| other == metric)
+            .map(|(_, estimate)| *estimate)
+    }
+}
+
+/// A condition asked for on the command line.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Gate {
+    pub gate: String,
+    pub met: bool,
+    /// Why, in figures.
+    pub because: String,
+}
+
+/// What is judged, and by what.
+pub struct Question<'a> {
+    pub cases: &'a Cases,
+    pub metric: &'a Metric,
+    pub seed: u64,
+    pub min_accuracy: Option<f64>,
+    pub must_beat: &'a [String],
+}
+
+/// Scores and compares. `runs` are all systems in table order, `own` how many of them (the last ones) were made by
+/// this invocation: the judged one is among these.
+pub fn report(question: &Question<'_>, runs: &[Run], own: usize) -> Report {
+    let Question {
+        cases,
+        metric,
+        seed,
+        ..
+    } = *question;
+    let metrics = metric.beside(cases.references());
+    let systems: Vec<Scored> = runs
+        .iter()
+        .map(|run| scored(run, cases, &metrics, seed))
+        .collect();
+    let judged = judged(&systems[systems.len() - own..]);
+    let per_case: Vec<Vec<f64>> = runs.iter().map(|run| run.scores(cases, metric)).collect();
+    let position = systems
+        .iter()
+        .position(|scored| scored.system.key == judged)
+        .unwrap_or(0);
+    let comparisons: Vec<Comparison> = (0..systems.len())
+        .filter(|other| *other != position)
+        .map(|other| {
+            let named = |i: usize| (systems[i].system.key.as_str(), per_case[i].as_slice());
+            compare::compare(named(position), named(other), metric.is_binary(), seed)
+        })
+        .collect();
+    let gates = verdict::gates(question, &systems, &judged);
+    let conclusion = verdict::conclusion(metric, cases.len(), &systems, &judged, &comparisons);
+    Report {
+        version: VERSION,
+        metric: metric.clone(),
+        cases: CasesInfo {
+            file: cases.name.clone(),
+            count: cases.len(),
+            sha256: cases.sha256.clone(),
+        },
+        systems,
+        judged,
+        comparisons,
+        selections: Vec::new(),
+        gates,
+        conclusion,
+        warnings: Vec::new(),
+        settings: Settings::default(),
+    }
+}
+
+/// The adapter if there is one, else the best of the bases, else the best of the lookups.
+fn judged(own: &[Scored]) -> String {
+    let rank = |scored: &&Scored| match scored.system.kind {
+        Kind::Adapter => 2,
+        Kind::Base => 1,
+        Kind::Lookup => 0,
+    };
+    let best = own.iter().max_by(|a, b| {
+        let by_score = a.primary().mean.total_cmp(&b.primary().mean);
+        rank(a).cmp(&rank(b)).then(by_score)
+    });
+    best.map(|scored| scored.system.key.clone())
+        .unwrap_or_default()
+}
+
+fn scored(run: &Run, cases: &Cases, metrics: &[Metric], seed: u64) -> Scored {
+    let scores = metrics.iter().map(|metric| {
+        (
+            metric.clone(),
+            compare::estimate(&run.scores(cases, metric), metric.is_binary(), seed),
+        )
+    });
+    let texts = || {
+        cases
+            .references()
+            .zip(run.answers.iter().map(|answer| answer.output.as_str()))
+    };
+    let mean = |count: fn(&crate::system::Answer) -> usize| {
+        run.answers.iter().map(count).sum::<usize>() as f64 / run.answers.len().max(1) as f64
+    };
+    Scored {
+        system: run.system.clone(),
+        scores: scores.collect(),
+        corpus_bleu: bleu::corpus(texts()).score,
+        corpus_chrf: chrf::corpus(texts()),
+        labels: labels(run, cases, &metrics[0]),
+        prompt_tokens: mean(|answer| answer.prompt_tokens),
+        generated_tokens: mean(|answer| answer.generated_tokens),
+        truncated: run
+            .answers
+            .iter()
+            .filter(|answer| answer.finish == Some(Finish::Length))
+            .count(),
+    }
+}
+
+/// Answers are classes when the primary metric compares them as wholes and references repeat.
+fn labels(run: &Run, cases: &Cases, metric: &Metric) -> Option<classification::Report> {
+    if !metric.is_binary() || matches!(metric, Metric::JsonValid | Metric::JsonMatch) {
+        return None;
+    }
+    let truth: Vec<String> = cases
+        .references()
+        .map(|reference| metric.label(reference))
+        .collect();
+    let known: std::collections::BTreeSet<&str> = truth.iter().map(String::as_str).collect();
+    if known.len() == truth.len() {
+        return None;
+    }
+    let answered: Vec<String> = run
+        .answers
+        .iter()
+        .map(|answer| metric.label(&answer.output))
+        .map(|label| {
+            if known.contains(label.as_str()) || label == NO_LABEL {
+                label
+            } else {
+                OTHER_LABEL.into()
+            }
+        })
+        .collect();
+    let pairs = truth
+        .iter()
+        .map(String::as_str)
+        .zip(answered.iter().map(String::as_str));
+    Some(classification::report(pairs))
+}
+
+fn as_map<S: serde::Serializer>(
+    scores: &[(Metric, Estimate)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(scores.iter().map(|(metric, estimate)| (metric, estimate)))
+}

@@ -1,0 +1,141 @@
+//! Which examples stand in a few-shot prompt, and how many of them serve best?
+
+use std::collections::{BTreeMap, HashSet};
+
+use anyhow::{Context, bail};
+use cli::Hint;
+use dataset::Chat;
+use serde::{Deserialize, Serialize};
+
+use crate::cases::{Case, hash, is_instruction};
+use crate::metric::Metric;
+
+/// Draws `count` examples, labels in turn so that each is shown before any is shown twice. The draw is keyed by `seed`
+/// and the example's own text: the order of the training file does not matter. Examples whose prompt is in `asked` are
+/// never shown.
+pub fn draw<'a>(
+    train: &'a [Case],
+    count: usize,
+    metric: &Metric,
+    seed: u64,
+    asked: &HashSet<&str>,
+) -> Vec<&'a Case> {
+    let seed = seed.to_string();
+    let mut by_label: BTreeMap<(String, String), Vec<(String, &Case)>> = BTreeMap::new();
+    for case in train
+        .iter()
+        .filter(|case| !asked.contains(case.prompt_sha256.as_str()))
+    {
+        let label = metric.label(&case.reference);
+        let turn = hash(["few-shot label", &seed, &label]);
+        let place = hash([
+            "few-shot example",
+            &seed,
+            &case.prompt_sha256,
+            &case.reference,
+        ]);
+        by_label
+            .entry((turn, label))
+            .or_default()
+            .push((place, case));
+    }
+    let mut labels: Vec<Vec<(String, &Case)>> = by_label.into_values().collect();
+    for examples in &mut labels {
+        examples.sort_by(|a, b| b.0.cmp(&a.0)); // taken from the end
+    }
+    let mut drawn = Vec::new();
+    while drawn.len() < count && !labels.is_empty() {
+        for examples in &mut labels {
+            drawn.extend(examples.pop().map(|(_, case)| case));
+        }
+        labels.retain(|examples| !examples.is_empty());
+    }
+    drawn.truncate(count);
+    drawn
+}
+
+/// The case's instructions, then the examples as earlier turns, then what the case asks. All cases with the same
+/// instructions share everything but the end, which is computed once.
+pub fn prompt(case: &Chat, shots: &[&Case]) -> Chat {
+    let spoken = case
+        .messages
+        .iter()
+        .position(|message| !is_instruction(message.role));
+    let (instructions, asked) = case
+        .messages
+        .split_at(spoken.unwrap_or(case.messages.len()));
+    let turns = shots.iter().flat_map(|shot| {
+        let asked = shot
+            .prompt
+            .messages
+            .iter()
+            .filter(|message| !is_instruction(message.role))
+            .cloned();
+        asked.chain([dataset::Message::new(
+            dataset::Role::Assistant,
+            shot.reference.clone(),
+        )])
+    });
+    let messages = instructions
+        .iter()
+        .cloned()
+        .chain(turns)
+        .chain(asked.iter().cloned())
+        .collect();
+    Chat {
+        messages,
+        ..case.clone()
+    }
+}
+
+/// How the number of shots was chosen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Selection {
+    /// The system this was chosen for.
+    pub system: String,
+    /// The file it was chosen on.
+    pub file: String,
+    pub cases: usize,
+    pub candidates: Vec<Candidate>,
+    pub chosen: usize,
+}
+
+/// One candidate and its mean score on the selection file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    pub shots: usize,
+    pub score: f64,
+}
+
+/// The best-scoring candidate; of equals, the one with the fewest shots, which costs least.
+pub fn best(candidates: &[Candidate]) -> Option<usize> {
+    let better =
+        |a: &&Candidate, b: &&Candidate| a.score.total_cmp(&b.score).then(b.shots.cmp(&a.shots));
+    candidates
+        .iter()
+        .max_by(better)
+        .map(|candidate| candidate.shots)
+}
+
+/// Refuses a selection file that holds questions of the test: the best prompt would be chosen on the answers.
+pub fn refuse_test_cases(
+    select: &crate::cases::Cases,
+    cases: &crate::cases::Cases,
+) -> anyhow::Result<()> {
+    let shared = cases.also_in(select);
+    if shared > 0 {
+        let refusal: anyhow::Result<()> = (|| {
+            bail!(
+                "{} of the {} questions of {} are in {} too",
+                shared,
+                cases.len(),
+                cases.name,
+                select.name
+            )
+        })();
+        return refusal
+            .context("choosing the number of shots")
+            .hint("--select takes a validation file that shares no question with --cases; jsonl-split makes one");
+    }
+    Ok(())
+}

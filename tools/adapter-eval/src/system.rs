@@ -1,0 +1,222 @@
+//! Who answered, and what did it say?
+
+use dataset::Chat;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cases::{Case, Cases};
+use crate::lookup::{self, Nearest};
+use crate::metric::Metric;
+use crate::shots::{self, Candidate, Selection};
+
+/// What answers: no model, the base as it came, or the base with the adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    Lookup,
+    Base,
+    Adapter,
+}
+
+/// One way of answering.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// The name for flags and files: `nearest`, `base-nf4-few-shot`.
+    pub key: String,
+    /// The name for people.
+    pub title: String,
+    pub kind: Kind,
+    /// Examples in the prompt; none for lookups.
+    pub shots: Option<usize>,
+}
+
+/// One answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// As generated, nothing trimmed, special tokens left out.
+    pub output: String,
+    /// Did the model end its turn, or did --max-new-tokens? None for lookups.
+    pub finish: Option<Finish>,
+    pub prompt_tokens: usize,
+    pub generated_tokens: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finish {
+    Stop,
+    Length,
+}
+
+/// A system with its answers to all cases, in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub system: System,
+    pub answers: Vec<Answer>,
+}
+
+/// One line of predictions.jsonl.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Prediction {
+    pub system: String,
+    pub id: String,
+    pub prompt_sha256: String,
+    pub reference: String,
+    pub output: String,
+    /// The output as JSON, when all of it is.
+    pub parsed: Option<Value>,
+    /// By metric, 0..=1.
+    pub scores: serde_json::Map<String, Value>,
+    pub finish: Option<Finish>,
+    pub prompt_tokens: usize,
+    pub generated_tokens: usize,
+}
+
+impl Run {
+    /// Per-case scores by one metric, in the cases' order.
+    pub fn scores(&self, cases: &Cases, metric: &Metric) -> Vec<f64> {
+        let pairs = cases.references().zip(&self.answers);
+        pairs
+            .map(|(reference, answer)| metric.score(reference, &answer.output))
+            .collect()
+    }
+
+    /// The lines of predictions.jsonl.
+    pub fn predictions(
+        &self,
+        cases: &Cases,
+        metrics: &[Metric],
+    ) -> impl Iterator<Item = Prediction> {
+        cases
+            .cases
+            .iter()
+            .zip(&self.answers)
+            .map(|(case, answer)| Prediction {
+                system: self.system.key.clone(),
+                id: case.id.clone(),
+                prompt_sha256: case.prompt_sha256.clone(),
+                reference: case.reference.clone(),
+                output: answer.output.clone(),
+                parsed: metrics::json::parse(&answer.output),
+                scores: metrics
+                    .iter()
+                    .map(|metric| {
+                        (
+                            metric.to_string(),
+                            Value::from(metric.score(&case.reference, &answer.output)),
+                        )
+                    })
+                    .collect(),
+                finish: answer.finish,
+                prompt_tokens: answer.prompt_tokens,
+                generated_tokens: answer.generated_tokens,
+            })
+    }
+}
+
+/// Always the commonest answer of the training file.
+pub fn majority(cases: &Cases, train: &Cases, metric: &Metric) -> Run {
+    let answer = lookup::majority(&train.cases, metric);
+    let answers = cases.cases.iter().map(|_| said(answer)).collect();
+    Run {
+        system: lookup_system("majority", "always the commonest answer"),
+        answers,
+    }
+}
+
+/// The answer to the training question that shares most words.
+pub fn nearest(cases: &Cases, train: &Cases) -> Run {
+    let index = Nearest::new(&train.cases);
+    let answer = |case: &Case| {
+        index
+            .find(&case.question())
+            .map_or("", |found| &found.reference)
+    };
+    let answers = cases.cases.iter().map(|case| said(answer(case))).collect();
+    Run {
+        system: lookup_system("nearest", "nearest neighbour by shared words"),
+        answers,
+    }
+}
+
+fn said(output: &str) -> Answer {
+    Answer {
+        output: output.to_string(),
+        ..Answer::default()
+    }
+}
+
+fn lookup_system(key: &str, title: &str) -> System {
+    System {
+        key: key.into(),
+        title: title.into(),
+        kind: Kind::Lookup,
+        shots: None,
+    }
+}
+
+/// What to draw few-shot prompts from, and how to choose among them.
+pub struct FewShot<'a> {
+    pub train: &'a Cases,
+    /// Numbers of shots to try.
+    pub candidates: &'a [usize],
+    /// Where they are tried; not needed for a single candidate.
+    pub select: Option<&'a Cases>,
+    pub seed: u64,
+}
+
+/// The base with the number of shots that served best on the selection file; the test cases are asked once, after
+/// the choice. `answer` answers prompts in order.
+pub fn few_shot(
+    system: System,
+    cases: &Cases,
+    metric: &Metric,
+    options: &FewShot<'_>,
+    mut answer: impl FnMut(&[Chat]) -> anyhow::Result<Vec<Answer>>,
+) -> anyhow::Result<(Run, Option<Selection>)> {
+    let asked = cases.prompt_hashes();
+    let mut prompts = |of: &Cases, count: usize| -> anyhow::Result<Vec<Answer>> {
+        let mut hidden = asked.clone();
+        hidden.extend(of.prompt_hashes());
+        let shown = shots::draw(&options.train.cases, count, metric, options.seed, &hidden);
+        let prompts: Vec<Chat> = of
+            .prompts()
+            .map(|case| shots::prompt(case, &shown))
+            .collect();
+        answer(&prompts)
+    };
+    let mut chosen = options.candidates[0];
+    let mut selection = None;
+    if let Some(select) = options.select {
+        let mut candidates = Vec::new();
+        for &shots in options.candidates {
+            let run = Run {
+                system: system.clone(),
+                answers: prompts(select, shots)?,
+            };
+            let scores = run.scores(select, metric);
+            let score = scores.iter().sum::<f64>() / scores.len() as f64;
+            candidates.push(Candidate { shots, score });
+        }
+        chosen = shots::best(&candidates).unwrap_or(chosen);
+        selection = Some(Selection {
+            system: system.key.clone(),
+            file: select.name.clone(),
+            cases: select.len(),
+            candidates,
+            chosen,
+        });
+    }
+    let system = System {
+        title: format!("{}, {chosen} shots", system.title),
+        shots: Some(chosen),
+        ..system
+    };
+    Ok((
+        Run {
+            system,
+            answers: prompts(cases, chosen)?,
+        },
+        selection,
+    ))
+}
