@@ -1,0 +1,52 @@
+# What can be made here: `make help`.
+
+PREFIX ?= /usr/local
+CARGO  ?= cargo
+TARGET  = $(or $(CARGO_TARGET_DIR),target)
+BIN     = $(TARGET)/release
+TOOLS   = $(notdir $(wildcard tools/*))
+PIPELINE = $(MAKE) --no-print-directory -f scripts/pipeline.mk BIN='$(BIN)'
+
+.PHONY: help build test lint licenses demo experiment sweep bench install uninstall clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
+	    printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+build: ## Build all tools into target/release
+	$(CARGO) build --release --workspace --locked
+
+test: ## Check the formatting, build, run every test
+	$(CARGO) fmt --all --check
+	$(CARGO) build --release --workspace --locked
+	$(CARGO) test --release --workspace --locked
+
+lint: licenses ## Run clippy on everything, and check the licences
+	$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
+
+licenses:
+	@scripts/licenses
+
+demo: build ## Fine-tune and judge a small model on ICD-10 coding; BASE=dir takes another base
+	@$(PIPELINE) report
+
+experiment: build ## The same with all training phrases
+	@$(PIPELINE) report WORK=work/experiment SPLIT='--counts train=rest,valid=1,test=3'
+
+sweep: build ## Train with several learning rates (RATES) and compare their evaluation losses
+	@$(PIPELINE) sweep
+
+bench: ## Time the hot paths against a yardstick in the same run
+	$(CARGO) bench --workspace --locked
+
+install: build ## Copy tools, manual pages and completions below PREFIX (/usr/local)
+	@scripts/install '$(BIN)' '$(DESTDIR)$(PREFIX)' $(TOOLS)
+
+uninstall: ## Remove what install copied
+	@cd '$(DESTDIR)$(PREFIX)' && rm -f -- $(foreach tool,$(TOOLS),bin/$(tool) share/man/man1/$(tool).1 \
+	    share/bash-completion/completions/$(tool) share/zsh/site-functions/_$(tool) \
+	    share/fish/vendor_completions.d/$(tool).fish)
+
+clean: ## Remove what was built, and the demo's outputs
+	$(CARGO) clean
+	rm -rf work

@@ -1,0 +1,151 @@
+# The experiment as Make targets: CSV → examples → packed rows → adapter → verdict.
+#
+#   make -f scripts/pipeline.mk report                    the demo: ICD-10 coding
+#   make -f scripts/pipeline.mk report RATE=5e-4          only training and what follows runs again
+#   make -f scripts/pipeline.mk report WORK=work/mine DATA=mine.csv SYSTEM='…' USER_TEMPLATE='{{ question }}' \
+#       ASSISTANT_TEMPLATE='{{ answer }}' SPLIT='--ratios 80,10,10' METRIC=exact
+#
+# A target is there only when it is whole. What a step was told lies in WORK/flags/STEP, which changes only when
+# that does; so a changed variable runs the steps that depend on it, and no other.
+
+BIN    ?= target/release
+WORK   ?= work/demo
+MODELS ?= work/models
+BASE   ?= $(MODELS)/smollm2-135m-instruct
+
+# --- What is asked ---------------------------------------------------------------------------------------------
+DATA               ?= data/icd10-categories.csv
+SYSTEM             ?= Name the ICD-10 category of the clinical note. Answer with JSON: {"code", "description"}
+USER_TEMPLATE      ?= {{ clinical_note }}
+ASSISTANT_TEMPLATE ?= {{ {"code": code, "description": description} | tojson }}
+VALIDATE           ?= --assistant-json
+METRIC             ?= json-field:code
+# Numbers of phrases in each category. The test set is drawn first: more training data never changes it.
+PER_LABEL          ?= 12
+SPLIT              ?= --stratify-by code --counts train=$(PER_LABEL),valid=1,test=3
+
+# --- How it is trained -----------------------------------------------------------------------------------------
+MAX_SEQ_LENGTH ?= 512
+PACKING        ?= none
+BATCH          ?= 16
+ACCUMULATION   ?= 1
+EPOCHS         ?= 5
+RATE           ?= 1e-3
+WARMUP         ?= 0.03
+RANK           ?= 16
+ALPHA          ?= 32
+DROPOUT        ?= 0.05
+SEED           ?= 0
+TRAIN_FLAGS    ?=
+
+# --- How it is judged ------------------------------------------------------------------------------------------
+SHOTS          ?= 8,32
+MAX_NEW_TOKENS ?= 48
+EVAL_FLAGS     ?=
+# e.g. --must-beat base nearest: the report then ends with exit status 1 when that is not so
+GATE           ?=
+# Learning rates of `sweep`
+RATES          ?= 2e-4 5e-4 1e-3 2e-3
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL: # every step uses all cores by itself
+.SUFFIXES:
+.PHONY: report sweep data base
+report:
+
+# Texts reach the shell through the environment, so that no quote in them needs care.
+export SYSTEM USER_TEMPLATE ASSISTANT_TEMPLATE
+
+# $(call flags,STEP,TEXT): the file that holds TEXT, written only when it holds something else.
+differ = $(subst x$(1),,x$(2))$(subst x$(2),,x$(1))
+remember = $(if $(call differ,$(2),$(if $(wildcard $(1)),$(file <$(1)))),$(shell mkdir -p $(dir $(1)))$(file >$(1),$(2)))$(1)
+flags = $(call remember,$(WORK)/flags/$(1),$(2))
+
+# --- Data ------------------------------------------------------------------------------------------------------
+$(WORK)/raw.jsonl: $(DATA) $(call flags,import,$(SYSTEM) | $(USER_TEMPLATE) | $(ASSISTANT_TEMPLATE))
+	$(BIN)/jsonl-import $(DATA) --system "$$SYSTEM" --user "$$USER_TEMPLATE" --assistant "$$ASSISTANT_TEMPLATE" -o $@
+
+$(WORK)/clean.jsonl: $(WORK)/raw.jsonl $(call flags,validate,$(VALIDATE))
+	$(BIN)/jsonl-validate $< $(VALIDATE) -o $@
+
+SPLITS = $(WORK)/train.jsonl $(WORK)/valid.jsonl $(WORK)/test.jsonl
+
+# A file that the new split does not change keeps its date: what depends on it alone does not run again.
+$(WORK)/split/.done: $(WORK)/clean.jsonl $(call flags,split,$(SPLIT) --seed $(SEED))
+	$(BIN)/jsonl-split $< $(SPLIT) --seed $(SEED) --out-dir $(WORK)/split
+	@for name in train valid test; do \
+	    cmp -s $(WORK)/split/$$name.jsonl $(WORK)/$$name.jsonl || cp $(WORK)/split/$$name.jsonl $(WORK)/$$name.jsonl; \
+	done
+	@touch $@
+$(SPLITS): $(WORK)/split/.done
+	@:
+
+data: $(SPLITS)
+
+# --- Base ------------------------------------------------------------------------------------------------------
+$(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf:
+	scripts/fetch-smollm2 $@
+
+$(MODELS)/smollm2-135m-instruct/config.json: | $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf
+	$(BIN)/model-import $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf --out-dir $(@D)
+
+ifneq ($(BASE),$(MODELS)/smollm2-135m-instruct)
+$(BASE)/config.json:
+	@test -e $@ || { echo "pipeline.mk: $(BASE) is no base: it has no config.json" >&2; \
+	    echo "hint: BASE=dir takes a folder made by model-import, or any Hugging Face folder" >&2; exit 2; }
+endif
+
+base: $(BASE)/config.json
+
+# --- Training --------------------------------------------------------------------------------------------------
+$(WORK)/%.safetensors: $(WORK)/%.jsonl $(BASE)/config.json $(call flags,pack,$(BASE) $(MAX_SEQ_LENGTH) $(PACKING))
+	$(BIN)/tokenize-pack $< --base $(BASE) --max-seq-length $(MAX_SEQ_LENGTH) --packing $(PACKING) -o $@
+.SECONDARY:
+
+TRAIN = --base $(BASE) --train $(WORK)/train.safetensors --eval $(WORK)/valid.safetensors \
+    --batch-size $(BATCH) --gradient-accumulation-steps $(ACCUMULATION) --epochs $(EPOCHS) --warmup-ratio $(WARMUP) \
+    --rank $(RANK) --alpha $(ALPHA) --dropout $(DROPOUT) --seed $(SEED) $(TRAIN_FLAGS)
+PACKED = $(WORK)/train.safetensors $(WORK)/valid.safetensors
+
+# Interrupted, it goes on where it was; told otherwise, it begins again (--overwrite). A run that had finished is
+# left as it is: touch says that it is up to date.
+$(WORK)/run/adapter/adapter_model.safetensors: $(PACKED) $(call flags,train,$(TRAIN) --learning-rate $(RATE))
+	$(BIN)/qlora-train $(TRAIN) --learning-rate $(RATE) --out-dir $(WORK)/run --overwrite
+	@touch $@
+
+# --- Judgement -------------------------------------------------------------------------------------------------
+# What does not know the adapter is asked once, and again only when the questions or the prompt change.
+EVAL = --cases $(WORK)/test.jsonl --metric $(METRIC)
+GENERATE = $(EVAL) --base $(BASE) --max-new-tokens $(MAX_NEW_TOKENS) $(EVAL_FLAGS)
+WITHOUT_ADAPTER = lookup base-nf4-zero-shot base-full-zero-shot base-nf4-few-shot base-full-few-shot
+REPORTS = $(WITHOUT_ADAPTER:%=$(WORK)/eval/%/report.json)
+
+$(WORK)/eval/lookup/report.json: $(SPLITS) $(call flags,lookup,$(EVAL))
+	$(BIN)/adapter-eval $(EVAL) --systems majority,nearest --train $(WORK)/train.jsonl --out-dir $(@D) >/dev/null
+
+$(WORK)/eval/base-%-zero-shot/report.json: $(WORK)/test.jsonl $(BASE)/config.json $(call flags,zero-shot,$(GENERATE))
+	$(BIN)/adapter-eval $(GENERATE) --quantize $(patsubst full,none,$*) --systems zero-shot --out-dir $(@D) >/dev/null
+
+$(WORK)/eval/base-%-few-shot/report.json: $(SPLITS) $(BASE)/config.json $(call flags,few-shot,$(GENERATE) $(SHOTS) $(SEED))
+	$(BIN)/adapter-eval $(GENERATE) --quantize $(patsubst full,none,$*) --systems few-shot --train $(WORK)/train.jsonl \
+	    --select $(WORK)/valid.jsonl --shots $(SHOTS) --seed $(SEED) --out-dir $(@D) >/dev/null
+
+$(WORK)/report.txt: $(REPORTS) $(WORK)/run/adapter/adapter_model.safetensors $(call flags,report,$(GENERATE) $(GATE))
+	$(BIN)/adapter-eval $(GENERATE) --adapter $(WORK)/run/adapter --against $(patsubst %/report.json,%,$(REPORTS)) \
+	    $(GATE) --out-dir $(WORK)/eval/adapter >$@.tmp
+	@mv $@.tmp $@
+
+report: $(WORK)/report.txt
+	@cat $<
+	@echo
+	@echo "The report: $(WORK)/eval/adapter/report.html (and .json; every answer in predictions.jsonl)"
+
+# --- Which learning rate? --------------------------------------------------------------------------------------
+RATE_RUNS = $(RATES:%=$(WORK)/sweep/%/adapter/adapter_model.safetensors)
+
+$(RATE_RUNS): $(WORK)/sweep/%/adapter/adapter_model.safetensors: $(PACKED) $(call flags,sweep,$(TRAIN))
+	$(BIN)/qlora-train $(TRAIN) --learning-rate $* --out-dir $(WORK)/sweep/$* --overwrite
+	@touch $@
+
+sweep: $(RATE_RUNS)
+	@scripts/compare-runs $(RATES:%=$(WORK)/sweep/%)
