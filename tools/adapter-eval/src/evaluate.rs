@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use checkpoint::{Base, adapter};
+use checkpoint::Base;
+use checkpoint::adapter::{self, Adapter};
 use cli::{Hint, Input};
 use dataset::Chat;
 
@@ -11,6 +12,7 @@ use crate::against::{self, Earlier};
 use crate::answer::{self, Answerer};
 use crate::args::{Args, SystemName};
 use crate::cases::Cases;
+use crate::fit;
 use crate::loss::{self, DataLoss, hinted};
 use crate::report::{self, Question, Report, Settings};
 use crate::shots;
@@ -22,7 +24,11 @@ pub fn loss(args: &Args, data: &Path) -> anyhow::Result<DataLoss> {
     let dir = base_dir(args)?;
     let base = Base::open(dir)?;
     let shard = loss::open(data, dir)?;
-    let adapter = open_adapter(args)?;
+    let mut warnings = Vec::new();
+    let adapter = open_adapter(args, &mut warnings)?;
+    for warning in warnings {
+        cli::note(format_args!("warning: {warning}"));
+    }
     let model = answer::load(&base, adapter.as_ref(), &args.model.load_options())?;
     let (nats, targets) = loss::sum(&model, &shard, args.model.batch_size)?;
     let mean = nats / targets as f64;
@@ -55,11 +61,8 @@ pub fn cases(args: &Args) -> anyhow::Result<(Report, Vec<Run>, Cases)> {
     check_names(args, &runs)?;
 
     let mut own = Vec::new();
-    let mut answerer = open_answerer(args)?;
     let mut warnings = inputs.warnings();
-    if let Some(warning) = foreign_base(args)? {
-        warnings.push(warning);
-    }
+    let mut answerer = open_answerer(args, &mut warnings)?;
     for name in args.systems() {
         own.push(ask(
             args,
@@ -109,9 +112,18 @@ impl Inputs {
             return Err(anyhow::anyhow!("{} needs --train", key(args, *system)))
                 .hint("--train takes the training examples as chat JSONL");
         }
-        if systems.contains(&SystemName::Adapter) && args.adapter.is_none() {
-            return Err(anyhow::anyhow!("the system adapter needs --adapter DIR"))
-                .hint("or leave it out of --systems");
+        match (&args.adapter, systems.contains(&SystemName::Adapter)) {
+            (None, true) => {
+                return Err(anyhow::anyhow!("the system adapter needs --adapter DIR"))
+                    .hint("or leave it out of --systems");
+            }
+            (Some(_), false) => {
+                return Err(anyhow::anyhow!(
+                    "--adapter is given, and --systems leaves it out"
+                ))
+                .hint("add adapter to --systems, or leave out --adapter");
+            }
+            _ => {}
         }
         if systems.contains(&SystemName::FewShot) {
             match &select {
@@ -237,14 +249,14 @@ fn check_names(args: &Args, earlier: &[Run]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_answerer(args: &Args) -> anyhow::Result<Option<Answerer>> {
+fn open_answerer(args: &Args, warnings: &mut Vec<String>) -> anyhow::Result<Option<Answerer>> {
     if !args.systems().into_iter().any(SystemName::needs_model) {
         return Ok(None);
     }
     let dir = base_dir(args)?;
     let base = Base::open(dir)?;
     let chat = tokens::Chat::open(dir).map_err(hinted)?;
-    let adapter = open_adapter(args)?;
+    let adapter = open_adapter(args, warnings)?;
     let model = answer::load(&base, adapter.as_ref(), &args.model.load_options())?;
     let options = args.generation.options(args.model.batch_size);
     Ok(Some(Answerer::new(&base, model, chat, options)))
@@ -258,15 +270,16 @@ fn base_dir(args: &Args) -> anyhow::Result<&Path> {
     Ok(dir)
 }
 
-fn open_adapter(args: &Args) -> anyhow::Result<Option<adapter::Adapter>> {
+/// The adapter, if one was named; refused beside a base that it does not belong to.
+fn open_adapter(args: &Args, warnings: &mut Vec<String>) -> anyhow::Result<Option<Adapter>> {
     let Some(dir) = &args.adapter else {
         return Ok(None);
     };
-    Ok(Some(adapter::Adapter::read(dir)?))
-}
-
-fn foreign_base(_args: &Args) -> anyhow::Result<Option<String>> {
-    Ok(None)
+    let base = base_dir(args)?;
+    fit::check(dir, base)?;
+    let adapter = adapter::read(dir)?;
+    warnings.extend(fit::other_base(&adapter, base));
+    Ok(Some(adapter))
 }
 
 fn settings(args: &Args) -> Settings {

@@ -63,7 +63,12 @@ pub fn page(report: &Report, runs: &[Run], cases: &Cases) -> String {
 }
 
 fn systems(report: &Report) -> Markup {
-    let (head, rows) = overview(report);
+    let (mut head, mut rows) = overview(report);
+    if !report.comparisons.is_empty() {
+        // The page has a table of its own for the last column.
+        head.pop();
+        rows.iter_mut().for_each(|row| drop(row.cells.pop()));
+    }
     html! {
         section {
             h2 { "Systems" }
@@ -72,7 +77,7 @@ fn systems(report: &Report) -> Markup {
                 tbody {
                     @for row in &rows {
                         tr.judged[row.scored.system.key == report.judged] {
-                            td { (row.scored.system.title) div.key { (row.scored.system.key) } }
+                            td.name { (row.scored.system.title) div.key { (row.scored.system.key) } }
                             td.bar { (bar(row.scored)) }
                             @for cell in &row.cells { td.number { (cell) } }
                         }

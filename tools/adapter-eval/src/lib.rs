@@ -9,6 +9,7 @@ mod args;
 mod cases;
 mod compare;
 mod evaluate;
+mod fit;
 mod html;
 mod lookup;
 mod loss;

@@ -13,14 +13,14 @@ pub struct Row<'a> {
 /// The overview's columns and rows: what the table on the terminal and the page have in common.
 pub fn overview(report: &Report) -> (Vec<String>, Vec<Row<'_>>) {
     let has_labels = report.systems.iter().any(|scored| scored.labels.is_some());
+    let is_json = report.metric.to_string().starts_with("json-");
     let beside: Vec<&Metric> = report.systems[0].scores[1..]
         .iter()
         .map(|(metric, _)| metric)
-        .filter(|metric| {
-            matches!(
-                metric,
-                Metric::JsonValid | Metric::JsonFound(_) | Metric::Exact | Metric::RougeL
-            )
+        .filter(|metric| match metric {
+            Metric::JsonValid | Metric::JsonFound(_) => true,
+            Metric::Exact | Metric::RougeL => !is_json,
+            _ => false,
         })
         .collect();
     let has_tokens = report
