@@ -47,6 +47,8 @@ pub struct Chat {
     encoder: Encoder,
     template: Option<Template>,
     tool_template: Option<Template>,
+    /// The base's own, where another was given: both must render the same text.
+    own_template: Option<Template>,
     special_tokens: Vec<(String, String)>,
     bos_token_id: Option<u32>,
     eos_token_id: Option<u32>,
@@ -64,23 +66,26 @@ impl Chat {
     pub fn open_with(dir: &Path, options: &ChatOptions) -> Result<Chat, Error> {
         let encoder = Encoder::open(dir)?;
         let mut vocabulary = Vocabulary::open(dir)?;
-        let sources = match &options.chat_template {
-            Some(path) => Some(TemplateSources::from_file(path)?),
-            None => TemplateSources::read(dir)?,
-        };
-        vocabulary.fingerprint.template = sources.as_ref().map(TemplateSources::fingerprint);
-        let compile = |source: Option<&String>| {
-            let name = sources.as_ref().map_or("", |sources| &sources.name);
+        let own_sources = TemplateSources::read(dir)?;
+        let given = options.chat_template.as_deref();
+        let given_sources = given.map(TemplateSources::from_file).transpose()?;
+        let sources = given_sources.as_ref().or(own_sources.as_ref());
+        if own_sources.is_none() {
+            vocabulary.fingerprint.template = sources.map(TemplateSources::fingerprint);
+        }
+        let compile = |sources: Option<&TemplateSources>, source: Option<&String>| {
+            let name = sources.map_or("", |sources| &sources.name);
             source
                 .map(|source| Template::new(name, source, options.date))
                 .transpose()
         };
-        let template = compile(sources.as_ref().map(|sources| &sources.default))?;
+        let template = compile(sources, sources.map(|sources| &sources.default))?;
         let tool_template = compile(
-            sources
-                .as_ref()
-                .and_then(|sources| sources.tool_use.as_ref()),
+            sources,
+            sources.and_then(|sources| sources.tool_use.as_ref()),
         )?;
+        let own_source = own_sources.as_ref().filter(|_| given.is_some());
+        let own_template = compile(own_source, own_source.map(|sources| &sources.default))?;
 
         let special_tokens = special_tokens(dir)?;
         let special_id = |name: &str| {
@@ -104,6 +109,7 @@ impl Chat {
             encoder,
             template,
             tool_template,
+            own_template,
             special_tokens,
             bos_token_id,
             eos_token_id,
@@ -141,15 +147,19 @@ impl Chat {
         chat: &dataset::Chat,
         add_generation_prompt: bool,
     ) -> Result<Rendered, Error> {
+        self.template(chat)?
+            .render(&self.variables(messages, chat, add_generation_prompt))
+    }
+
+    fn variables(&self, messages: &[Value], chat: &dataset::Chat, prompt: bool) -> Value {
         let tools = (!chat.tools.is_empty()).then_some(&chat.tools);
-        let variables = template::variables(
+        template::variables(
             &self.special_tokens,
             &chat.chat_template_kwargs,
             Value::from(messages.to_vec()),
             Value::from(Serde(tools)),
-            add_generation_prompt,
-        );
-        self.template(chat)?.render(&variables)
+            prompt,
+        )
     }
 
     fn template(&self, chat: &dataset::Chat) -> Result<&Template, Error> {
@@ -201,6 +211,13 @@ impl Chat {
         }
         let messages = values(&chat.messages);
         let rendered = self.render_values(&messages, chat, false)?;
+        if let Some(own) = &self.own_template {
+            let own_text = own.render(&self.variables(&messages, chat, false))?.text;
+            if own_text != rendered.text {
+                let (given, own) = (template.name().to_owned(), own.name().to_owned());
+                return Err(Error::TemplateDiffers { given, own });
+            }
+        }
         let turns = if template.marks_generation() {
             turns::by_marks(
                 &rendered.generation,

@@ -33,6 +33,8 @@ pub enum Error {
     },
     #[error("{template} does not end the assistant's messages[{turn}] with an end-of-turn token")]
     NoEndOfTurn { template: String, turn: usize },
+    #[error("{given} renders this conversation otherwise than the base's own {own}")]
+    TemplateDiffers { given: String, own: String },
     #[error("no token of this example would be learned: {reason}")]
     NothingSupervised { reason: &'static str },
     #[error("{template} starts with the beginning-of-sequence token twice")]
@@ -64,6 +66,10 @@ impl Error {
             Error::PrefixNotPreserved { .. } => {
                 "--train-on last learns the final answer only; or give a template that marks \
                  {% generation %} with --chat-template FILE"
+            }
+            Error::TemplateDiffers { .. } => {
+                "a model prompted by one template and trained on another answers badly; put the \
+                 template into the base folder as chat_template.jinja if it is the one to use"
             }
             Error::GenerationSpans { .. } => {
                 "the template should open one {% generation %} block for each assistant message"

@@ -21,6 +21,24 @@ pub enum Packing {
 }
 
 impl Packing {
+    /// Every way, by its name.
+    pub const ALL: [Packing; 4] = [
+        Packing::Bfd,
+        Packing::BfdSplit,
+        Packing::Wrapped,
+        Packing::None,
+    ];
+
+    /// Its name on a command line and in a file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Packing::Bfd => "bfd",
+            Packing::BfdSplit => "bfd_split",
+            Packing::Wrapped => "wrapped",
+            Packing::None => "none",
+        }
+    }
+
     /// May an example be cut into pieces?
     pub fn splits(self) -> bool {
         matches!(self, Packing::BfdSplit | Packing::Wrapped)

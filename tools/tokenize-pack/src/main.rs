@@ -1,1 +1,5 @@
-fn main() {}
+//! The `tokenize-pack` program.
+
+fn main() -> std::process::ExitCode {
+    cli::main(tokenize_pack::run)
+}

@@ -1,0 +1,168 @@
+//! Training examples in, packed token ids with a loss mask out.
+
+mod args;
+mod ledger;
+mod read;
+mod report;
+mod show;
+mod spill;
+mod write;
+
+pub use args::Args;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use cli::{Hint, Input, Outcome, Output};
+use tokens::{Encoded, Meta, Packing, pack, shard};
+
+use args::{Format, Long};
+use ledger::Ledger;
+use read::{Interrupted, Place, Reader};
+
+/// Reads, encodes, packs, writes, reports.
+pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
+    if args.files.is_empty() {
+        args.files.push(Input::Stdin);
+    }
+    check(&args)?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(args.threads)
+        .build_global()?;
+    let reader = Reader::open(&args)?;
+    let done = match args.show_mask {
+        Some(count) => show::run(&args, &reader, count),
+        None => pack_all(&args, &reader),
+    };
+    match done {
+        Ok(()) => Ok(Outcome::Done),
+        Err(error) => match error.downcast_ref::<Interrupted>() {
+            Some(Interrupted(signal)) => Ok(Outcome::Interrupted(*signal)),
+            None => Err(error),
+        },
+    }
+}
+
+fn check(args: &Args) -> anyhow::Result<()> {
+    let packing = Packing::from(args.packing);
+    if args.long.is_some() && packing.splits() {
+        bail!(
+            "--packing {} cuts long examples, so --long has nothing to decide",
+            packing.name()
+        );
+    }
+    if args.show_mask.is_none() && args.format == Format::Safetensors {
+        write::refuse_terminal(&args.output)?;
+    }
+    Ok(())
+}
+
+fn pack_all(args: &Args, reader: &Reader) -> anyhow::Result<()> {
+    let ledger = args
+        .ledger
+        .as_ref()
+        .map(|path| Output::File(path.clone()).create())
+        .transpose()?;
+    let mut ledger = Ledger::new(ledger);
+    let folder = scratch_folder(&args.output);
+    let spilling = || format!("writing to {}", folder.display());
+    let mut spill = spill::Writer::create(&folder).with_context(spilling)?;
+    let mut came_encoded = true;
+    reader.each_line(&args.files, |place, line| {
+        came_encoded &= line.is_pretokenized;
+        for example in line.examples {
+            if let Some(example) = keep(example, place, args, &mut ledger)? {
+                spill.push(&example).with_context(spilling)?;
+            }
+        }
+        Ok(true)
+    })?;
+    let spill = spill.finish().with_context(spilling)?;
+    if spill.lengths().is_empty() {
+        return nothing_left(args, &ledger);
+    }
+
+    let packing = Packing::from(args.packing);
+    let rows = pack(spill.lengths(), args.max_seq_length, packing)?;
+    let counts = shard::count(&rows, &spill)?;
+    if counts.supervised_tokens == 0 {
+        bail!(
+            "nothing is supervised: no token of {} rows would be learned",
+            counts.rows
+        );
+    }
+    let train_on = (!came_encoded).then(|| args.train_on.into());
+    let fingerprint = reader.fingerprint().clone();
+    let meta = Meta::new(
+        fingerprint,
+        reader.vocab_size(),
+        args.max_seq_length,
+        packing,
+        train_on,
+        counts,
+    );
+    write::packed(args, &meta, &rows, &spill)?;
+    report::print(&meta, spill.lengths(), &ledger);
+    ledger.commit()
+}
+
+/// Applies the policy for long examples, and records the fate.
+fn keep(
+    mut example: Encoded,
+    place: Place,
+    args: &Args,
+    ledger: &mut Ledger,
+) -> anyhow::Result<Option<Encoded>> {
+    let (length, most) = (example.input_ids.len(), args.max_seq_length);
+    if length <= most || Packing::from(args.packing).splits() {
+        ledger.kept(place, &args.files)?;
+        return Ok(Some(example));
+    }
+    let reason = format!("{length} tokens, over {most}");
+    match args.long.unwrap_or(Long::Drop) {
+        Long::Error => {
+            let error = anyhow!("{}: {reason}", place.name(&args.files));
+            return Err(error)
+                .hint("--long drop leaves such examples out, --max-seq-length makes rows longer");
+        }
+        Long::Drop => ledger.dropped(place, &args.files, "too_long", &reason)?,
+        Long::Truncate => {
+            example.input_ids.truncate(most);
+            example.loss_mask.truncate(most);
+            if example.supervised_tokens() > 0 {
+                ledger.truncated(place, &args.files, "too_long", &reason)?;
+                return Ok(Some(example));
+            }
+            let reason = format!("{reason}, and nothing learned is left in them");
+            ledger.dropped(place, &args.files, "too_long", &reason)?;
+        }
+    }
+    Ok(None)
+}
+
+fn nothing_left(args: &Args, ledger: &Ledger) -> anyhow::Result<()> {
+    let files: Vec<String> = args.files.iter().map(Input::name).collect();
+    if ledger.dropped.count == 0 {
+        bail!(
+            "{}: no examples, so nothing is supervised",
+            files.join(", ")
+        );
+    }
+    let dropped = ledger.dropped.summary();
+    Err(anyhow!(
+        "nothing is supervised: every example was dropped as too long: {dropped}"
+    ))
+    .hint(format!("--max-seq-length is {}", args.max_seq_length))
+}
+
+/// Beside the output, where there must be room for it anyway.
+fn scratch_folder(output: &Output) -> PathBuf {
+    match output {
+        Output::Stdout => std::env::temp_dir(),
+        Output::File(path) => match path.parent() {
+            Some(folder) if folder.is_dir() => folder.to_owned(),
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => Path::new(".").to_owned(),
+        },
+    }
+}

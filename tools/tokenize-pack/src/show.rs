@@ -1,0 +1,138 @@
+//! Examples token by token, what is learned marked: in colour on a terminal, in brackets in a pipe,
+//! or as a page.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use cli::Output;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use tokens::{Chat, Encoded};
+
+use crate::args::Args;
+use crate::read::{Place, Reader};
+
+const LEARNED: &str = "\x1b[30;42m"; // black on green
+const PLAIN: &str = "\x1b[0m";
+
+/// Runs of tokens that are all learned or all context.
+struct Run {
+    is_learned: bool,
+    /// Text of each token; its id where there is no tokenizer.
+    tokens: Vec<String>,
+}
+
+struct Shown {
+    title: String,
+    runs: Vec<Run>,
+}
+
+pub fn run(args: &Args, reader: &Reader, count: usize) -> anyhow::Result<()> {
+    let mut shown = Vec::new();
+    if count > 0 {
+        reader.each_line(&args.files, |place, line| {
+            for example in &line.examples {
+                shown.push(one(args, reader, place, example)?);
+            }
+            Ok(shown.len() < count)
+        })?;
+    }
+    let mut out = args.output.create()?;
+    let is_page =
+        matches!(&args.output, Output::File(path) if path.extension() == Some("html".as_ref()));
+    if is_page {
+        out.write_all(page(&args.base, &shown).into_string().as_bytes())?;
+    } else {
+        let colour = args.output == Output::Stdout
+            && std::io::stdout().is_terminal()
+            && std::env::var_os("NO_COLOR").is_none();
+        for example in &shown {
+            write_text(&mut out, example, colour)?;
+        }
+    }
+    out.commit()
+}
+
+fn one(args: &Args, reader: &Reader, place: Place, example: &Encoded) -> anyhow::Result<Shown> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (id, target) in example.input_ids.iter().zip(&example.loss_mask) {
+        let is_learned = *target == 1;
+        if runs.last().is_none_or(|run| run.is_learned != is_learned) {
+            runs.push(Run {
+                is_learned,
+                tokens: Vec::new(),
+            });
+        }
+        let text = text(reader.chat(), *id)?;
+        runs.last_mut().expect("pushed above").tokens.push(text);
+    }
+    let (tokens, learned) = (example.input_ids.len(), example.supervised_tokens());
+    let title = format!(
+        "{}: {tokens} tokens, {learned} learned",
+        place.name(&args.files)
+    );
+    Ok(Shown { title, runs })
+}
+
+fn text(chat: Option<&Chat>, id: u32) -> anyhow::Result<String> {
+    Ok(match chat {
+        Some(chat) => chat.decode(&[id], false)?,
+        None => format!("{id} "),
+    })
+}
+
+fn write_text(out: &mut dyn Write, example: &Shown, colour: bool) -> std::io::Result<()> {
+    let (open, close) = if colour {
+        (LEARNED, PLAIN)
+    } else {
+        ("⟦", "⟧")
+    };
+    writeln!(out, "── {}", example.title)?;
+    for run in &example.runs {
+        if run.is_learned {
+            // A coloured line break would colour the rest of the line.
+            let text = run.tokens.join(if colour { "" } else { "·" });
+            let text = if colour {
+                text.replace('\n', &format!("↵{close}\n{open}"))
+            } else {
+                text
+            };
+            write!(out, "{open}{text}{close}")?;
+        } else {
+            write!(out, "{}", run.tokens.concat())?;
+        }
+    }
+    writeln!(out, "\n")
+}
+
+fn page(base: &Path, examples: &[Shown]) -> Markup {
+    const CSS: &str = "body{font:15px/1.6 system-ui;max-width:60em;margin:2em auto;padding:0 1em}\
+        pre{white-space:pre-wrap;font:13px/1.7 ui-monospace,monospace;background:#f6f6f4;padding:1em}\
+        pre span{outline:1px solid #0001}.learned{background:#b7e4b0;color:#031}";
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                title { "What is learned" }
+                style { (PreEscaped(CSS)) }
+            }
+            body {
+                h1 { "What is learned" }
+                p {
+                    "Tokens on " span.learned { "green" } " are targets; the others are context. Base: "
+                    code { (base.display()) }
+                }
+                @for example in examples {
+                    h2 { (example.title) }
+                    pre {
+                        @for run in &example.runs {
+                            @for token in &run.tokens {
+                                span.learned[run.is_learned] { (token.replace('\n', "↵\n")) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
