@@ -1,19 +1,47 @@
 //! What can go wrong with an example? Worded for the person at the terminal.
 
+use crate::rows::Place;
+
 /// Why a line is no example, or a request about examples cannot be met.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The line is not JSON, or a field has the wrong type; the parser says where.
     #[error("{0}")]
     Json(String),
-    /// The line is JSON, and no example.
+    /// The line is JSON, and no example; or the file is no table.
     #[error("{0}")]
     Shape(String),
+    /// The same, at a place of a file.
+    #[error("{place}: {what}")]
+    At { place: Place, what: String },
+    /// A column that a template names is not there.
+    #[error("{place}: no column {column:?}")]
+    MissingColumn {
+        place: Place,
+        column: String,
+        columns: Vec<String>,
+    },
+    /// A cell that a template names is empty.
+    #[error("{place}: column {column:?} is empty")]
+    EmptyCell { place: Place, column: String },
+    /// A template does not parse or cannot be rendered.
+    #[error("{0}")]
+    Template(String),
+    /// The file could not be read.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
 }
 
 impl Error {
     pub(crate) fn shape(message: impl Into<String>) -> Error {
         Error::Shape(message.into())
+    }
+
+    pub(crate) fn at(place: Place, what: impl Into<String>) -> Error {
+        Error::At {
+            place,
+            what: what.into(),
+        }
     }
 }
 
@@ -25,5 +53,14 @@ impl From<serde_json::Error> for Error {
                 .to_string()
                 .replace(" at line 1 column ", " at column "),
         )
+    }
+}
+
+impl From<csv::Error> for Error {
+    fn from(error: csv::Error) -> Self {
+        match error.into_kind() {
+            csv::ErrorKind::Io(error) => Error::Io(error),
+            other => Error::Shape(format!("{other:?}")),
+        }
     }
 }

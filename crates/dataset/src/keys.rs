@@ -1,0 +1,181 @@
+//! When do two examples ask the same, and what does a field of an example say?
+
+use serde_json::Value;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::{Chat, Example, Role};
+
+/// Two examples with the same key ask the same: all that is said before the last answer, but for
+/// case, white space and the system prompt, which every example of a file tends to share.
+pub fn prompt_key(example: &Example) -> u64 {
+    let mut key = PromptKey::default();
+    match example {
+        Example::Chat(chat) => {
+            for message in &chat.messages[..prompt_length(chat)] {
+                if !matches!(message.role, Role::System | Role::Developer) {
+                    key.say(
+                        message.role.name(),
+                        message.content.as_deref().unwrap_or_default(),
+                    );
+                }
+            }
+        }
+        Example::Completion { prompt, .. } => key.say("user", prompt),
+        Example::Text { text } => key.say("user", text),
+        Example::Tokens { input_ids, labels } => {
+            let learned = |index: &usize| {
+                labels
+                    .as_ref()
+                    .is_none_or(|labels| labels[*index].is_some())
+            };
+            let end = (0..input_ids.len())
+                .find(learned)
+                .filter(|end| *end > 0)
+                .unwrap_or(input_ids.len());
+            for id in &input_ids[..end] {
+                key.hash.update(&id.to_le_bytes());
+            }
+        }
+    }
+    key.hash.digest()
+}
+
+/// The hash of a prompt under construction.
+#[derive(Default)]
+pub(crate) struct PromptKey {
+    hash: Xxh3,
+    text: String,
+}
+
+impl PromptKey {
+    pub(crate) fn say(&mut self, role: &str, content: &str) {
+        self.text.clear();
+        normalize_into(content, &mut self.text);
+        self.hash.update(role.as_bytes());
+        self.hash.update(&[0xFF]); // in no UTF-8 text: "ab" + "c" is not "a" + "bc"
+        self.hash.update(self.text.as_bytes());
+        self.hash.update(&[0xFF]);
+    }
+}
+
+/// The number of messages before the last answer.
+fn prompt_length(chat: &Chat) -> usize {
+    let last = chat
+        .messages
+        .iter()
+        .rposition(|message| message.role == Role::Assistant);
+    last.unwrap_or(chat.messages.len())
+}
+
+/// Lower case, and one space where there was any white space.
+pub fn normalized(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    normalize_into(text, &mut out);
+    out
+}
+
+fn normalize_into(text: &str, out: &mut String) {
+    for word in text.split_whitespace() {
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        if word.is_ascii() {
+            out.push_str(word);
+            let start = out.len() - word.len();
+            out[start..].make_ascii_lowercase();
+        } else {
+            out.extend(word.chars().flat_map(char::to_lowercase));
+        }
+    }
+}
+
+/// The text of a field: `metadata.patient` walks into the line; a plain `code` is a key of the
+/// line or else of the JSON that the last assistant message holds.
+pub fn field(line: &Value, path: &str) -> Option<String> {
+    walk(line, path)
+        .or_else(|| walk(&answer(line)?, path))
+        .map(|value| match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        })
+}
+
+fn walk(value: &Value, path: &str) -> Option<Value> {
+    let mut value = value;
+    for step in path.split('.') {
+        value = match value {
+            Value::Object(keys) => keys.get(step)?,
+            Value::Array(values) => values.get(step.parse::<usize>().ok()?)?,
+            _ => return None,
+        };
+    }
+    (!value.is_null()).then(|| value.clone())
+}
+
+fn answer(line: &Value) -> Option<Value> {
+    let content = match line.get("messages") {
+        Some(messages) => messages
+            .as_array()?
+            .iter()
+            .rev()
+            .find(|message| message["role"] == "assistant")?
+            .get("content")?,
+        None => line.get("completion")?,
+    };
+    serde_json::from_str(content.as_str()?).ok()
+}
+
+/// A number in [0, 1) for a group under a seed: the same today and when the file has grown.
+pub(crate) fn unit_interval(group: u64, seed: u64) -> f64 {
+    (rank(group, seed) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// A group's place in the order that a seed gives.
+pub(crate) fn rank(group: u64, seed: u64) -> u64 {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes[8..].copy_from_slice(&group.to_le_bytes());
+    xxh3_64(&bytes)
+}
+
+/// The group of everything that has this field.
+pub fn field_key(text: &str) -> u64 {
+    xxh3_64(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(line: &str) -> u64 {
+        prompt_key(&Example::from_json(line).unwrap())
+    }
+
+    #[test]
+    fn the_same_question_has_the_same_key_whatever_surrounds_it() {
+        let a = key(
+            r#"{"messages":[{"role":"system","content":"S"},{"role":"user","content":"Dhobi  itch"},{"role":"assistant","content":"x"}]}"#,
+        );
+        let b = key(
+            r#"{"messages":[{"role":"user","content":" dhobi itch\n"},{"role":"assistant","content":"y"}]}"#,
+        );
+        let c = key(r#"{"prompt":"DHOBI ITCH","completion":"z"}"#);
+        let d = key(r#"{"prompt":"dhobi itches","completion":"z"}"#);
+        assert_eq!((a, b), (b, c));
+        assert_ne!(c, d);
+    }
+
+    #[test]
+    fn a_field_is_found_in_the_line_or_in_the_answer() {
+        let line = serde_json::json!({"metadata": {"patient": 7}, "messages": [
+            {"role": "assistant", "content": "{\"code\": \"B35\", \"confidence\": 0.5}"}]});
+        assert_eq!(field(&line, "code").as_deref(), Some("B35"));
+        assert_eq!(field(&line, "metadata.patient").as_deref(), Some("7"));
+        assert_eq!(field(&line, "confidence").as_deref(), Some("0.5"));
+        assert_eq!(
+            field(&line, "messages.0.role").as_deref(),
+            Some("assistant")
+        );
+        assert_eq!(field(&line, "absent"), None);
+    }
+}

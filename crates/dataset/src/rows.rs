@@ -1,0 +1,427 @@
+//! What rows does a table hold? CSV, TSV, JSONL, a JSON array, or plain lines, one row at a time.
+
+use std::fmt::{self, Display};
+use std::io::{BufRead, Read};
+
+use serde_json::{Map, Value};
+
+use crate::Error;
+use crate::line_counter::LineCounter;
+
+/// How the bytes of a table are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// RFC 4180, with this delimiter.
+    Delimited(u8),
+    /// One JSON object a line.
+    Jsonl,
+    /// One array of objects, as `sqlite3 -json` and `duckdb -json` print it.
+    Json,
+    /// Every line is a row with one column, `text`.
+    Text,
+}
+
+/// Where a row lies in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Counted from 1.
+    Line(u64),
+    /// An element of a JSON array, counted from 1.
+    Row(u64),
+}
+
+impl Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Line(line) => write!(f, "{line}"),
+            Place::Row(row) => write!(f, "row {row}"),
+        }
+    }
+}
+
+/// One row: a value for each column, in the order of the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    pub place: Place,
+    pub columns: Map<String, Value>,
+}
+
+/// The rows of a table, read as they are asked for.
+pub struct Rows<R> {
+    source: Source<R>,
+}
+
+enum Source<R> {
+    Delimited {
+        reader: Box<csv::Reader<LineCounter<R>>>,
+        header: Vec<String>,
+        record: csv::ByteRecord,
+    },
+    Lines {
+        reader: R,
+        line: u64,
+        buffer: Vec<u8>,
+        is_text: bool,
+    },
+    Array {
+        reader: R,
+        row: u64,
+    },
+}
+
+impl<R: BufRead> Rows<R> {
+    /// Begins to read. `columns` names the columns of a delimited table that has no header.
+    pub fn new(
+        mut reader: R,
+        format: Format,
+        columns: Option<Vec<String>>,
+    ) -> Result<Rows<R>, Error> {
+        skip_byte_order_mark(&mut reader)?;
+        let source = match format {
+            Format::Delimited(delimiter) => delimited(reader, delimiter, columns)?,
+            Format::Jsonl => Source::Lines {
+                reader,
+                line: 0,
+                buffer: Vec::new(),
+                is_text: false,
+            },
+            Format::Text => Source::Lines {
+                reader,
+                line: 0,
+                buffer: Vec::new(),
+                is_text: true,
+            },
+            Format::Json => {
+                if next_mark(&mut reader)? != Some(b'[') {
+                    return Err(Error::shape("is no JSON array"));
+                }
+                Source::Array { reader, row: 0 }
+            }
+        };
+        Ok(Rows { source })
+    }
+
+    /// The columns, where the table says them once and for all.
+    pub fn header(&self) -> Option<&[String]> {
+        match &self.source {
+            Source::Delimited { header, .. } => Some(header),
+            _ => None,
+        }
+    }
+}
+
+impl<R: BufRead> Iterator for Rows<R> {
+    type Item = Result<Row, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match &mut self.source {
+            Source::Delimited {
+                reader,
+                header,
+                record,
+            } => next_record(reader, header, record).transpose(),
+            Source::Lines {
+                reader,
+                line,
+                buffer,
+                is_text,
+            } => next_line(reader, line, buffer, *is_text).transpose(),
+            Source::Array { reader, row } => next_element(reader, row).transpose(),
+        }
+    }
+}
+
+fn delimited<R: BufRead>(
+    reader: R,
+    delimiter: u8,
+    columns: Option<Vec<String>>,
+) -> Result<Source<R>, Error> {
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(delimiter)
+        .flexible(true)
+        .has_headers(false)
+        .from_reader(LineCounter::new(reader));
+    let mut record = csv::ByteRecord::new();
+    let header = match columns {
+        Some(columns) => columns,
+        None => {
+            if !reader.read_byte_record(&mut record)? {
+                return Err(Error::shape("is empty"));
+            }
+            let (start, end) = (
+                record.position().map_or(0, csv::Position::byte),
+                reader.position().byte(),
+            );
+            reader.get_mut().line_of(start, end);
+            let name = |(index, name): (usize, &[u8])| {
+                utf8(name).map_err(|what| {
+                    Error::at(Place::Line(1), format!("column {}: {what}", index + 1))
+                })
+            };
+            record
+                .iter()
+                .enumerate()
+                .map(name)
+                .collect::<Result<Vec<_>, _>>()?
+        }
+    };
+    if let Some(twice) = header
+        .iter()
+        .enumerate()
+        .find(|(index, name)| header[..*index].contains(name))
+    {
+        return Err(Error::at(
+            Place::Line(1),
+            format!("column {:?} is there twice", twice.1),
+        ));
+    }
+    Ok(Source::Delimited {
+        reader: Box::new(reader),
+        header,
+        record,
+    })
+}
+
+fn next_record<R: Read>(
+    reader: &mut csv::Reader<LineCounter<R>>,
+    header: &[String],
+    record: &mut csv::ByteRecord,
+) -> Result<Option<Row>, Error> {
+    if !reader.read_byte_record(record)? {
+        return Ok(None);
+    }
+    let start = record.position().map_or(0, csv::Position::byte);
+    let end = reader.position().byte();
+    let place = Place::Line(reader.get_mut().line_of(start, end));
+    if is_left_open(reader, record) {
+        return Err(Error::at(place, "a quote is opened and never closed"));
+    }
+    if record.len() < header.len() {
+        let missing = format!(
+            "has {} fields where the header has {}: column {:?} is missing",
+            record.len(),
+            header.len(),
+            header[record.len()]
+        );
+        return Err(Error::at(place, missing));
+    }
+    if record.len() > header.len() {
+        let more = format!(
+            "has {} fields where the header has {}: is a comma or a quote in a field unquoted?",
+            record.len(),
+            header.len()
+        );
+        return Err(Error::at(place, more));
+    }
+    let mut columns = Map::with_capacity(header.len());
+    for (name, field) in header.iter().zip(record.iter()) {
+        let text =
+            utf8(field).map_err(|what| Error::at(place, format!("column {name:?}: {what}")))?;
+        columns.insert(name.clone(), Value::String(text));
+    }
+    Ok(Some(Row { place, columns }))
+}
+
+/// A field that spans lines was quoted: a file that ends in one ends in a quote.
+fn is_left_open<R: Read>(reader: &csv::Reader<LineCounter<R>>, record: &csv::ByteRecord) -> bool {
+    let last = record.iter().next_back().unwrap_or_default();
+    reader.get_ref().is_at_end() && last.contains(&b'\n') && reader.get_ref().last_mark() != b'"'
+}
+
+fn next_line<R: BufRead>(
+    reader: &mut R,
+    line: &mut u64,
+    buffer: &mut Vec<u8>,
+    is_text: bool,
+) -> Result<Option<Row>, Error> {
+    loop {
+        buffer.clear();
+        if reader.read_until(b'\n', buffer)? == 0 {
+            return Ok(None);
+        }
+        *line += 1;
+        let place = Place::Line(*line);
+        let text = std::str::from_utf8(buffer)
+            .map_err(|error| Error::at(place, not_utf8(buffer, error)))?;
+        let text = text.trim_end_matches(['\n', '\r']);
+        if text.trim().is_empty() {
+            continue;
+        }
+        let columns = if is_text {
+            Map::from_iter([("text".to_owned(), Value::String(text.to_owned()))])
+        } else {
+            serde_json::from_str(text)
+                .map_err(|error| Error::at(place, Error::from(error).to_string()))?
+        };
+        return Ok(Some(Row { place, columns }));
+    }
+}
+
+fn next_element<R: BufRead>(reader: &mut R, row: &mut u64) -> Result<Option<Row>, Error> {
+    *row += 1;
+    let place = Place::Row(*row);
+    match peek_mark(reader)? {
+        Some(b',') if *row > 1 => reader.consume(1),
+        Some(b']') => return Ok(None),
+        None => {
+            return Err(Error::at(
+                place,
+                "the array has no end: is the file cut short?",
+            ));
+        }
+        Some(_) if *row > 1 => return Err(Error::at(place, "expected , or ]")),
+        Some(_) => {}
+    }
+    // An object ends with its brace, so the parser takes no byte of what follows.
+    let mut element =
+        serde_json::Deserializer::from_reader(&mut *reader).into_iter::<Map<String, Value>>();
+    match element.next() {
+        Some(Ok(columns)) => Ok(Some(Row { place, columns })),
+        Some(Err(error)) => Err(Error::at(place, Error::from(error).to_string())),
+        None => Err(Error::at(
+            place,
+            "the array has no end: is the file cut short?",
+        )),
+    }
+}
+
+fn skip_byte_order_mark<R: BufRead>(reader: &mut R) -> Result<(), Error> {
+    let start = reader.fill_buf()?;
+    if start.starts_with(b"\xFF\xFE") || start.starts_with(b"\xFE\xFF") {
+        return Err(Error::shape(
+            "is UTF-16; convert it with iconv -f UTF-16 -t UTF-8",
+        ));
+    }
+    if start.starts_with(b"\xEF\xBB\xBF") {
+        reader.consume(3);
+    }
+    Ok(())
+}
+
+/// The next byte that is no white space, left in place.
+fn peek_mark<R: BufRead>(reader: &mut R) -> Result<Option<u8>, Error> {
+    loop {
+        let buffer = reader.fill_buf()?;
+        if buffer.is_empty() {
+            return Ok(None);
+        }
+        match buffer.iter().position(|byte| !byte.is_ascii_whitespace()) {
+            Some(at) => {
+                let mark = buffer[at];
+                reader.consume(at);
+                return Ok(Some(mark));
+            }
+            None => {
+                let length = buffer.len();
+                reader.consume(length);
+            }
+        }
+    }
+}
+
+fn next_mark<R: BufRead>(reader: &mut R) -> Result<Option<u8>, Error> {
+    let mark = peek_mark(reader)?;
+    if mark.is_some() {
+        reader.consume(1);
+    }
+    Ok(mark)
+}
+
+fn utf8(bytes: &[u8]) -> Result<String, String> {
+    std::str::from_utf8(bytes)
+        .map(str::to_owned)
+        .map_err(|error| not_utf8(bytes, error))
+}
+
+/// Names the first byte that is not UTF-8 and where it is, counted from 1.
+pub(crate) fn not_utf8(bytes: &[u8], error: std::str::Utf8Error) -> String {
+    let at = error.valid_up_to();
+    let byte = bytes.get(at).copied().unwrap_or(0);
+    format!("byte {} (0x{byte:02X}) is not UTF-8", at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(text: &[u8], format: Format) -> Result<Vec<Row>, Error> {
+        Rows::new(text, format, None)?.collect()
+    }
+
+    fn error(text: &[u8], format: Format) -> String {
+        rows(text, format).unwrap_err().to_string()
+    }
+
+    const CSV: Format = Format::Delimited(b',');
+
+    #[test]
+    fn the_same_table_reads_the_same_in_every_format() {
+        let csv = rows(b"\xEF\xBB\xBFa,b\r\n1,\"x, \"\"y\"\"\nz\"\r\n2,w\r\n", CSV).unwrap();
+        let tsv = rows(
+            b"a\tb\n1\t\"x, \"\"y\"\"\nz\"\n2\tw\n",
+            Format::Delimited(b'\t'),
+        )
+        .unwrap();
+        let jsonl = rows(
+            br#"{"a":"1","b":"x, \"y\"\nz"}
+{"a":"2","b":"w"}"#,
+            Format::Jsonl,
+        )
+        .unwrap();
+        let json = rows(
+            br#" [{"a":"1","b":"x, \"y\"\nz"},
+{"a":"2","b":"w"}]
+"#,
+            Format::Json,
+        )
+        .unwrap();
+        let columns = |rows: &[Row]| {
+            rows.iter()
+                .map(|row| row.columns.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(columns(&csv), columns(&tsv));
+        assert_eq!(columns(&csv), columns(&jsonl));
+        assert_eq!(columns(&csv), columns(&json));
+        assert_eq!(
+            csv[1].place,
+            Place::Line(4),
+            "a quoted field may span lines"
+        );
+        assert_eq!(json[1].place, Place::Row(2));
+    }
+
+    #[test]
+    fn a_broken_table_names_the_place() {
+        assert_eq!(
+            error(b"a,b\n1\n", CSV),
+            r#"2: has 1 fields where the header has 2: column "b" is missing"#
+        );
+        assert_eq!(
+            error(b"a,b\n1,\xE9\n", CSV),
+            r#"2: column "b": byte 1 (0xE9) is not UTF-8"#
+        );
+        assert_eq!(error(b"a,a\n", CSV), r#"1: column "a" is there twice"#);
+        assert_eq!(
+            error(b"a,b\n\n1,\"x\n2,y\n", CSV),
+            "3: a quote is opened and never closed"
+        );
+        assert_eq!(
+            error(b"a,b\r\n\r\n1,2\r\n1\r\n", CSV).split(':').next(),
+            Some("4")
+        );
+        assert_eq!(error(b"", CSV), "is empty");
+        assert_eq!(
+            error(b"[{\"a\":1}", Format::Json),
+            "row 2: the array has no end: is the file cut short?"
+        );
+        assert_eq!(
+            error(b"{\"a\":1}\n{\"a\":", Format::Jsonl),
+            "2: EOF while parsing a value at column 5"
+        );
+        assert_eq!(
+            error(b"\xFF\xFEa\0", CSV),
+            "is UTF-16; convert it with iconv -f UTF-16 -t UTF-8"
+        );
+    }
+}

@@ -1,0 +1,251 @@
+//! How does a table become chat JSONL? Row by row, by templates or by the shape of its records.
+
+mod args;
+mod source;
+
+use std::io::Write;
+
+use anyhow::Context;
+use cli::{Hint, Outcome, OutputWriter, Progress, Unit};
+use dataset::convert::{self, NameMap};
+use dataset::ledger::{Fate, Ledger};
+use dataset::rows::{Place, Row, Rows};
+use dataset::template::Templates;
+use dataset::{Error, Message};
+use serde_json::{Map, Value};
+
+pub use args::Args;
+use source::Source;
+
+/// Reads every source, converts every row, publishes the outputs.
+pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    let sources = source::find(&args)?;
+    let converter = Converter::new(&args)?;
+    let mut sink = Sink::new(&args)?;
+    for source in &sources {
+        import(source, &args, &converter, &mut sink)?;
+    }
+    if sink.ledger.counts.read() == 0 {
+        return Err(anyhow::anyhow!("{}: holds no rows", args.input.name()))
+            .hint("an empty training file would train on nothing");
+    }
+    sink.commit()
+}
+
+fn import(
+    source: &Source,
+    args: &Args,
+    converter: &Converter,
+    sink: &mut Sink,
+) -> anyhow::Result<()> {
+    let name = source.input.name();
+    let progress = Progress::new("import", source.input.bytes(), Unit::Bytes);
+    let (reader, format) = source.open(args, &progress)?;
+    let rows = Rows::new(reader, format, args.columns.clone()).with_context(|| name.clone())?;
+    if let Some(header) = rows.header() {
+        converter
+            .check_header(header)
+            .map_err(|error| explained(error, &name))?;
+    }
+    for row in rows {
+        let row = row.map_err(|error| explained(error, &name))?;
+        let (Place::Line(line) | Place::Row(line)) = row.place;
+        match converter
+            .convert(row, source.split)
+            .map_err(|error| explained(error, &name))?
+        {
+            Some(example) => sink.keep(&name, line, &example)?,
+            None => sink.skip(&name, line)?,
+        }
+    }
+    progress.finish();
+    Ok(())
+}
+
+/// By templates, or by the keys of each record.
+enum Converter<'a> {
+    Templates {
+        templates: Box<Templates>,
+        args: &'a Args,
+    },
+    Shapes {
+        names: NameMap,
+        args: &'a Args,
+    },
+}
+
+impl<'a> Converter<'a> {
+    fn new(args: &'a Args) -> anyhow::Result<Converter<'a>> {
+        if let (Some(user), Some(assistant)) = (&args.user, &args.assistant) {
+            let templates = Box::new(Templates::new(args.system.as_deref(), user, assistant)?);
+            return Ok(Converter::Templates { templates, args });
+        }
+        let split = |pair: &String| {
+            pair.split_once('=')
+                .map(|(ours, theirs)| (ours.to_owned(), theirs.to_owned()))
+        };
+        Ok(Converter::Shapes {
+            names: args.map.iter().filter_map(split).collect(),
+            args,
+        })
+    }
+
+    fn args(&self) -> &Args {
+        match self {
+            Converter::Templates { args, .. } | Converter::Shapes { args, .. } => args,
+        }
+    }
+
+    fn check_header(&self, header: &[String]) -> Result<(), Error> {
+        let place = Place::Line(1);
+        if let Converter::Templates { templates, .. } = self {
+            templates.check_header(header)?;
+        }
+        match self
+            .args()
+            .keep
+            .iter()
+            .find(|column| !header.contains(column))
+        {
+            Some(column) => Err(Error::MissingColumn {
+                place,
+                column: column.clone(),
+                columns: header.to_vec(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// One line of output, or `None` for a row that is skipped.
+    fn convert(&self, row: Row, split: Option<&str>) -> Result<Option<Map<String, Value>>, Error> {
+        let metadata = self.metadata(&row, split)?;
+        let mut line = match self {
+            Converter::Templates { templates, args } => {
+                match templates.render(&row, args.on_empty.into())? {
+                    Some(messages) => line_of(&messages)?,
+                    None => return Ok(None),
+                }
+            }
+            Converter::Shapes { names, args } => {
+                let place = row.place;
+                let alpaca = args.alpaca_prompt.map(Into::into);
+                let shape = convert::shape_of(&row.columns, names, alpaca).ok_or_else(|| {
+                    let columns: Vec<&str> = row.columns.keys().map(String::as_str).collect();
+                    Error::At {
+                        place,
+                        what: format!("no known shape has the columns {}", columns.join(", ")),
+                    }
+                })?;
+                convert::convert(row, shape, names, args.system.as_deref())?
+            }
+        };
+        if !metadata.is_empty() {
+            line.insert("metadata".to_owned(), Value::Object(metadata));
+        }
+        Ok(Some(line))
+    }
+
+    fn metadata(&self, row: &Row, split: Option<&str>) -> Result<Map<String, Value>, Error> {
+        let mut metadata = Map::new();
+        for column in &self.args().keep {
+            let value = row
+                .columns
+                .get(column)
+                .cloned()
+                .ok_or_else(|| Error::MissingColumn {
+                    place: row.place,
+                    column: column.clone(),
+                    columns: row.columns.keys().cloned().collect(),
+                })?;
+            metadata.insert(column.clone(), value);
+        }
+        if let Some(split) = split {
+            metadata.insert("split".to_owned(), split.into());
+        }
+        Ok(metadata)
+    }
+}
+
+fn line_of(messages: &[Message]) -> Result<Map<String, Value>, Error> {
+    Ok(Map::from_iter([(
+        "messages".to_owned(),
+        serde_json::to_value(messages)?,
+    )]))
+}
+
+/// Names the file, and the way out.
+fn explained(error: Error, name: &str) -> anyhow::Error {
+    let hint = match &error {
+        Error::MissingColumn { columns, .. } => Some(format!("the columns are {}", columns.join(", "))),
+        Error::EmptyCell { .. } => Some("--on-empty skip leaves such rows out, --on-empty keep writes them".to_owned()),
+        Error::At { what, .. } if what.starts_with("no known shape") => Some(
+            "give --user and --assistant templates; for Alpaca's columns give --alpaca-prompt plain or stanford"
+                .to_owned(),
+        ),
+        _ => None,
+    };
+    let error = anyhow::anyhow!("{name}:{error}");
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// Where lines and fates go.
+struct Sink {
+    output: OutputWriter,
+    output_name: String,
+    ledger: Ledger<OutputWriter>,
+}
+
+impl Sink {
+    fn new(args: &Args) -> anyhow::Result<Sink> {
+        let ledger = args.ledger.as_ref().map(cli::Output::create).transpose()?;
+        Ok(Sink {
+            output: args.output.create()?,
+            output_name: args.output.name(),
+            ledger: Ledger::new(ledger)?,
+        })
+    }
+
+    fn keep(&mut self, file: &str, line: u64, example: &Map<String, Value>) -> anyhow::Result<()> {
+        serde_json::to_writer(&mut self.output, example).map_err(std::io::Error::from)?;
+        self.output.write_all(b"\n")?;
+        let output_line = self.ledger.counts.kept + 1;
+        Ok(self.ledger.record(
+            file,
+            line,
+            Fate::Kept {
+                output: &self.output_name,
+                output_line,
+            },
+        )?)
+    }
+
+    fn skip(&mut self, file: &str, line: u64) -> anyhow::Result<()> {
+        Ok(self
+            .ledger
+            .record(file, line, Fate::Dropped { rule: "empty_cell" })?)
+    }
+
+    fn commit(self) -> anyhow::Result<Outcome> {
+        let counts = self.ledger.counts;
+        self.output.commit()?;
+        if let Some(ledger) = self.ledger.into_inner() {
+            ledger.commit()?;
+        }
+        match counts.dropped {
+            0 => cli::note(format_args!(
+                "{} rows read, {} written",
+                counts.read(),
+                counts.kept
+            )),
+            skipped => cli::note(format_args!(
+                "{} rows read, {} written, {skipped} skipped for an empty cell",
+                counts.read(),
+                counts.kept
+            )),
+        }
+        Ok(Outcome::Done)
+    }
+}

@@ -1,0 +1,62 @@
+//! What can be asked of jsonl-split?
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use cli::{CommonArgs, Input, Output};
+use dataset::split::{Counts, Ratios};
+use serde::Serialize;
+
+const EXAMPLES: &str = "\
+Examples:
+  jsonl-split clean.jsonl --ratios 80,10,10 --out-dir split
+  jsonl-split clean.jsonl --stratify code --counts train=12,valid=2,test=3 --out-dir split
+  jsonl-split clean.jsonl --group-by metadata.patient --against gold.jsonl --out-dir split
+
+By default a hash of the prompt decides, so appending data moves no example, and examples with
+the same prompt (but for case and white space) stay together. --stratify, --counts, --exact and
+--near-duplicates look at the whole file and meet the numbers instead. The test set is filled
+first: asking for more training data never changes what is held out.
+A FIELD is a key of the line (metadata.patient) or of the JSON in the answer (code).";
+
+/// Divides examples into training, validation and test sets that never leak into each other
+#[derive(Debug, Parser, Serialize)]
+#[command(name = "jsonl-split", version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Args {
+    /// Examples, one a line
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub input: Input,
+    /// The folder for train.jsonl, valid.jsonl, test.jsonl and split.json; replaced whole
+    #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
+    pub out_dir: Option<PathBuf>,
+    /// Shares of train, valid and test: 90,10 or 80,10,10 or train=0.8,test=0.2
+    #[arg(long, default_value = "90,10", conflicts_with = "counts")]
+    pub ratios: Ratios,
+    /// Numbers of examples, of each stratum with --stratify: train=12,valid=2,test=3 or train=rest,test=3
+    #[arg(long)]
+    pub counts: Option<Counts>,
+    /// Meet the ratios exactly, instead of in the long run
+    #[arg(long, conflicts_with = "counts")]
+    pub exact: bool,
+    /// Meet the ratios or counts for every value of this field
+    #[arg(long, value_name = "FIELD")]
+    pub stratify: Option<String>,
+    /// Keep examples together that agree in this field, besides those with the same prompt
+    #[arg(long, value_name = "FIELD")]
+    pub group_by: Option<String>,
+    /// Leave out examples whose prompt is in this file, e.g. a test set that is fixed
+    #[arg(long, value_name = "FILE")]
+    pub against: Vec<PathBuf>,
+    /// Another seed is another split
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Count, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Write the fate of every line to this CSV
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<Output>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub common: CommonArgs,
+}

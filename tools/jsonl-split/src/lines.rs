@@ -1,0 +1,125 @@
+//! What lines does the input hold? Read once, or twice when the whole must be seen first.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+
+use anyhow::Context;
+use cli::{Hint, Input};
+use dataset::Example;
+
+/// One line, its end included.
+pub struct Line<'a> {
+    /// Counted from 1.
+    pub number: u64,
+    /// As they were read.
+    pub bytes: &'a [u8],
+    /// Among the lines that are not blank, counted from 0.
+    pub index: usize,
+    name: &'a str,
+}
+
+impl Line<'_> {
+    /// The example it holds.
+    pub fn example(&self) -> anyhow::Result<Example> {
+        Example::from_json(self.text()?)
+            .with_context(|| self.place())
+            .hint("jsonl-validate shows every such line, and lets the good ones through")
+    }
+
+    /// All of it, with the keys that are the writer's own.
+    pub fn value(&self) -> anyhow::Result<serde_json::Value> {
+        serde_json::from_str(self.text()?).with_context(|| self.place())
+    }
+
+    /// `file:line`
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.name, self.number)
+    }
+
+    fn text(&self) -> anyhow::Result<&str> {
+        std::str::from_utf8(self.bytes)
+            .with_context(|| format!("{}: is not UTF-8", self.place()))
+            .hint("jsonl-validate shows every such line, and lets the good ones through")
+    }
+}
+
+/// The input, readable as often as was asked.
+pub enum Lines {
+    /// A file, or standard input, read as it comes.
+    Once(Input),
+    /// A copy of standard input, which goes away by itself.
+    Spooled { input: Input, copy: File },
+}
+
+/// Opens the input; standard input is copied to a temporary file when it must be read twice.
+pub fn open(input: &Input, twice: bool) -> anyhow::Result<Lines> {
+    match input {
+        Input::Stdin if twice => {
+            let mut copy = tempfile::tempfile().context("copying standard input")?;
+            io::copy(&mut input.open_raw()?, &mut copy).context("copying standard input")?;
+            Ok(Lines::Spooled {
+                input: input.clone(),
+                copy,
+            })
+        }
+        _ => Ok(Lines::Once(input.clone())),
+    }
+}
+
+impl Lines {
+    pub fn name(&self) -> String {
+        self.input().name()
+    }
+
+    pub fn bytes(&self) -> Option<u64> {
+        match self {
+            Lines::Once(input) => input.bytes(),
+            Lines::Spooled { copy, .. } => copy.metadata().ok().map(|meta| meta.len()),
+        }
+    }
+
+    /// Calls `each` for every line that is not blank, in order.
+    pub fn each(&self, each: &mut dyn FnMut(&Line) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let mut reader = self.reader()?;
+        let name = self.name();
+        let (mut buffer, mut number, mut index) = (Vec::new(), 0, 0);
+        loop {
+            buffer.clear();
+            if reader
+                .read_until(b'\n', &mut buffer)
+                .with_context(|| name.clone())?
+                == 0
+            {
+                return Ok(());
+            }
+            number += 1;
+            if !buffer.trim_ascii().is_empty() {
+                each(&Line {
+                    number,
+                    bytes: &buffer,
+                    index,
+                    name: &name,
+                })?;
+                index += 1;
+            }
+        }
+    }
+
+    fn input(&self) -> &Input {
+        match self {
+            Lines::Once(input) | Lines::Spooled { input, .. } => input,
+        }
+    }
+
+    fn reader(&self) -> anyhow::Result<Box<dyn BufRead>> {
+        match self {
+            Lines::Once(input) => Ok(input.open()?),
+            Lines::Spooled { copy, .. } => {
+                let mut copy = copy.try_clone().context("reading standard input again")?;
+                copy.seek(SeekFrom::Start(0))
+                    .context("reading standard input again")?;
+                Ok(Box::new(BufReader::with_capacity(1 << 18, copy)))
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What came of it? Counts, strata, and how many examples a split by lines would have leaked.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::anyhow;
+use cli::Hint;
+use dataset::split::Split;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::Args;
+use crate::place::{self, Placed};
+
+/// Counts as the lines pass.
+pub struct Report {
+    wanted: Vec<Split>,
+    lines: [u64; 3],
+    left_out: BTreeMap<&'static str, u64>,
+    strata: BTreeMap<u32, [u64; 3]>,
+    groups: HashMap<u64, Group>,
+}
+
+/// Of one group: how many of its lines a blind split would have put where.
+#[derive(Default)]
+struct Group {
+    blind: [u32; 3],
+}
+
+#[derive(Serialize)]
+struct Manifest<'a> {
+    seed: u64,
+    ratios: Option<String>,
+    counts: Option<String>,
+    stratify: Option<&'a str>,
+    group_by: Option<&'a str>,
+    lines: BTreeMap<&'static str, u64>,
+    left_out: &'a BTreeMap<&'static str, u64>,
+    groups: usize,
+    would_have_leaked: u64,
+    strata: Value,
+}
+
+impl Report {
+    pub fn new(args: &Args) -> Report {
+        let wanted = Split::ALL
+            .into_iter()
+            .filter(|split| place::wants(args, *split))
+            .collect();
+        Report {
+            wanted,
+            lines: [0; 3],
+            left_out: BTreeMap::new(),
+            strata: BTreeMap::new(),
+            groups: HashMap::new(),
+        }
+    }
+
+    pub fn count(&mut self, placed: &Placed) {
+        match placed.fate {
+            Ok(split) => {
+                self.lines[split as usize] += 1;
+                self.strata.entry(placed.stratum).or_default()[split as usize] += 1;
+                self.groups.entry(placed.group).or_default().blind[placed.blind as usize] += 1;
+            }
+            Err(rule) => *self.left_out.entry(rule).or_default() += 1,
+        }
+    }
+
+    /// Nothing at all is an error; an empty set that was asked for is worth a word.
+    pub fn check(&self, args: &Args) -> anyhow::Result<()> {
+        if self.lines.iter().sum::<u64>() == 0 {
+            return Err(match self.left_out.values().sum::<u64>() {
+                0 => anyhow!("{}: holds no examples", args.input.name())
+                    .hint("an empty training file would train on nothing"),
+                left_out => anyhow!(
+                    "{}: all {left_out} examples are left out",
+                    args.input.name()
+                )
+                .hint("see --ledger for the reasons"),
+            });
+        }
+        for split in self
+            .wanted
+            .iter()
+            .filter(|split| self.lines[**split as usize] == 0)
+        {
+            cli::note(format_args!(
+                "{split} is empty: the file is small for these ratios; --exact meets them"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Examples that a split line by line would have held out although their prompt, or another
+    /// line of their group, was trained on.
+    fn would_have_leaked(&self) -> u64 {
+        let leaked = |group: &Group| {
+            let [train, valid, test] = group.blind.map(u64::from);
+            if train > 0 { valid + test } else { 0 }
+        };
+        self.groups.values().map(leaked).sum()
+    }
+
+    pub fn print(&self, strata: &[String]) {
+        for split in &self.wanted {
+            cli::note(format_args!(
+                "{:<12} {:>9}",
+                crate::file_name(*split),
+                self.lines[*split as usize]
+            ));
+        }
+        for (rule, count) in &self.left_out {
+            cli::note(format_args!("{rule:<12} {count:>9} left out"));
+        }
+        if strata.len() > 1 {
+            cli::note(format_args!("{} strata", strata.len()));
+        }
+        match self.would_have_leaked() {
+            0 => {}
+            leaked => cli::note(format_args!(
+                "a split line by line would have leaked {leaked} examples"
+            )),
+        }
+    }
+
+    pub fn manifest<'a>(&'a self, args: &'a Args, names: &[String]) -> impl Serialize + use<'a> {
+        let counted = |counts: &[u64; 3]| -> BTreeMap<&'static str, u64> {
+            self.wanted
+                .iter()
+                .map(|split| (split.name(), counts[*split as usize]))
+                .collect()
+        };
+        let strata = match args.stratify {
+            Some(_) => {
+                let name =
+                    |stratum: &u32| names.get(*stratum as usize).cloned().unwrap_or_default();
+                self.strata
+                    .iter()
+                    .map(|(stratum, counts)| (name(stratum), json!(counted(counts))))
+                    .collect()
+            }
+            None => Value::Null,
+        };
+        Manifest {
+            seed: args.seed,
+            ratios: args.counts.is_none().then(|| args.ratios.to_string()),
+            counts: args.counts.as_ref().map(ToString::to_string),
+            stratify: args.stratify.as_deref(),
+            group_by: args.group_by.as_deref(),
+            lines: counted(&self.lines),
+            left_out: &self.left_out,
+            groups: self.groups.len(),
+            would_have_leaked: self.would_have_leaked(),
+            strata,
+        }
+    }
+}
