@@ -2,7 +2,7 @@
 
 use crate::json::Object;
 use crate::{Dtype, Error, Rope};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// A family of decoders that differ in a few switches only.
@@ -84,6 +84,11 @@ impl ModelConfig {
             }
         }
         Ok(parsed)
+    }
+
+    /// From fields that were not read from a folder; `path` is named in errors.
+    pub fn from_json(path: &Path, config: &Map<String, Value>) -> Result<ModelConfig, Error> {
+        parse(&Object::new(path, config.clone()))
     }
 
     /// Trainable or not, the number of weights: linear layers, embeddings, norms, biases.

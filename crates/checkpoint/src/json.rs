@@ -13,14 +13,18 @@ pub(crate) struct Object {
 }
 
 impl Object {
+    pub fn new(path: &Path, fields: Map<String, Value>) -> Object {
+        Object {
+            path: path.to_owned(),
+            prefix: String::new(),
+            fields,
+        }
+    }
+
     pub fn read(path: &Path) -> Result<Object, Error> {
         let text = std::fs::read(path).map_err(Error::io(path))?;
         match serde_json::from_slice(&text) {
-            Ok(Value::Object(fields)) => Ok(Object {
-                path: path.to_owned(),
-                prefix: String::new(),
-                fields,
-            }),
+            Ok(Value::Object(fields)) => Ok(Object::new(path, fields)),
             Ok(_) => Err(Error::file(path, "is not a JSON object")),
             Err(error) => Err(Error::file(path, format!("is not JSON: {error}"))),
         }

@@ -1,0 +1,68 @@
+//! What can be asked of model-import?
+
+use clap::{Parser, ValueEnum};
+use cli::CommonArgs;
+use serde::Serialize;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  model-import SmolLM2-135M-Instruct.Q4_1.gguf --out-dir base
+  model-import ~/.cache/huggingface/hub/models--Qwen--Qwen3-0.6B --quantize nf4 --out-dir base-nf4
+
+What transformers' save_pretrained makes of a 4-bit model depends on the dtype it was loaded with:
+  from_pretrained(dir, dtype=torch.float32, quantization_config=…)   --quantize nf4 --dtype f32
+  from_pretrained(dir, dtype=torch.bfloat16, quantization_config=…)  --quantize nf4 --dtype bf16
+With --dtype auto the 4-bit weights dequantize to f32, which loses nothing, and what is not
+quantized keeps the type it has.";
+
+/// Turns a GGUF file or a Hugging Face folder into a checked base folder
+///
+/// The folder holds config.json, generation_config.json, model.safetensors, tokenizer.json,
+/// tokenizer_config.json, chat_template.jinja and, written last, manifest.json.
+#[derive(Debug, Parser, Serialize)]
+#[command(name = "model-import", version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Args {
+    /// A .gguf file, a Hugging Face folder, or an entry of the Hugging Face cache
+    #[arg(value_name = "SOURCE")]
+    pub source: PathBuf,
+    /// The base folder to write
+    #[arg(long, value_name = "DIR")]
+    pub out_dir: PathBuf,
+    /// Store the linear layers in bitsandbytes' 4 bits, or in full; else as the source has them
+    #[arg(long, value_name = "HOW")]
+    pub quantize: Option<Quantize>,
+    /// Keep the scales of 4-bit blocks in f32 instead of 8 bits (0.5 instead of 0.127 bits a weight)
+    #[arg(long)]
+    pub no_double_quant: bool,
+    /// The type of what is not quantized, and the type 4-bit weights dequantize to
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    pub dtype: Dtype,
+    /// Take the tokenizer and chat template from this Hugging Face folder
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub common: CommonArgs,
+}
+
+/// `--quantize`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantize {
+    /// 4-bit NormalFloat (QLoRA), blocks of 64
+    Nf4,
+    /// Not quantized; a 4-bit source is dequantized
+    None,
+}
+
+/// `--dtype`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// As the source has it; bf16 for GGUF
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}

@@ -1,0 +1,204 @@
+//! Which tensor is written in which form, and how do they get into the file?
+
+use crate::args::{self, Args, Quantize};
+use crate::source::{Source, Weight};
+use anyhow::{Context, anyhow, bail};
+use checkpoint::{Dtype, Entry, Part, Role, SafetensorsWriter, bitsandbytes};
+use cli::{Hint, Progress, Unit};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What becomes of each tensor.
+pub struct Plan {
+    steps: Vec<(Part, Form)>,
+    /// What config.json says of the whole.
+    pub dtype: Dtype,
+    /// Set if linear layers are written in 4 bits.
+    pub quantization: Option<Quantization>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    Dense(Dtype),
+    Nf4,
+}
+
+/// How linear layers are quantised.
+#[derive(Clone, Copy)]
+pub struct Quantization {
+    pub double_quant: bool,
+    /// The type that 4-bit weights dequantise to.
+    pub dtype: Dtype,
+}
+
+impl Plan {
+    pub fn new(source: &Source, args: &Args) -> anyhow::Result<Plan> {
+        let stored_in_4_bits = source.config().quantized;
+        let nf4 = match args.quantize {
+            Some(quantize) => quantize == Quantize::Nf4,
+            None => stored_in_4_bits,
+        };
+        if args.no_double_quant && (!nf4 || stored_in_4_bits) {
+            return Err(anyhow!("--no-double-quant: nothing is being quantised")
+                .hint("it goes with --quantize nf4 and a source that is not in 4 bits"));
+        }
+        let asked = match args.dtype {
+            args::Dtype::Auto => None,
+            args::Dtype::F32 => Some(Dtype::F32),
+            args::Dtype::Bf16 => Some(Dtype::BF16),
+            args::Dtype::F16 => Some(Dtype::F16),
+        };
+        let mut steps = Vec::new();
+        for part in checkpoint::parts(source.config()) {
+            let form = match (nf4 && part.role == Role::Linear, asked) {
+                (true, _) => Form::Nf4,
+                (false, Some(dtype)) => Form::Dense(dtype),
+                (false, None) => Form::Dense(match source.dtype(&part)? {
+                    Dtype::F64 => Dtype::F32,
+                    dtype => dtype,
+                }),
+            };
+            steps.push((part, form));
+        }
+        let embedding = steps.iter().find_map(|(part, form)| match form {
+            Form::Dense(dtype) if part.role == Role::Embedding => Some(*dtype),
+            _ => None,
+        });
+        let dtype = embedding.expect("every model has an embedding, which is never quantised");
+        let quantization = nf4.then(|| Quantization {
+            double_quant: !args.no_double_quant,
+            dtype: asked.unwrap_or(Dtype::F32),
+        });
+        Ok(Plan {
+            steps,
+            dtype,
+            quantization,
+        })
+    }
+
+    /// For people: `nf4 with double quantization, the rest bf16`.
+    pub fn describe(&self) -> String {
+        let dtype = self.dtype.torch_name();
+        match self.quantization {
+            None => dtype.to_owned(),
+            Some(Quantization {
+                double_quant: true, ..
+            }) => {
+                format!("nf4 with double quantization, the rest {dtype}")
+            }
+            Some(_) => format!("nf4, the rest {dtype}"),
+        }
+    }
+}
+
+/// Writes model.safetensors; `Some(signal)` if a signal stopped it.
+pub fn write(source: &Source, plan: &Plan, out: &Path) -> anyhow::Result<Option<i32>> {
+    let path = out.join("model.safetensors");
+    let total = plan.steps.iter().map(|(part, _)| numel(part)).sum();
+    let progress = Progress::new("importing", Some(total), Unit::Items("weights"));
+
+    // The header comes first in the file, and the length of a quant_state's JSON is known only
+    // once its weight is quantised: 4-bit tensors wait in memory, dense ones stream.
+    let mut quantized = Vec::new();
+    let mut entries = Vec::new();
+    for (part, form) in &plan.steps {
+        match form {
+            Form::Dense(dtype) => entries.push(Entry {
+                name: part.name.clone(),
+                dtype: *dtype,
+                shape: part.shape.clone(),
+            }),
+            Form::Nf4 => {
+                if let Some(signal) = cli::interrupted() {
+                    return Ok(Some(signal));
+                }
+                let weight = quantize(source, plan, part)?;
+                for (entry, bytes) in bitsandbytes::tensors(&part.name, &weight) {
+                    entries.push(entry.clone());
+                    quantized.push((entry.name, bytes));
+                }
+                progress.inc(numel(part));
+            }
+        }
+    }
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let writer = SafetensorsWriter::create(&path, entries, &metadata)?;
+    for (name, bytes) in quantized {
+        writer.put(&name, &bytes)?;
+    }
+    for (part, form) in &plan.steps {
+        let Form::Dense(dtype) = form else { continue };
+        if let Some(signal) = cli::interrupted() {
+            return Ok(Some(signal));
+        }
+        let values = match source.weight(part)? {
+            Weight::Values(values) => values,
+            Weight::Quantized(quantized) => quantized.dequantize(),
+        };
+        check_finite(part, &values)?;
+        check_range(part, *dtype, &values)?;
+        writer.put(&part.name, &dtype.encode(&values))?;
+        progress.inc(numel(part));
+    }
+    writer.finish()?;
+    Ok(None)
+}
+
+fn numel(part: &Part) -> u64 {
+    part.shape.iter().product::<usize>() as u64
+}
+
+/// As bitsandbytes would: from the values in the type they are loaded in. What is already in
+/// 4 bits stays as it is, but for the type it dequantises to if one was asked for.
+fn quantize(source: &Source, plan: &Plan, part: &Part) -> anyhow::Result<nf4::Quantized> {
+    let quantization = plan
+        .quantization
+        .as_ref()
+        .context("only planned when quantising")?;
+    let dtype = quantization
+        .dtype
+        .to_nf4()
+        .context("only floats are planned")?;
+    match source.weight(part)? {
+        Weight::Quantized(quantized) => Ok(quantized),
+        Weight::Values(mut values) => {
+            check_finite(part, &values)?;
+            let stored = match source {
+                Source::Gguf(_) if plan.dtype != Dtype::F32 => plan.dtype.to_nf4(),
+                _ => None,
+            };
+            stored.unwrap_or(dtype).round(&mut values);
+            let &[rows, columns] = part.shape.as_slice() else {
+                bail!("{}: a linear layer is a matrix", part.name);
+            };
+            Ok(nf4::quantize(
+                &values,
+                [rows, columns],
+                dtype,
+                quantization.double_quant,
+            ))
+        }
+    }
+}
+
+fn check_finite(part: &Part, values: &[f32]) -> anyhow::Result<()> {
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(i) => Err(anyhow!("{}: element {i} is {}", part.name, values[i])
+            .hint("the source is damaged or was saved by a run that diverged")),
+        None => Ok(()),
+    }
+}
+
+fn check_range(part: &Part, dtype: Dtype, values: &[f32]) -> anyhow::Result<()> {
+    let largest = 65_504.0; // the largest f16
+    match values
+        .iter()
+        .find(|v| dtype == Dtype::F16 && v.abs() > largest)
+    {
+        Some(value) => {
+            Err(anyhow!("{}: {value} does not fit into f16", part.name)
+                .hint("use --dtype bf16 or f32"))
+        }
+        None => Ok(()),
+    }
+}
