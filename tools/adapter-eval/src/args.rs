@@ -68,6 +68,9 @@ pub struct Args {
     /// Exit with 1 when the judged system does not score above this one; `base` names all bases
     #[arg(long, value_name = "SYSTEM", num_args = 1.., conflicts_with = "data")]
     pub must_beat: Vec<String>,
+    /// JSON field in which answers state how sure they are, 0 to 1: adds Brier score and calibration error
+    #[arg(long, value_name = "FIELD", conflicts_with = "data")]
+    pub confidence_field: Option<String>,
     /// Folder of the outcome; replaced whole
     #[arg(long, value_name = "DIR")]
     pub out_dir: Option<PathBuf>,

@@ -175,3 +175,35 @@ pub fn hash<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
         .map(|byte| format!("{byte:02x}"))
         .collect()
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Cases with a shared instruction: (question, answer).
+    pub(crate) fn cases(pairs: &[(&str, &str)]) -> Cases {
+        let line = |(question, answer): &(&str, &str)| {
+            let messages = serde_json::json!({"messages": [
+                {"role": "system", "content": "Answer with JSON."},
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": answer},
+            ]});
+            case(&messages.to_string(), 1).unwrap()
+        };
+        let cases: Vec<Case> = pairs.iter().map(line).collect();
+        Cases {
+            name: "made.jsonl".into(),
+            cases,
+            sha256: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_question_leaves_out_the_instructions_and_its_hash_does_not() {
+        let one = case(r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#, 7).unwrap();
+        let other = case(r#"{"id":"x1","messages":[{"role":"system","content":"t"},{"role":"user","content":"q"},{"role":"assistant","content":"b"}]}"#, 8).unwrap();
+        assert_eq!((one.question(), one.id.as_str()), ("q".into(), "7"));
+        assert_eq!(other.id, "x1");
+        assert_ne!(one.prompt_sha256, other.prompt_sha256);
+    }
+}

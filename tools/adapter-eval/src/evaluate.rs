@@ -83,6 +83,7 @@ pub fn cases(args: &Args) -> anyhow::Result<(Report, Vec<Run>, Cases)> {
         seed: args.generation.seed,
         min_accuracy: args.min_accuracy,
         must_beat: &args.must_beat,
+        confidence_field: args.confidence_field.as_deref(),
     };
     let mut report = report::report(&question, &runs, count);
     report.selections = selections;

@@ -54,6 +54,7 @@ pub fn page(report: &Report, runs: &[Run], cases: &Cases) -> String {
                     (confusions(labels))
                     (label_table(labels))
                 }
+                (confidence(report))
                 (errors(report, &runs[judged], cases))
                 (settings(report))
             }
@@ -275,6 +276,38 @@ fn label_table(report: &classification::Report) -> Markup {
                     td { (name) } td { } (cell(scores.f1)) (cell(scores.precision)) (cell(scores.recall)) td { } td { }
                 } } }
             } }
+        }
+    }
+}
+
+fn confidence(report: &Report) -> Markup {
+    let stated: Vec<_> = report
+        .systems
+        .iter()
+        .filter_map(|scored| Some((scored, scored.confidence.as_ref()?)))
+        .collect();
+    html! {
+        @if !stated.is_empty() {
+            section {
+                h2 { "How sure, and how often right" }
+                div.scroll { table {
+                    thead { tr {
+                        th { "system" } th.number { "answers" } th.number { "Brier" } th.number { "calibration error" }
+                        th { "said → right, by tenths" }
+                    } }
+                    tbody { @for (scored, confidence) in stated { tr {
+                        td.name { (scored.system.title) }
+                        td.number { (confidence.stated) }
+                        td.number { (format!("{:.3}", confidence.brier)) }
+                        td.number { (format!("{:.3}", confidence.expected_calibration_error)) }
+                        td { @for bin in confidence.bins.iter().filter(|bin| bin.count > 0) {
+                            span.nobreak {
+                                (percent(bin.confidence)) " → " (percent(bin.accuracy)) " (" (bin.count) ") "
+                            } " "
+                        } }
+                    } } }
+                } }
+            }
         }
     }
 }

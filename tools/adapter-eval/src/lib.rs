@@ -8,6 +8,7 @@ mod answer;
 mod args;
 mod cases;
 mod compare;
+mod confidence;
 mod evaluate;
 mod fit;
 mod html;

@@ -91,3 +91,47 @@ fn words(text: &str) -> BTreeSet<String> {
         .map(str::to_string)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::tests::cases;
+
+    #[test]
+    fn the_majority_is_the_commonest_label_in_its_commonest_wording() {
+        let train = cases(&[
+            ("a", r#"{"code":"A","d":"one"}"#),
+            ("b", r#"{"code":"B","d":"x"}"#),
+            ("c", r#"{"code":"A","d":"two"}"#),
+            ("d", r#"{"code":"A","d":"two"}"#),
+            ("e", r#"{"code":"B","d":"x"}"#),
+        ]);
+        let code = Metric::JsonField("code".into());
+        assert_eq!(majority(&train.cases, &code), r#"{"code":"A","d":"two"}"#);
+        assert_eq!(
+            majority(&train.cases, &Metric::Exact),
+            r#"{"code":"B","d":"x"}"#,
+            "of equally common answers the earliest"
+        );
+    }
+
+    #[test]
+    fn the_nearest_question_shares_the_largest_part_of_its_words() {
+        let train = cases(&[
+            ("acute pain of the left knee and hip", "long"),
+            ("Knee pain", "knee"),
+            ("knee pain", "twin"),
+            ("headache", "head"),
+        ]);
+        let index = Nearest::new(&train.cases);
+        let answer = |question| index.find(question).unwrap().reference.as_str();
+        assert_eq!(answer("pain, knee!"), "knee", "the earliest of equals");
+        assert_eq!(answer("HEADACHE"), "head");
+        assert_eq!(
+            answer("nothing in common"),
+            "long",
+            "the first when no word is shared"
+        );
+        assert!(Nearest::new(&[]).find("x").is_none());
+    }
+}

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::cases::Cases;
 use crate::compare::{self, Comparison};
+use crate::confidence::{self, Confidence};
 use crate::metric::{Metric, NO_LABEL, OTHER_LABEL};
 use crate::shots::Selection;
 use crate::system::{Finish, Kind, Run, System};
@@ -71,6 +72,8 @@ pub struct Scored {
     pub generated_tokens: f64,
     /// Answers cut by --max-new-tokens.
     pub truncated: usize,
+    /// Where answers state how sure they are.
+    pub confidence: Option<Confidence>,
 }
 
 impl Scored {
@@ -103,6 +106,8 @@ pub struct Question<'a> {
     pub seed: u64,
     pub min_accuracy: Option<f64>,
     pub must_beat: &'a [String],
+    /// The JSON field in which answers state how sure they are.
+    pub confidence_field: Option<&'a str>,
 }
 
 /// Scores and compares. `runs` are all systems in table order, `own` how many of them (the last ones) were made by
@@ -117,7 +122,7 @@ pub fn report(question: &Question<'_>, runs: &[Run], own: usize) -> Report {
     let metrics = metric.beside(cases.references());
     let systems: Vec<Scored> = runs
         .iter()
-        .map(|run| scored(run, cases, &metrics, seed))
+        .map(|run| scored(run, question, &metrics))
         .collect();
     let judged = judged(&systems[systems.len() - own..]);
     let per_case: Vec<Vec<f64>> = runs.iter().map(|run| run.scores(cases, metric)).collect();
@@ -168,7 +173,13 @@ fn judged(own: &[Scored]) -> String {
         .unwrap_or_default()
 }
 
-fn scored(run: &Run, cases: &Cases, metrics: &[Metric], seed: u64) -> Scored {
+fn scored(run: &Run, question: &Question<'_>, metrics: &[Metric]) -> Scored {
+    let Question {
+        cases,
+        metric,
+        seed,
+        ..
+    } = *question;
     let scores = metrics.iter().map(|metric| {
         (
             metric.clone(),
@@ -188,7 +199,7 @@ fn scored(run: &Run, cases: &Cases, metrics: &[Metric], seed: u64) -> Scored {
         scores: scores.collect(),
         corpus_bleu: bleu::corpus(texts()).score,
         corpus_chrf: chrf::corpus(texts()),
-        labels: labels(run, cases, &metrics[0]),
+        labels: labels(run, cases, metric),
         prompt_tokens: mean(|answer| answer.prompt_tokens),
         generated_tokens: mean(|answer| answer.generated_tokens),
         truncated: run
@@ -196,6 +207,9 @@ fn scored(run: &Run, cases: &Cases, metrics: &[Metric], seed: u64) -> Scored {
             .iter()
             .filter(|answer| answer.finish == Some(Finish::Length))
             .count(),
+        confidence: question
+            .confidence_field
+            .and_then(|field| confidence::confidence(run, cases, metric, field)),
     }
 }
 

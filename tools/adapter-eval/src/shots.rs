@@ -139,3 +139,104 @@ pub fn refuse_test_cases(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::tests::cases;
+
+    fn code() -> Metric {
+        Metric::JsonField("code".into())
+    }
+
+    #[test]
+    fn each_label_is_shown_before_any_is_shown_twice() {
+        let pairs: Vec<(String, String)> = (0..30)
+            .map(|i| {
+                (
+                    format!("q{i}"),
+                    format!(r#"{{"code":"{}"}}"#, if i < 24 { 0 } else { i % 3 }),
+                )
+            })
+            .collect();
+        let pairs: Vec<(&str, &str)> = pairs
+            .iter()
+            .map(|(q, a)| (q.as_str(), a.as_str()))
+            .collect();
+        let train = cases(&pairs);
+        let shown = draw(&train.cases, 3, &code(), 0, &HashSet::new());
+        let labels: HashSet<String> = shown
+            .iter()
+            .map(|case| code().label(&case.reference))
+            .collect();
+        assert_eq!(labels.len(), 3);
+        assert_eq!(
+            draw(&train.cases, 100, &code(), 0, &HashSet::new()).len(),
+            30
+        );
+    }
+
+    #[test]
+    fn the_draw_depends_on_the_seed_and_not_on_the_order_of_the_file() {
+        let pairs: Vec<(String, String)> = (0..20)
+            .map(|i| (format!("q{i}"), format!(r#"{{"code":{}}}"#, i % 4)))
+            .collect();
+        let forward: Vec<(&str, &str)> = pairs
+            .iter()
+            .map(|(q, a)| (q.as_str(), a.as_str()))
+            .collect();
+        let backward: Vec<(&str, &str)> = forward.iter().rev().copied().collect();
+        let drawn = |pairs: &[(&str, &str)], seed| -> Vec<String> {
+            let train = cases(pairs);
+            draw(&train.cases, 6, &code(), seed, &HashSet::new())
+                .iter()
+                .map(|case| case.question())
+                .collect()
+        };
+        assert_eq!(drawn(&forward, 0), drawn(&backward, 0));
+        assert_ne!(drawn(&forward, 0), drawn(&forward, 1));
+    }
+
+    #[test]
+    fn a_question_that_is_asked_is_never_shown() {
+        let train = cases(&[("q1", r#"{"code":1}"#), ("q2", r#"{"code":2}"#)]);
+        let asked = cases(&[("q1", r#"{"code":1}"#)]);
+        let shown = draw(&train.cases, 2, &code(), 0, &asked.prompt_hashes());
+        assert_eq!(shown.len(), 1);
+        assert_eq!(shown[0].question(), "q2");
+    }
+
+    #[test]
+    fn examples_stand_between_the_instructions_and_the_question() {
+        let train = cases(&[("q1", "a1"), ("q2", "a2")]);
+        let shots: Vec<&Case> = train.cases.iter().collect();
+        let asked = cases(&[("q3", "a3")]);
+        let prompt = prompt(&asked.cases[0].prompt, &shots);
+        let said: Vec<(&str, &str)> = prompt
+            .messages
+            .iter()
+            .map(|m| (m.role.name(), m.content.as_deref().unwrap()))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                ("system", "Answer with JSON."),
+                ("user", "q1"),
+                ("assistant", "a1"),
+                ("user", "q2"),
+                ("assistant", "a2"),
+                ("user", "q3"),
+            ]
+        );
+    }
+
+    #[test]
+    fn of_equally_good_prompts_the_shorter_is_chosen() {
+        let candidate = |shots, score| Candidate { shots, score };
+        assert_eq!(
+            best(&[candidate(32, 0.5), candidate(8, 0.5), candidate(4, 0.2)]),
+            Some(8)
+        );
+        assert_eq!(best(&[]), None);
+    }
+}

@@ -220,3 +220,89 @@ pub fn few_shot(
         selection,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::tests::cases;
+
+    #[test]
+    fn the_test_cases_are_asked_once_and_only_after_the_prompt_is_chosen() {
+        let train = cases(&[
+            ("t1", "a"),
+            ("t2", "b"),
+            ("t3", "a"),
+            ("test1", "a"),
+            ("valid1", "b"),
+        ]);
+        let select = cases(&[("valid1", "b"), ("valid2", "a")]);
+        let test = cases(&[("test1", "a")]);
+        let mut asked: Vec<Vec<String>> = Vec::new();
+        let answer = |prompts: &[Chat]| {
+            let said = |chat: &Chat| {
+                chat.messages
+                    .iter()
+                    .filter_map(|m| m.content.clone())
+                    .collect::<Vec<_>>()
+                    .join("|")
+            };
+            asked.push(prompts.iter().map(said).collect());
+            // two shots help, one does not
+            let right = prompts[0].messages.len() > 4;
+            let text = |chat: &Chat| {
+                if said(chat).ends_with("valid1") && right {
+                    "b"
+                } else {
+                    "x"
+                }
+            };
+            Ok(prompts
+                .iter()
+                .map(|chat| Answer {
+                    output: text(chat).into(),
+                    ..Answer::default()
+                })
+                .collect())
+        };
+        let system = System {
+            key: "k".into(),
+            title: "base".into(),
+            kind: Kind::Base,
+            shots: None,
+        };
+        let options = FewShot {
+            train: &train,
+            candidates: &[1, 2],
+            select: Some(&select),
+            seed: 0,
+        };
+        let (run, selection) = few_shot(system, &test, &Metric::Exact, &options, answer).unwrap();
+        let selection = selection.unwrap();
+        assert_eq!((selection.chosen, selection.candidates[1].score), (2, 0.5));
+        assert_eq!(
+            (run.system.title.as_str(), run.system.shots),
+            ("base, 2 shots", Some(2))
+        );
+        assert_eq!(asked.len(), 3);
+        assert!(
+            asked[..2]
+                .iter()
+                .flatten()
+                .all(|prompt| !prompt.contains("test1")),
+            "{asked:?}"
+        );
+        assert!(
+            asked[2]
+                .iter()
+                .all(|prompt| prompt.matches("test1").count() == 1),
+            "{asked:?}"
+        );
+        assert!(
+            asked[..2]
+                .iter()
+                .flatten()
+                .all(|prompt| prompt.matches("valid1").count() <= 1),
+            "{asked:?}"
+        );
+    }
+}

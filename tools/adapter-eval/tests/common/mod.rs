@@ -1,0 +1,114 @@
+//! What the tests share: the tool as a process, a folder to work in, cases and a tiny base.
+#![allow(dead_code)] // each test binary uses its part
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The workspace's reference data.
+pub fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/data")
+        .join(name)
+}
+
+/// A folder with train.jsonl, valid.jsonl and test.jsonl: four labels, questions that share words with their kind.
+pub fn folder() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir, "train.jsonl", &lines(0..24));
+    write(&dir, "valid.jsonl", &lines(24..32));
+    write(&dir, "test.jsonl", &lines(32..48));
+    dir
+}
+
+pub fn write(dir: &TempDir, name: &str, text: &str) {
+    fs::write(dir.path().join(name), text).unwrap();
+}
+
+/// Every fifth question is worded as if it were of another kind: a lookup gets it wrong.
+pub fn lines(numbers: std::ops::Range<usize>) -> String {
+    const KINDS: [(&str, &str); 4] = [
+        ("I10", "blood pressure"),
+        ("E11", "sugar diabetes"),
+        ("J45", "asthma wheeze"),
+        ("B35", "ringworm skin"),
+    ];
+    let line = |n: usize| {
+        let (code, _) = KINDS[n * 7 % 4];
+        let (_, words) = KINDS[if n % 5 == 0 {
+            (n * 7 + 1) % 4
+        } else {
+            n * 7 % 4
+        }];
+        json!({"messages": [
+            {"role": "system", "content": "Answer with JSON."},
+            {"role": "user", "content": format!("{words} number {n}")},
+            {"role": "assistant", "content": json!({"code": code}).to_string()},
+        ]})
+    };
+    numbers.map(|n| line(n).to_string() + "\n").collect()
+}
+
+/// Runs the tool in `dir`.
+pub fn run(dir: &TempDir, words: &str) -> Output {
+    let words = words.split_whitespace();
+    Command::cargo_bin("adapter-eval")
+        .unwrap()
+        .current_dir(dir.path())
+        .args(words)
+        .output()
+        .unwrap()
+}
+
+/// Runs the tool, which must exit with `status`; its standard output.
+pub fn exits(dir: &TempDir, status: i32, words: &str) -> String {
+    let output = run(dir, words);
+    assert_eq!(
+        output.status.code(),
+        Some(status),
+        "{words}\n{}",
+        stderr(&output)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub fn read(dir: &TempDir, name: &str) -> String {
+    fs::read_to_string(dir.path().join(name)).unwrap()
+}
+
+pub fn report(dir: &TempDir, folder: &str) -> Value {
+    serde_json::from_str(&read(dir, &format!("{folder}/report.json"))).unwrap()
+}
+
+/// Compares with a file in tests/golden.
+pub fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, expected, "{} is not what came out", path.display());
+}
+
+/// `base/` in `dir`: a tiny model with random weights, a tokenizer and a chat template.
+pub fn tiny_base(dir: &TempDir, model: &str) {
+    let base = dir.path().join("base");
+    fs::create_dir(&base).unwrap();
+    for name in ["config.json", "generation_config.json", "model.safetensors"] {
+        fs::copy(data(&format!("models/{model}/{name}")), base.join(name)).unwrap();
+    }
+    for name in [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    ] {
+        fs::copy(data(&format!("tiny-chat/{name}")), base.join(name)).unwrap();
+    }
+}

@@ -1,0 +1,272 @@
+//! What holds without any model: cases, lookups, reports, comparisons, gates.
+
+mod common;
+
+use common::{exits, folder, golden, lines, read, report, run, stderr, write};
+use serde_json::Value;
+
+const LOOKUPS: &str =
+    "--cases test.jsonl --train train.jsonl --systems majority,nearest --metric json-field:code";
+
+#[test]
+fn lookups_need_no_base_and_the_table_says_what_they_score() {
+    let dir = folder();
+    golden("table.txt", &exits(&dir, 0, LOOKUPS));
+}
+
+#[test]
+fn the_keys_of_the_report_are_a_contract() {
+    let dir = folder();
+    exits(&dir, 0, &format!("{LOOKUPS} --out-dir eval"));
+    golden("report.json", &read(&dir, "eval/report.json"));
+    let predictions = read(&dir, "eval/predictions.jsonl");
+    golden("predictions.jsonl", predictions.lines().next().unwrap());
+    assert_eq!(predictions.lines().count(), 2 * 16);
+}
+
+#[test]
+fn the_same_evaluation_writes_the_same_bytes() {
+    let dir = folder();
+    for out in ["one", "two"] {
+        exits(&dir, 0, &format!("{LOOKUPS} --out-dir {out}"));
+    }
+    for name in ["report.json", "report.html", "predictions.jsonl"] {
+        assert_eq!(
+            read(&dir, &format!("one/{name}")),
+            read(&dir, &format!("two/{name}"))
+        );
+    }
+}
+
+#[test]
+fn cases_come_from_standard_input_too() {
+    let dir = folder();
+    let output = assert_cmd::Command::cargo_bin("adapter-eval")
+        .unwrap()
+        .current_dir(dir.path())
+        .args(LOOKUPS.replace("test.jsonl", "-").split_whitespace())
+        .write_stdin(lines(32..48))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        text.replace("<stdin>", "test.jsonl"),
+        exits(&dir, 0, LOOKUPS)
+    );
+}
+
+#[test]
+fn a_gate_that_is_not_met_exits_with_1_and_still_writes_the_report() {
+    let dir = folder();
+    exits(
+        &dir,
+        0,
+        &format!("{LOOKUPS} --min-accuracy 0.7 --must-beat majority"),
+    );
+    let table = exits(
+        &dir,
+        1,
+        &format!("{LOOKUPS} --min-accuracy 0.9 --out-dir eval"),
+    );
+    assert!(table.contains("--min-accuracy 0.9: NOT met"), "{table}");
+    assert_eq!(report(&dir, "eval")["gates"][0]["met"], false);
+}
+
+#[test]
+fn a_gate_against_a_system_that_is_not_there_is_an_error() {
+    let dir = folder();
+    let output = run(&dir, &format!("{LOOKUPS} --must-beat neerest"));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("hint: the systems here are majority, nearest"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn earlier_evaluations_of_the_same_cases_join_the_table() {
+    let dir = folder();
+    exits(
+        &dir,
+        0,
+        &format!(
+            "{} --out-dir one",
+            LOOKUPS.replace("majority,nearest", "majority")
+        ),
+    );
+    exits(
+        &dir,
+        0,
+        &format!(
+            "{} --against one --out-dir two",
+            LOOKUPS.replace("majority,nearest", "nearest")
+        ),
+    );
+    exits(&dir, 0, &format!("{LOOKUPS} --out-dir both"));
+    let (two, both) = (report(&dir, "two"), report(&dir, "both"));
+    assert_eq!(two["systems"], both["systems"]);
+    assert_eq!(
+        read(&dir, "two/predictions.jsonl"),
+        read(&dir, "both/predictions.jsonl")
+    );
+}
+
+#[test]
+fn earlier_answers_are_judged_by_the_metric_of_today() {
+    let dir = folder();
+    let exact = LOOKUPS.replace("json-field:code", "exact");
+    exits(
+        &dir,
+        0,
+        &format!(
+            "{} --out-dir one",
+            exact.replace("majority,nearest", "majority")
+        ),
+    );
+    exits(
+        &dir,
+        0,
+        &format!(
+            "{} --against one --out-dir two",
+            LOOKUPS.replace("majority,nearest", "nearest")
+        ),
+    );
+    let scores = &report(&dir, "two")["systems"][0]["scores"];
+    assert!(scores["json-field:code"]["mean"].is_f64(), "{scores}");
+}
+
+#[test]
+fn evaluations_of_other_cases_are_refused() {
+    let dir = folder();
+    exits(&dir, 0, &format!("{LOOKUPS} --out-dir one"));
+    write(&dir, "test.jsonl", &lines(33..48));
+    let output = run(&dir, &format!("{LOOKUPS} --against one"));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("one: evaluated other cases"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn the_number_of_shots_is_never_chosen_on_test_cases() {
+    let dir = folder();
+    let few_shot = "--base nowhere --cases test.jsonl --train train.jsonl --systems few-shot";
+    let output = run(&dir, &format!("{few_shot} --select test.jsonl"));
+    assert_eq!(output.status.code(), Some(2));
+    let text = stderr(&output);
+    assert!(
+        text.contains("16 of the 16 questions of test.jsonl are in test.jsonl too"),
+        "{text}"
+    );
+    assert!(
+        text.contains("hint: --select takes a validation file"),
+        "{text}"
+    );
+    let output = run(&dir, few_shot);
+    assert!(
+        stderr(&output).contains("no file to choose among them"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn questions_that_were_trained_on_are_told() {
+    let dir = folder();
+    write(&dir, "train.jsonl", &lines(20..40));
+    let table = exits(&dir, 0, LOOKUPS);
+    assert!(
+        table.contains("warning: 8 of 16 questions of test.jsonl are in train.jsonl too"),
+        "{table}"
+    );
+}
+
+#[test]
+fn a_case_without_a_reference_names_its_line() {
+    let dir = folder();
+    let mut text = lines(32..34);
+    text.push_str("{\"messages\": [{\"role\": \"user\", \"content\": \"q\"}]}\n");
+    write(&dir, "test.jsonl", &text);
+    let output = run(&dir, LOOKUPS);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("test.jsonl:3: the last message is not the assistant's"),
+        "{}",
+        stderr(&output)
+    );
+    for bad in ["", "\n\n"] {
+        write(&dir, "test.jsonl", bad);
+        assert!(stderr(&run(&dir, LOOKUPS)).contains("test.jsonl: no cases"));
+    }
+    write(&dir, "test.jsonl", "{\"text\": \"q\"}");
+    assert!(stderr(&run(&dir, LOOKUPS)).contains("test.jsonl:1: no messages"));
+}
+
+#[test]
+fn a_failed_evaluation_leaves_the_old_outcome_as_it_was() {
+    let dir = folder();
+    exits(&dir, 0, &format!("{LOOKUPS} --out-dir eval"));
+    let before = read(&dir, "eval/report.json");
+    exits(
+        &dir,
+        2,
+        &format!("{LOOKUPS} --base nowhere --systems zero-shot --out-dir eval"),
+    );
+    assert_eq!(read(&dir, "eval/report.json"), before);
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        4,
+        "nothing is left beside it"
+    );
+}
+
+#[test]
+fn the_page_needs_nothing_else_and_escapes_what_was_said() {
+    let dir = folder();
+    let hostile = lines(0..24).replace("number 0", "<script>alert(1)</script>");
+    write(
+        &dir,
+        "train.jsonl",
+        &hostile.replace(r#"{\"code\":\"I10\"}"#, r#"<img src=x>"#),
+    );
+    exits(&dir, 0, &format!("{LOOKUPS} --out-dir eval"));
+    let page = read(&dir, "eval/report.html");
+    assert!(page.contains("&lt;img src=x&gt;"));
+    for foreign in ["<script", "<img", "http://", "https://", "url("] {
+        assert!(!page.contains(foreign), "{foreign}");
+    }
+}
+
+#[test]
+fn the_printed_config_runs_the_same_evaluation() {
+    let dir = folder();
+    let config = exits(&dir, 0, &format!("{LOOKUPS} --print-config"));
+    let parsed: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(parsed["metric"], "json-field:code");
+    write(&dir, "eval.json", &config);
+    assert_eq!(
+        exits(&dir, 0, "--config eval.json"),
+        exits(&dir, 0, LOOKUPS)
+    );
+}
+
+#[test]
+fn flags_that_cannot_go_together_are_usage_errors() {
+    let dir = folder();
+    for words in [
+        "",
+        "--cases test.jsonl --data x.safetensors --base b",
+        "--data x.safetensors",
+        "--cases test.jsonl --metric accuracy",
+        "--cases test.jsonl --min-accuracy 2",
+        "--cases test.jsonl --systems majority",
+        "--cases test.jsonl --base b --systems adapter",
+        "--cases test.jsonl --base b --adapter a --systems zero-shot",
+        "--cases test.jsonl",
+    ] {
+        exits(&dir, 2, words);
+    }
+}

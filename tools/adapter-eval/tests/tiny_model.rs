@@ -1,0 +1,260 @@
+//! A real model, tiny and random: its loss is the reference's, and it goes through a whole evaluation.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{data, exits, folder, read, report, run, stderr, tiny_base};
+use serde_json::Value;
+use tokens::{Encoded, Meta, Packing, Vocabulary, pack, shard};
+
+/// The reference's two rows as a packed file.
+fn pack_reference(model: &str, base: &Path, to: &Path) {
+    let bytes = fs::read(data(&format!("models/{model}/expected.safetensors"))).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let values = |name: &str| -> Vec<i64> {
+        let (values, _) = tensors.tensor(name).unwrap().data().as_chunks::<8>();
+        values
+            .iter()
+            .map(|value| i64::from_le_bytes(*value))
+            .collect()
+    };
+    let (ids, attended, labels) = (
+        values("input_ids"),
+        values("attention_mask"),
+        values("labels"),
+    );
+    let width = tensors.tensor("input_ids").unwrap().shape()[1];
+    let mut examples = Vec::new();
+    for start in (0..ids.len()).step_by(width) {
+        let mut example = Encoded::default();
+        for i in (start..start + width).filter(|i| attended[*i] == 1) {
+            example.input_ids.push(ids[i] as u32);
+            example
+                .loss_mask
+                .push(u8::from(labels[i] != -100 && i > start));
+        }
+        examples.push(example);
+    }
+    let lengths: Vec<u32> = examples
+        .iter()
+        .map(|example| example.input_ids.len() as u32)
+        .collect();
+    let rows = pack(&lengths, 64, Packing::Bfd).unwrap();
+    let counts = shard::count(&rows, &examples[..]).unwrap();
+    let vocabulary = Vocabulary::open(base).unwrap();
+    let meta = Meta::new(
+        vocabulary.fingerprint,
+        vocabulary.size,
+        64,
+        Packing::Bfd,
+        None,
+        counts,
+    );
+    let mut file = Vec::new();
+    shard::write(&mut file, &meta, &rows, &examples[..]).unwrap();
+    fs::write(to, file).unwrap();
+}
+
+#[test]
+fn the_loss_of_packed_data_is_the_reference_stacks() {
+    for model in [
+        "llama-tied",
+        "llama-untied",
+        "llama3-rope",
+        "qwen2",
+        "qwen3",
+        "mistral-swa",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let base = data(&format!("models/{model}"));
+        pack_reference(model, &base, &dir.path().join("data.safetensors"));
+        let expected: Value =
+            serde_json::from_str(&fs::read_to_string(base.join("expected.json")).unwrap()).unwrap();
+        for (quantize, key) in [("none", "f32"), ("nf4", "nf4dq")] {
+            for (adapter, which) in [
+                (String::new(), "base"),
+                (format!("--adapter {}/adapter", base.display()), "lora"),
+            ] {
+                let words = format!(
+                    "--base {} {adapter} --data data.safetensors --quantize {quantize} --quiet",
+                    base.display()
+                );
+                let line: Value = serde_json::from_str(&exits(&dir, 0, &words)).unwrap();
+                let (ours, theirs) = (
+                    line["loss"].as_f64().unwrap(),
+                    expected[format!("{key}.{which}_loss")].as_f64().unwrap(),
+                );
+                // f32 sums in another order; quantising rounds a few scales another way
+                assert!(
+                    (ours - theirs).abs() / theirs < 1e-4,
+                    "{model} {key} {which}: {ours} is not {theirs}"
+                );
+                assert!((line["perplexity"].as_f64().unwrap() - ours.exp()).abs() < 1e-9);
+            }
+        }
+    }
+}
+
+#[test]
+fn data_packed_for_another_tokenizer_is_refused() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    pack_reference(
+        "llama-tied",
+        &dir.path().join("base"),
+        &dir.path().join("data.safetensors"),
+    );
+    exits(&dir, 0, "--base base --data data.safetensors --quiet");
+    let path = dir.path().join("base/tokenizer.json");
+    fs::write(
+        &path,
+        fs::read_to_string(&path).unwrap().replace("<pad>", "<PAD>"),
+    )
+    .unwrap();
+    let output = run(&dir, "--base base --data data.safetensors");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("another tokenizer"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+const BASE: &str = "--base base --cases test.jsonl --train train.jsonl --select valid.jsonl --shots 1,2 \
+    --metric json-field:code --max-new-tokens 6";
+
+#[test]
+fn a_whole_evaluation_compares_adapter_bases_and_lookups_in_one_table() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    for quantize in ["nf4", "none"] {
+        exits(
+            &dir,
+            0,
+            &format!(
+                "{BASE} --systems majority,nearest,zero-shot,few-shot --quantize {quantize} --out-dir {quantize}"
+            ),
+        );
+    }
+    let adapter = data("models/llama-tied/adapter");
+    let words = format!(
+        "--base base --adapter {} --cases test.jsonl --metric json-field:code --max-new-tokens 6 \
+         --against nf4 none --out-dir adapter --must-beat base",
+        adapter.display()
+    );
+    let table = exits(&dir, 1, &words);
+    let report = report(&dir, "adapter");
+    let keys: Vec<&str> = report["systems"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|system| system["key"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "majority",
+            "nearest",
+            "base-nf4-zero-shot",
+            "base-nf4-few-shot",
+            "base-full-zero-shot",
+            "base-full-few-shot",
+            "adapter"
+        ]
+    );
+    assert_eq!(report["judged"], "adapter");
+    assert_eq!(
+        report["gates"].as_array().unwrap().len(),
+        4,
+        "one gate a base"
+    );
+    assert!(table.contains("A lookup does better"), "{table}");
+    assert_eq!(report["selections"].as_array().unwrap().len(), 2);
+    let shots: Vec<f64> = [2, 3]
+        .map(|i| report["systems"][i]["prompt_tokens"].as_f64().unwrap())
+        .to_vec();
+    assert!(
+        shots[1] > shots[0] + 10.0,
+        "examples make prompts longer: {shots:?}"
+    );
+    assert_eq!(
+        read(&dir, "adapter/predictions.jsonl").lines().count(),
+        7 * 16
+    );
+}
+
+#[test]
+fn drawn_answers_depend_on_the_seed_and_on_nothing_else() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    let words = "--base base --cases test.jsonl --max-new-tokens 5 --temperature 1.5 --top-p 0.95";
+    for (out, rest) in [
+        ("a", "--seed 1"),
+        ("b", "--seed 1 --batch-size 3"),
+        ("c", "--seed 2"),
+    ] {
+        exits(&dir, 0, &format!("{words} {rest} --out-dir {out}"));
+    }
+    assert_eq!(
+        read(&dir, "a/predictions.jsonl"),
+        read(&dir, "b/predictions.jsonl")
+    );
+    assert_ne!(
+        read(&dir, "a/predictions.jsonl"),
+        read(&dir, "c/predictions.jsonl")
+    );
+}
+
+#[test]
+fn an_adapter_with_another_tokenizer_or_template_is_refused() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    let adapter = dir.path().join("adapter");
+    fs::create_dir(&adapter).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(
+            data(&format!("models/llama-tied/adapter/{name}")),
+            adapter.join(name),
+        )
+        .unwrap();
+    }
+    let words = "--base base --adapter adapter --cases test.jsonl --max-new-tokens 2";
+    let table = exits(&dir, 0, words);
+    assert!(
+        table.contains("warning: the adapter was trained on fixtures/models/llama-tied"),
+        "{table}"
+    );
+    let template = fs::read_to_string(data("tiny-chat/chat_template.jinja")).unwrap();
+    for (name, text) in [
+        ("chat_template.jinja", template.replace("im_start", "turn")),
+        (
+            "tokenizer.json",
+            r#"{"model": {"vocab": {"a": 0}}, "added_tokens": []}"#.into(),
+        ),
+    ] {
+        fs::write(adapter.join(name), text).unwrap();
+        let output = run(&dir, words);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(
+            stderr(&output).contains("is not that of base"),
+            "{}",
+            stderr(&output)
+        );
+        fs::remove_file(adapter.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_is_told_before_anything_is_generated() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    let output = run(&dir, "--base base --cases test.jsonl --max-new-tokens 250");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("the base's 256 positions"),
+        "{}",
+        stderr(&output)
+    );
+}
