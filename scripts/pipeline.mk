@@ -15,14 +15,14 @@ BASE   ?= $(MODELS)/smollm2-135m-instruct
 
 # --- What is asked ---------------------------------------------------------------------------------------------
 DATA               ?= data/icd10-categories.csv
-SYSTEM             ?= Name the ICD-10 category of the clinical note. Answer with JSON: {"code", "description"}
+SYSTEM             ?= Answer with the ICD-10 category as JSON: {"code", "description"}
 USER_TEMPLATE      ?= {{ clinical_note }}
 ASSISTANT_TEMPLATE ?= {{ {"code": code, "description": description} | tojson }}
 VALIDATE           ?= --assistant-json
 METRIC             ?= json-field:code
 # Numbers of phrases in each category. The test set is drawn first: more training data never changes it.
 PER_LABEL          ?= 12
-SPLIT              ?= --stratify-by code --counts train=$(PER_LABEL),valid=1,test=3
+SPLIT              ?= --stratify code --counts train=$(PER_LABEL),valid=1,test=3
 
 # --- How it is trained -----------------------------------------------------------------------------------------
 MAX_SEQ_LENGTH ?= 512
@@ -71,13 +71,13 @@ $(WORK)/clean.jsonl: $(WORK)/raw.jsonl $(call flags,validate,$(VALIDATE))
 SPLITS = $(WORK)/train.jsonl $(WORK)/valid.jsonl $(WORK)/test.jsonl
 
 # A file that the new split does not change keeps its date: what depends on it alone does not run again.
-$(WORK)/split/.done: $(WORK)/clean.jsonl $(call flags,split,$(SPLIT) --seed $(SEED))
+$(WORK)/split/split.json: $(WORK)/clean.jsonl $(call flags,split,$(SPLIT) --seed $(SEED))
 	$(BIN)/jsonl-split $< $(SPLIT) --seed $(SEED) --out-dir $(WORK)/split
 	@for name in train valid test; do \
 	    cmp -s $(WORK)/split/$$name.jsonl $(WORK)/$$name.jsonl || cp $(WORK)/split/$$name.jsonl $(WORK)/$$name.jsonl; \
 	done
 	@touch $@
-$(SPLITS): $(WORK)/split/.done
+$(SPLITS): $(WORK)/split/split.json
 	@:
 
 data: $(SPLITS)

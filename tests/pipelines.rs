@@ -1,0 +1,285 @@
+//! Do the README's pipelines and the experiment run as written, whole, and only as far as they must?
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use workspace_tests::{Scene, bin, root, shell, succeed};
+
+#[test]
+fn every_pipeline_in_the_readme_runs_as_it_stands_there() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let blocks: Vec<&str> = readme
+        .split("\n```sh test\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("\n```").next())
+        .collect();
+    assert!(blocks.len() >= 3, "the README has three pipelines");
+    for block in blocks {
+        let scene = Scene::new();
+        let printed = succeed(scene.path(), block);
+        assert!(!printed.is_empty(), "{block}\nprinted nothing");
+    }
+}
+
+#[test]
+fn every_flag_that_the_pages_name_is_one_of_the_tools() {
+    let tools = [
+        "jsonl-import",
+        "jsonl-validate",
+        "jsonl-split",
+        "tokenize-pack",
+    ];
+    let tools = [&tools[..], &["model-import", "qlora-train", "adapter-eval"]].concat();
+    let mut known = Vec::new();
+    for tool in &tools {
+        known.push((*tool, succeed(root(), &format!("{tool} --help"))));
+    }
+    for page in ["README.md", "scripts/pipeline.mk"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        for flag in flags(&text) {
+            assert!(
+                known.iter().any(|(_, help)| has_flag(help, &flag)),
+                "{page}: no tool has {flag}"
+            );
+        }
+        // In a command, the flag has to be that tool's.
+        for command in commands(&text) {
+            let Some((tool, help)) = known.iter().find(|(tool, _)| command.starts_with(tool))
+            else {
+                continue;
+            };
+            for flag in flags(&command) {
+                assert!(has_flag(help, &flag), "{page}: {tool} has no {flag}");
+            }
+        }
+    }
+}
+
+/// Shell commands: code lines with their continuations, cut where a pipe begins another one.
+fn commands(text: &str) -> Vec<String> {
+    text.replace("\\\n", " ")
+        .replace("$(BIN)/", "")
+        .split(['|', '\n', ';', '`'])
+        .map(|command| command.trim().trim_start_matches("do ").to_owned())
+        .collect()
+}
+
+fn flags(text: &str) -> Vec<String> {
+    let is_flag_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    text.split(|c: char| !is_flag_char(c))
+        .filter(|word| word.starts_with("--") && word.trim_matches('-').len() > 1)
+        .map(|word| word.trim_end_matches('-').to_owned())
+        .collect()
+}
+
+fn has_flag(help: &str, flag: &str) -> bool {
+    flags(help).iter().any(|known| known == flag)
+}
+
+#[test]
+fn every_tool_has_help_with_examples_a_manual_and_completions() {
+    for tool in fs::read_dir(root().join("tools")).unwrap() {
+        let tool = tool.unwrap().file_name().into_string().unwrap();
+        let help = succeed(root(), &format!("{tool} --help"));
+        let examples = help.split("Examples:").nth(1).unwrap_or_default();
+        assert!(
+            examples.matches(&tool).count() >= 2,
+            "{tool} --help ends with two examples"
+        );
+        for what in ["man", "bash", "zsh", "fish"] {
+            let page = succeed(root(), &format!("{tool} --generate {what}"));
+            assert!(page.contains(&tool), "{tool} --generate {what}");
+        }
+        let wrong = shell(root(), &format!("{tool} --no-such-flag"));
+        assert_eq!(wrong.status.code(), Some(2), "{tool} --no-such-flag");
+        assert!(wrong.stdout.is_empty(), "{tool}: stdout is data");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_early_ends_the_pipeline_quietly() {
+    let scene = Scene::new();
+    let output = shell(
+        scene.path(),
+        "for i in $(seq 400); do tail -n +2 notes.csv; done | cat <(head -n 1 notes.csv) - |
+         jsonl-import - --user '{{ clinical_note }}' --assistant '{{ code }}' --quiet | head -n 1",
+    );
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        output.stdout.iter().filter(|byte| **byte == b'\n').count(),
+        1
+    );
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!said.contains("jsonl-import: "), "{said}");
+}
+
+#[test]
+fn a_broken_input_stops_the_pipeline_and_leaves_the_old_output_whole() {
+    let scene = Scene::new();
+    let import = "jsonl-import notes.csv --user '{{ clinical_note }}' --assistant '{{ code }}' -o chat.jsonl";
+    succeed(scene.path(), import);
+    let whole = scene.read("chat.jsonl");
+    fs::write(
+        scene.path().join("notes.csv"),
+        b"clinical_note,code\ngood,A00\n\xff\xfe,B00\n",
+    )
+    .unwrap();
+    let output = shell(scene.path(), import);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("notes.csv"),
+        "the message names the file: {said}"
+    );
+    assert_eq!(scene.read("chat.jsonl"), whole);
+}
+
+#[test]
+fn a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_bytes() {
+    let scene = Scene::new();
+    scene.pack();
+    let train = "--base base --train train.safetensors --eval valid.safetensors --epochs 30 --batch-size 4 \
+                 --gradient-accumulation-steps 1 --learning-rate 1e-3";
+    succeed(
+        scene.path(),
+        &format!("qlora-train {train} --out-dir whole"),
+    );
+
+    let metrics = scene.path().join("stopped/metrics.jsonl");
+    let mut child = Command::new(bin().join("qlora-train"))
+        .args(train.split_whitespace())
+        .args(["--out-dir", "stopped"])
+        .current_dir(scene.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 5 {
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "it begins to train"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    succeed(scene.path(), &format!("kill -TERM {}", child.id()));
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    assert!(
+        !scene.path().join("stopped/adapter").exists(),
+        "it was stopped before its end"
+    );
+
+    succeed(
+        scene.path(),
+        &format!("qlora-train {train} --out-dir stopped --resume require"),
+    );
+    succeed(
+        scene.path(),
+        "qlora-train --config whole/config.json --out-dir again",
+    );
+    for run in ["stopped", "again"] {
+        for file in [
+            "metrics.jsonl",
+            "adapter/adapter_model.safetensors",
+            "adapter/adapter_config.json",
+        ] {
+            let same = scene.read(&format!("whole/{file}")) == scene.read(&format!("{run}/{file}"));
+            assert!(same, "{run}/{file} differs from the uninterrupted run's");
+        }
+    }
+}
+
+#[test]
+fn the_experiment_runs_once_and_then_only_what_a_change_asks_for() {
+    let scene = Scene::new();
+    let make = |settings: &str| {
+        let script = format!(
+            "cd \"$ROOT\" && make --no-print-directory -f scripts/pipeline.mk report BIN='{}' WORK='{1}/work' \
+             MODELS='{1}' BASE='{1}/base' DATA='{1}/notes.csv' SYSTEM='Answer with {{\"code\"}}, don'\\''t talk.' \
+             MAX_SEQ_LENGTH=256 EPOCHS=1 SHOTS=1 MAX_NEW_TOKENS=4 EVAL_FLAGS=--quiet TRAIN_FLAGS=--quiet {settings}",
+            bin().display(),
+            scene.path().display(),
+        );
+        succeed(scene.path(), &script)
+    };
+    let split = "SPLIT='--stratify code --counts train=3,valid=1,test=1'";
+    let ran = |printed: &str, tool: &str| {
+        printed
+            .lines()
+            .filter(|line| line.contains(&format!("/{tool} ")))
+            .count()
+    };
+
+    let first = make(split);
+    let counts = [
+        "jsonl-import",
+        "jsonl-validate",
+        "jsonl-split",
+        "tokenize-pack",
+        "qlora-train",
+        "adapter-eval",
+    ]
+    .map(|tool| ran(&first, tool));
+    assert_eq!(counts, [1, 1, 1, 2, 1, 6], "{first}");
+    assert!(
+        first.contains("nearest neighbour") && first.contains("report.html"),
+        "{first}"
+    );
+
+    let second = make(split);
+    assert!(
+        !second.contains(&bin().display().to_string()),
+        "the second time nothing runs:\n{second}"
+    );
+    assert!(
+        second.contains("report.html"),
+        "and the report is told again"
+    );
+
+    let rate = make(&format!("{split} RATE=2e-3"));
+    assert_eq!(
+        (
+            ran(&rate, "tokenize-pack"),
+            ran(&rate, "qlora-train"),
+            ran(&rate, "adapter-eval")
+        ),
+        (0, 1, 1),
+        "{rate}"
+    );
+
+    let more = make("SPLIT='--stratify code --counts train=4,valid=1,test=1' RATE=2e-3");
+    assert_eq!(
+        (
+            ran(&more, "jsonl-validate"),
+            ran(&more, "jsonl-split"),
+            ran(&more, "qlora-train")
+        ),
+        (0, 1, 1),
+        "{more}"
+    );
+    assert!(
+        !more.contains("--systems zero-shot"),
+        "the test set is the same, and so are those answers:\n{more}"
+    );
+    assert!(
+        more.contains("--systems few-shot"),
+        "the prompt has other examples:\n{more}"
+    );
+}
+
+#[test]
+fn a_step_that_fails_leaves_no_target() {
+    let scene = Scene::new();
+    let script = format!(
+        "cd \"$ROOT\" && make -f scripts/pipeline.mk data BIN='{}' WORK='{1}/work' DATA='{1}/notes.csv' \
+         USER_TEMPLATE='{{{{ no_such_column }}}}'",
+        bin().display(),
+        scene.path().display(),
+    );
+    let output = shell(scene.path(), &script);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("no_such_column"), "{said}");
+    assert!(!Path::new(&scene.path().join("work/raw.jsonl")).exists());
+}
