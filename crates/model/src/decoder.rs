@@ -1,0 +1,258 @@
+//! The Llama-family decoder, as the paper draws it and with the checkpoint's names.
+//!
+//! Everything is token-major and ragged: `[tokens, features]`, sequences end to end, no padding.
+
+use burn::tensor::{Device, Tensor};
+use checkpoint::ModelConfig;
+use ops::{AttentionOptions, Weight};
+
+use crate::{
+    Error,
+    lora::{LayerLora, LoraPair},
+    rotary::Rotary,
+    training::Dropout,
+};
+
+/// The seven linear maps of a decoder layer, each of which can carry a LoRA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Projection {
+    Query,
+    Key,
+    Value,
+    Output,
+    Gate,
+    Up,
+    Down,
+}
+
+impl Projection {
+    pub const ALL: [Self; 7] = [
+        Self::Query,
+        Self::Key,
+        Self::Value,
+        Self::Output,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+    ];
+
+    /// Where it stands in a layer of the checkpoint.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Query => "self_attn.q_proj",
+            Self::Key => "self_attn.k_proj",
+            Self::Value => "self_attn.v_proj",
+            Self::Output => "self_attn.o_proj",
+            Self::Gate => "mlp.gate_proj",
+            Self::Up => "mlp.up_proj",
+            Self::Down => "mlp.down_proj",
+        }
+    }
+
+    /// The name PEFT's `target_modules` knows it by.
+    pub fn name(self) -> &'static str {
+        let path = self.path();
+        &path[path.find('.').expect("every path has a parent") + 1..]
+    }
+
+    /// The projection that `target_modules` calls `name`.
+    pub fn by_name(name: &str) -> Result<Self, Error> {
+        let found = Self::ALL.into_iter().find(|p| p.name() == name);
+        found.ok_or_else(|| Error::UnknownTarget(name.to_owned()))
+    }
+
+    /// The names of all seven, for messages.
+    pub fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
+
+    /// `[out_features, in_features]`.
+    pub fn shape(self, config: &ModelConfig) -> [usize; 2] {
+        let hidden = config.hidden_size;
+        let q = config.num_attention_heads * config.head_dim;
+        let kv = config.num_key_value_heads * config.head_dim;
+        match self {
+            Self::Query => [q, hidden],
+            Self::Key | Self::Value => [kv, hidden],
+            Self::Output => [hidden, q],
+            Self::Gate | Self::Up => [config.intermediate_size, hidden],
+            Self::Down => [hidden, config.intermediate_size],
+        }
+    }
+
+    /// Full name of the module in the checkpoint.
+    pub fn module(self, layer: usize) -> String {
+        format!("model.layers.{layer}.{}", self.path())
+    }
+}
+
+/// A frozen linear map; its LoRA lives in the adapter.
+pub(crate) struct Linear {
+    pub weight: Weight,
+    pub bias: Option<Tensor<1>>,
+}
+
+pub(crate) struct Layer {
+    pub input_layernorm: Tensor<1>,
+    pub projections: [Linear; 7],
+    /// Qwen3 normalises each head's query and key, `[head_dim]`.
+    pub q_norm: Option<Tensor<1>>,
+    pub k_norm: Option<Tensor<1>>,
+    pub post_attention_layernorm: Tensor<1>,
+}
+
+/// A frozen base on a device.
+pub struct Decoder {
+    pub(crate) config: ModelConfig,
+    pub(crate) device: Device,
+    pub(crate) embed_tokens: Weight,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) norm: Tensor<1>,
+    /// The embedding itself when the two are tied.
+    pub(crate) lm_head: Weight,
+    pub(crate) rotary: Rotary,
+}
+
+/// What every layer of one forward pass shares.
+pub(crate) struct Pass {
+    /// Rotary tables of this pass's tokens, each `[tokens, head_dim / 2]`.
+    pub cos: Tensor<2>,
+    pub sin: Tensor<2>,
+    /// Row of the tables that each token reads.
+    pub table_rows: Vec<u32>,
+    pub dropout: Option<Dropout>,
+}
+
+impl Decoder {
+    /// What config.json says of this model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The number of values in the base, embeddings and norms included; a tied head counts once.
+    pub fn parameters(&self) -> usize {
+        let numel = |w: &Weight| w.shape()[0] * w.shape()[1];
+        let layers: usize = self
+            .layers
+            .iter()
+            .map(|layer| {
+                let linear: usize = layer
+                    .projections
+                    .iter()
+                    .map(|p| numel(&p.weight) + p.bias.as_ref().map_or(0, |b| b.dims()[0]))
+                    .sum();
+                let norms = [
+                    Some(&layer.input_layernorm),
+                    Some(&layer.post_attention_layernorm),
+                    layer.q_norm.as_ref(),
+                    layer.k_norm.as_ref(),
+                ];
+                let norms: usize = norms.into_iter().flatten().map(|n| n.dims()[0]).sum();
+                linear + norms
+            })
+            .sum();
+        let head = if self.config.tie_word_embeddings {
+            0
+        } else {
+            numel(&self.lm_head)
+        };
+        numel(&self.embed_tokens) + layers + self.norm.dims()[0] + head
+    }
+
+    /// Bytes that the base's weights take in memory.
+    pub fn bytes(&self) -> usize {
+        let layers: usize = self
+            .layers
+            .iter()
+            .flat_map(|layer| &layer.projections)
+            .map(|p| p.weight.bytes())
+            .sum();
+        let head = if self.config.tie_word_embeddings {
+            0
+        } else {
+            self.lm_head.bytes()
+        };
+        self.embed_tokens.bytes() + layers + head
+    }
+
+    pub(crate) fn pass(&self, position_ids: &[u32], dropout: Option<Dropout>) -> Pass {
+        let (cos, sin) = self.rotary.tables(position_ids, &self.device);
+        Pass {
+            cos,
+            sin,
+            table_rows: (0..position_ids.len() as u32).collect(),
+            dropout,
+        }
+    }
+
+    pub(crate) fn attention_options(&self) -> AttentionOptions {
+        AttentionOptions {
+            heads: self.config.num_attention_heads,
+            kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+            scale: (self.config.head_dim as f32).powf(-0.5),
+            window: self.config.sliding_window,
+            softcap: None,
+        }
+    }
+
+    /// One decoder layer: x + Attention(Norm(x)), then + MLP(Norm(·)). `[tokens, hidden]` to the
+    /// same. `attend` maps rotated queries and keys, and values, to what the heads saw.
+    pub(crate) fn layer(
+        &self,
+        index: usize,
+        x: Tensor<2>,
+        lora: Option<&LayerLora>,
+        pass: &Pass,
+        attend: impl FnOnce(Tensor<2>, Tensor<2>, Tensor<2>) -> Tensor<2>,
+    ) -> Tensor<2> {
+        use Projection::*;
+        let layer = &self.layers[index];
+        let eps = self.config.rms_norm_eps as f32;
+        let (heads, kv_heads) = (
+            self.config.num_attention_heads,
+            self.config.num_key_value_heads,
+        );
+        let linear = |projection: Projection, x: Tensor<2>| {
+            let linear = &layer.projections[projection as usize];
+            let pair = lora.and_then(|lora| lora[projection as usize].as_ref());
+            let lora = pair.map(|pair| pair.borrow(index, projection, pass.dropout));
+            ops::linear(x, &linear.weight, linear.bias.as_ref(), lora)
+        };
+        let rotate = |x, heads| ops::rotary(x, &pass.cos, &pass.sin, &pass.table_rows, heads);
+
+        let h = ops::rms_norm(x.clone(), &layer.input_layernorm, eps);
+        let q = per_head_norm(linear(Query, h.clone()), layer.q_norm.as_ref(), heads, eps); // [tokens, heads * head_dim]
+        let k = per_head_norm(linear(Key, h.clone()), layer.k_norm.as_ref(), kv_heads, eps); // [tokens, kv_heads * head_dim]
+        let v = linear(Value, h);
+        let seen = attend(rotate(q, heads), rotate(k, kv_heads), v);
+        let x = x + linear(Output, seen);
+
+        let h = ops::rms_norm(x.clone(), &layer.post_attention_layernorm, eps);
+        let gated = ops::swiglu(linear(Gate, h.clone()), linear(Up, h)); // [tokens, intermediate]
+        x + linear(Down, gated)
+    }
+}
+
+fn per_head_norm(x: Tensor<2>, weight: Option<&Tensor<1>>, heads: usize, eps: f32) -> Tensor<2> {
+    let Some(weight) = weight else { return x };
+    let [tokens, width] = x.dims();
+    let x = x.reshape([tokens * heads, width / heads]);
+    ops::rms_norm(x, weight, eps).reshape([tokens, width])
+}
+
+impl LoraPair {
+    fn borrow(
+        &self,
+        layer: usize,
+        projection: Projection,
+        dropout: Option<Dropout>,
+    ) -> ops::Lora<'_> {
+        ops::Lora {
+            a: &self.a,
+            b: &self.b,
+            scaling: self.scaling,
+            dropout: dropout.map(|d| d.at(layer, projection)),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What can go wrong between a base folder and a number, worded for the person at the terminal.
+
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    #[error("{module} is [{got_out}, {got_in}], config.json asks for [{out}, {input}]")]
+    WeightShape {
+        module: String,
+        out: usize,
+        input: usize,
+        got_out: usize,
+        got_in: usize,
+    },
+    #[error("{tensor} has {got} values, config.json asks for {expected}")]
+    TensorSize {
+        tensor: String,
+        expected: usize,
+        got: usize,
+    },
+    #[error("{dir} is stored in 4-bit, its full-precision weights are gone")]
+    AlreadyQuantized { dir: PathBuf },
+    #[error("the adapter has no tensor {0}")]
+    AdapterTensorMissing(String),
+    #[error("the adapter's {key} is [{got_rows}, {got_cols}], this base needs [{rows}, {cols}]")]
+    AdapterShape {
+        key: String,
+        rows: usize,
+        cols: usize,
+        got_rows: usize,
+        got_cols: usize,
+    },
+    #[error("the adapter's tensor {0} belongs to no projection of this base")]
+    AdapterTensorUnknown(String),
+    #[error("the adapter uses {0}, which is not supported")]
+    AdapterFeature(&'static str),
+    #[error("target module {0:?} is not one of {known}", known = crate::decoder::Projection::names())]
+    UnknownTarget(String),
+    #[error("token id {id} is outside the model's vocabulary of {vocab_size}")]
+    TokenId { id: u32, vocab_size: usize },
+    #[error("a prompt is empty: there is nothing to continue")]
+    EmptyPrompt,
+    #[error("the batch has no supervised token")]
+    NothingSupervised,
+    #[error("the loss is {0}: not a finite number")]
+    NonFiniteLoss(f64),
+    #[error("no such device: {0}")]
+    Device(String),
+}

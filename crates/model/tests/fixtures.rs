@@ -1,0 +1,271 @@
+//! The decoder against the Python reference stack: transformers, PEFT and bitsandbytes, in f32.
+//!
+//! Tiny random models of every family, with and without an adapter, in full precision and in NF4
+//! with double quantisation: losses, logits, every LoRA gradient.
+
+use std::path::PathBuf;
+
+use checkpoint::{Base, Dtype, adapter, adapter::Adapter};
+use model::{Batch, Gradients, LoadOptions, Model, Quantize, Recompute};
+use safetensors::SafeTensors;
+
+/// Every comparison is f32 against f32; two layers of a few hundred terms a sum.
+const TOLERANCE: f64 = 1e-4;
+
+fn data(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/data")
+        .join(path)
+}
+
+struct Fixture {
+    family: &'static str,
+    bytes: Vec<u8>,
+    losses: serde_json::Value,
+}
+
+impl Fixture {
+    fn open(family: &'static str) -> Self {
+        let read = |name: &str| {
+            std::fs::read(data(&format!("models/{family}/{name}")))
+                .expect("the fixture is in the project")
+        };
+        Self {
+            family,
+            bytes: read("expected.safetensors"),
+            losses: serde_json::from_slice(&read("expected.json")).expect("it is JSON"),
+        }
+    }
+
+    fn integers(&self, key: &str) -> (Vec<usize>, Vec<i64>) {
+        let file = SafeTensors::deserialize(&self.bytes).expect("it is safetensors");
+        let view = file.tensor(key).expect("the key is there");
+        let values = view.data().chunks_exact(8);
+        let values = values.map(|b| i64::from_le_bytes(b.try_into().expect("8 bytes")));
+        (view.shape().to_vec(), values.collect())
+    }
+
+    fn floats(&self, key: &str) -> (Vec<usize>, Vec<f32>) {
+        let file = SafeTensors::deserialize(&self.bytes).expect("it is safetensors");
+        let view = file
+            .tensor(key)
+            .unwrap_or_else(|_| panic!("{key} is there"));
+        let values = view.data().chunks_exact(4);
+        let values = values.map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes")));
+        (view.shape().to_vec(), values.collect())
+    }
+
+    fn gradients(&self, tag: &str) -> Vec<String> {
+        let file = SafeTensors::deserialize(&self.bytes).expect("it is safetensors");
+        let prefix = format!("{tag}.grad.");
+        file.names()
+            .iter()
+            .filter_map(|name| name.strip_prefix(&prefix).map(str::to_owned))
+            .collect()
+    }
+
+    /// The rows of the fixture, each without its padding.
+    fn rows(&self) -> Vec<Batch> {
+        let (shape, ids) = self.integers("input_ids");
+        let (_, attended) = self.integers("attention_mask");
+        let (_, labels) = self.integers("labels");
+        let width = shape[1];
+        (0..shape[0])
+            .map(|row| {
+                let kept = (row * width..(row + 1) * width).filter(|&i| attended[i] != 0);
+                let kept: Vec<usize> = kept.collect();
+                Batch {
+                    input_ids: kept.iter().map(|&i| ids[i] as u32).collect(),
+                    offsets: vec![0, kept.len()],
+                    loss_mask: kept.iter().map(|&i| u8::from(labels[i] != -100)).collect(),
+                }
+            })
+            .collect()
+    }
+
+    /// All rows end to end.
+    fn batch(&self) -> Batch {
+        self.rows().into_iter().fold(
+            Batch {
+                offsets: vec![0],
+                ..Batch::default()
+            },
+            |mut all, row| {
+                all.input_ids.extend(row.input_ids);
+                all.loss_mask.extend(row.loss_mask);
+                all.offsets.push(all.input_ids.len());
+                all
+            },
+        )
+    }
+
+    fn model(&self, quantize: Quantize) -> Model {
+        let options = LoadOptions {
+            quantize,
+            dtype: Some(Dtype::F32),
+            ..LoadOptions::default()
+        };
+        load(self.family, &options)
+    }
+
+    fn adapter(&self) -> Adapter {
+        adapter::read(&data(&format!("models/{}/adapter", self.family)))
+            .expect("PEFT's adapter reads")
+    }
+}
+
+fn load(name: &str, options: &LoadOptions) -> Model {
+    let base = Base::open(&data(&format!("models/{name}"))).expect("the base opens");
+    Model::load(&base, options, &mut |_, _| {}).expect("the base loads")
+}
+
+fn relative(got: f64, expected: f64) -> f64 {
+    (got - expected).abs() / expected.abs()
+}
+
+/// ‖got − expected‖ / ‖expected‖.
+fn relative_norm(got: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = square(&mut got.iter().zip(expected).map(|(a, b)| f64::from(a - b)));
+    difference / square(&mut expected.iter().map(|&v| f64::from(v)))
+}
+
+fn check_family(family: &'static str) {
+    let fixture = Fixture::open(family);
+    for (tag, quantize) in [
+        ("f32", Quantize::None),
+        ("nf4dq", Quantize::Nf4 { double_quant: true }),
+    ] {
+        let mut model = fixture.model(quantize);
+        model
+            .load_adapter(&fixture.adapter())
+            .expect("the adapter fits");
+        let batch = fixture.batch();
+        for (name, enabled) in [("base", false), ("lora", true)] {
+            model.set_adapter_enabled(enabled);
+            let loss = model.loss(&batch).expect("a loss").mean();
+            let expected = fixture.losses[format!("{tag}.{name}_loss")]
+                .as_f64()
+                .expect("a loss");
+            assert!(
+                relative(loss, expected) <= TOLERANCE,
+                "{family} {tag} {name}: loss {loss}, not {expected}"
+            );
+            check_logits(&fixture, &model, &format!("{tag}.{name}_logits"));
+        }
+        check_gradients(&fixture, &model, tag, &batch);
+    }
+}
+
+fn check_logits(fixture: &Fixture, model: &Model, key: &str) {
+    let (shape, expected) = fixture.floats(key);
+    let (vocab, width) = (shape[2], shape[1] * shape[2]);
+    let (full, _) = fixture.integers("input_ids");
+    let stride = full[1].div_ceil(shape[1]);
+    for (row, batch) in fixture.rows().iter().enumerate() {
+        let logits = model.logits(batch).expect("logits");
+        let (mut got, mut wanted) = (Vec::new(), Vec::new());
+        for position in (0..batch.len()).step_by(stride) {
+            got.extend_from_slice(&logits[position * vocab..][..vocab]);
+            wanted.extend_from_slice(&expected[row * width + position / stride * vocab..][..vocab]);
+        }
+        let error = relative_norm(&got, &wanted);
+        assert!(
+            error <= TOLERANCE,
+            "{} {key} row {row}: off by {error:e}",
+            fixture.family
+        );
+    }
+}
+
+fn check_gradients(fixture: &Fixture, model: &Model, tag: &str, batch: &Batch) {
+    let names = fixture.gradients(tag);
+    assert!(names.len() >= 14, "{} has gradients", fixture.family);
+    for recompute in [
+        Recompute::Nothing,
+        Recompute::Everything,
+        Recompute::Layers(1),
+    ] {
+        let adapter = model.adapter().expect("it was loaded");
+        let mut gradients = Gradients::new(adapter);
+        let scale = 1.0 / batch.targets() as f64;
+        model
+            .accumulate_gradients(batch, scale, None, recompute, &mut gradients)
+            .expect("gradients");
+        let got = gradients.to_host(adapter);
+        assert_eq!(got.len(), names.len());
+        for (key, got) in got {
+            let name = key
+                .strip_prefix("base_model.model.")
+                .expect("PEFT's prefix");
+            let (_, expected) = fixture.floats(&format!("{tag}.grad.{name}"));
+            let error = relative_norm(&got, &expected);
+            assert!(
+                error <= TOLERANCE,
+                "{} {tag} {recompute:?} {name}: off by {error:e}",
+                fixture.family
+            );
+        }
+    }
+}
+
+#[test]
+fn a_llama_with_tied_embeddings_is_the_reference_model() {
+    check_family("llama-tied");
+}
+
+#[test]
+fn a_llama_with_its_own_head_is_the_reference_model() {
+    check_family("llama-untied");
+}
+
+#[test]
+fn llama_3s_rope_scaling_is_the_references() {
+    check_family("llama3-rope");
+}
+
+#[test]
+fn mistrals_sliding_window_is_the_references() {
+    check_family("mistral-swa");
+}
+
+#[test]
+fn qwen2s_biases_are_the_references() {
+    check_family("qwen2");
+}
+
+#[test]
+fn qwen3s_head_norms_are_the_references() {
+    check_family("qwen3");
+}
+
+#[test]
+fn bitsandbytes_own_checkpoint_is_the_same_model_as_ours_quantised_on_load() {
+    for name in ["llama-tied", "qwen2"] {
+        let fixture = Fixture::open(name);
+        let prequantised = load(&format!("{name}-prequant"), &LoadOptions::default());
+        let loss = prequantised.loss(&fixture.batch()).expect("a loss").mean();
+        let ours = fixture.model(Quantize::Nf4 { double_quant: true });
+        let ours = ours.loss(&fixture.batch()).expect("a loss").mean();
+        // qwen2's checkpoint rounds dequantised values to bf16: 8 bits of mantissa
+        let tolerance = if name == "qwen2" { 2e-3 } else { 1e-6 };
+        assert!(
+            relative(loss, ours) <= tolerance,
+            "{name}: {loss} and {ours}"
+        );
+    }
+}
+
+#[test]
+fn full_precision_is_refused_for_a_base_that_has_none_left() {
+    let base = Base::open(&data("models/llama-tied-prequant")).expect("the base opens");
+    let options = LoadOptions {
+        quantize: Quantize::None,
+        ..LoadOptions::default()
+    };
+    let error = Model::load(&base, &options, &mut |_, _| {})
+        .err()
+        .expect("it is refused");
+    assert!(error.to_string().contains("stored in 4-bit"), "{error}");
+}

@@ -1,0 +1,348 @@
+//! Everything that qlora-train can be told.
+
+use std::{path::PathBuf, str::FromStr};
+
+use clap::{Args as ClapArgs, Parser, ValueEnum};
+use serde::Serialize;
+
+/// Fine-tune a language model with QLoRA: a LoRA adapter over a frozen 4-bit base.
+///
+/// Reads packed shards that tokenize-pack made with the same base, and writes RUN/adapter (PEFT),
+/// RUN/metrics.jsonl, RUN/checkpoints and RUN/config.json, which --config takes to do it again. The
+/// base is never changed. A run that was stopped goes on where it was, to the same bytes.
+#[derive(Debug, Parser, Serialize)]
+#[command(name = "qlora-train", version, after_help = EXAMPLES)]
+#[serde(rename_all = "kebab-case")]
+pub struct Args {
+    /// Base model: a folder made by model-import, or any Hugging Face folder of a known architecture
+    #[arg(long, value_name = "DIR")]
+    pub base: PathBuf,
+
+    /// Packed shards to train on
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub train: Vec<PathBuf>,
+
+    /// Packed shards to evaluate on, before the first step and after each epoch
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub eval: Vec<PathBuf>,
+
+    /// Folder of the run
+    #[arg(long, value_name = "RUN")]
+    pub out_dir: PathBuf,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub schedule: ScheduleArgs,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub lora: LoraArgs,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub engine: EngineArgs,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub run: RunArgs,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub common: cli::CommonArgs,
+}
+
+/// How long, how fast, how much at once.
+#[derive(Clone, Debug, ClapArgs, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Schedule")]
+pub struct ScheduleArgs {
+    /// Passes over the training rows
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub epochs: u32,
+
+    /// Stop after this many optimizer steps; the schedule then spans these
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+
+    /// Packed rows in a micro-batch
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive)]
+    pub batch_size: usize,
+
+    /// Micro-batches in an optimizer step
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive)]
+    pub gradient_accumulation_steps: usize,
+
+    /// Peak learning rate. 2e-4 suits 7B models (QLoRA, arXiv 2305.14314); small ones want more
+    #[arg(long, value_name = "LR", default_value_t = 2e-4, value_parser = non_negative)]
+    pub learning_rate: f64,
+
+    /// Shape of the learning rate after warm-up
+    #[arg(long, value_enum, default_value_t = Scheduler::Cosine)]
+    pub lr_scheduler: Scheduler,
+
+    /// Share of all steps in which the rate rises from 0, rounded up to whole steps
+    #[arg(long, value_name = "R", default_value_t = 0.03, value_parser = fraction)]
+    pub warmup_ratio: f64,
+
+    /// Decoupled weight decay of AdamW
+    #[arg(long, value_name = "W", default_value_t = 0.01, value_parser = non_negative)]
+    pub weight_decay: f64,
+
+    /// Clip gradients to this global norm; 0 clips nothing
+    #[arg(long, value_name = "NORM", default_value_t = 1.0, value_parser = non_negative)]
+    pub max_grad_norm: f64,
+
+    /// Train on the rows in the order they have in the shards
+    #[arg(long)]
+    pub no_shuffle: bool,
+
+    /// Seed of the adapter's start, the shuffling and the dropout
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+
+    /// Stop when the evaluation loss has not improved for this many epochs; 0 never stops early
+    #[arg(long, value_name = "EPOCHS", default_value_t = 0)]
+    pub early_stopping_patience: u32,
+}
+
+/// The adapter.
+#[derive(Clone, Debug, ClapArgs, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "LoRA")]
+pub struct LoraArgs {
+    /// Inner dimension of the update
+    #[arg(long, value_name = "R", default_value_t = 16, value_parser = positive)]
+    pub rank: usize,
+
+    /// The update is scaled by alpha / rank
+    #[arg(long, value_name = "A", default_value_t = 32.0, value_parser = non_negative)]
+    pub alpha: f64,
+
+    /// Probability that an input value of A is zeroed in training
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = below_one)]
+    pub dropout: f64,
+
+    /// Projections that carry a LoRA
+    #[arg(
+        long,
+        value_name = "NAME",
+        num_args = 1..,
+        value_delimiter = ',',
+        default_values_t = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"].map(String::from)
+    )]
+    pub target_modules: Vec<String>,
+
+    /// Start from this PEFT adapter; its rank, alpha and targets then hold, dropout is --dropout's
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_adapter: Option<PathBuf>,
+}
+
+/// How it is computed.
+#[derive(Clone, Debug, ClapArgs, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Engine")]
+pub struct EngineArgs {
+    /// Precision of the frozen base: 4-bit NormalFloat, or full
+    #[arg(long, value_enum, default_value_t = Quantization::Nf4)]
+    pub quantize: Quantization,
+
+    /// Keep the 4-bit block scales in f32 instead of quantising them too
+    #[arg(long)]
+    pub no_double_quant: bool,
+
+    /// Type that the base's weights are taken as: 4-bit values are rounded to it after dequantising,
+    /// as transformers does with dtype=. auto is the type the base stores
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    pub dtype: Dtype,
+
+    /// Compute activations again in the backward pass instead of keeping them; auto recomputes as
+    /// many layers as do not fit --max-memory
+    #[arg(long, value_enum, default_value_t = Checkpointing::Auto)]
+    pub activation_checkpointing: Checkpointing,
+
+    /// Memory that auto plans for, e.g. 6GiB [default: what the machine has available]
+    #[arg(long, value_name = "SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<ByteSize>,
+
+    /// Where to compute: auto or cpu
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    #[serde(serialize_with = "as_text")]
+    pub device: model::DeviceChoice,
+
+    /// Worker threads [default: one a core]. Results do not depend on it
+    #[arg(long, value_name = "N", value_parser = positive)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+}
+
+/// Logging, checkpoints, taking up again.
+#[derive(Clone, Debug, ClapArgs, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Run")]
+pub struct RunArgs {
+    /// A row in metrics.jsonl every N optimizer steps
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub logging_steps: u64,
+
+    /// Also save a checkpoint every N optimizer steps, beside those at each epoch's end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save_steps: Option<u64>,
+
+    /// Checkpoints to keep, besides the best one
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = positive)]
+    pub save_total_limit: usize,
+
+    /// Go on from RUN's newest checkpoint: if there is one, never, or only then
+    #[arg(long, value_enum, default_value_t = Resume::Auto)]
+    #[serde(skip)]
+    pub resume: Resume,
+
+    /// Replace a run in RUN that was made with other settings or inputs
+    #[arg(long)]
+    #[serde(skip)]
+    pub overwrite: bool,
+
+    /// Say what would be done, in steps, time and memory, and stop
+    #[arg(long)]
+    #[serde(skip)]
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheduler {
+    Cosine,
+    Linear,
+    Constant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    Nf4,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Checkpointing {
+    Auto,
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resume {
+    Auto,
+    Never,
+    Require,
+}
+
+impl EngineArgs {
+    pub fn load_options(&self) -> model::LoadOptions {
+        model::LoadOptions {
+            quantize: match self.quantize {
+                Quantization::Nf4 => model::Quantize::Nf4 {
+                    double_quant: !self.no_double_quant,
+                },
+                Quantization::None => model::Quantize::None,
+            },
+            dtype: match self.dtype {
+                Dtype::Auto => None,
+                Dtype::F32 => Some(checkpoint::Dtype::F32),
+                Dtype::Bf16 => Some(checkpoint::Dtype::BF16),
+                Dtype::F16 => Some(checkpoint::Dtype::F16),
+            },
+            device: self.device,
+        }
+    }
+}
+
+/// A number of bytes, written like `6GiB`, `512MiB` or `8000000000`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let split = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let scale = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1.0,
+            "k" | "kib" => 1024.0,
+            "m" | "mib" => 1048576.0,
+            "g" | "gib" => 1073741824.0,
+            "kb" => 1e3,
+            "mb" => 1e6,
+            "gb" => 1e9,
+            other => return Err(format!("{other:?} is no unit; write 6GiB, 512MiB or 6GB")),
+        };
+        let number: f64 = number
+            .parse()
+            .map_err(|_| "write 6GiB, 512MiB or 6GB".to_string())?;
+        Ok(Self((number * scale) as u64))
+    }
+}
+
+impl Serialize for ByteSize {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.to_string())
+    }
+}
+
+fn as_text<T: std::fmt::Display, S: serde::Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(value)
+}
+
+fn device(text: &str) -> Result<model::DeviceChoice, String> {
+    text.parse()
+        .map_err(|error: model::Error| error.to_string())
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number, 1 or more".into()),
+        Ok(n) => Ok(n),
+    }
+}
+
+fn number(text: &str, allowed: impl Fn(f64) -> bool, what: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if allowed(x) => Ok(x),
+        _ => Err(format!("must be {what}")),
+    }
+}
+
+fn non_negative(text: &str) -> Result<f64, String> {
+    number(text, |x| x >= 0.0 && x.is_finite(), "a number, 0 or more")
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    number(text, |x| (0.0..=1.0).contains(&x), "between 0 and 1")
+}
+
+fn below_one(text: &str) -> Result<f64, String> {
+    number(text, |x| (0.0..1.0).contains(&x), "from 0 to below 1")
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  qlora-train --base base/ --train train.safetensors --eval valid.safetensors --out-dir run/
+  qlora-train --config run/config.json --out-dir again/    # the same run once more";

@@ -1,0 +1,213 @@
+//! Which rows make which batch: the shards as one list, its order in each epoch, its micro-batches.
+
+use std::{ops::Range, path::PathBuf};
+
+use anyhow::{Context, bail};
+use cli::Hint;
+use model::Batch;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tokens::{Fingerprint, Shard};
+
+/// The rows of several shards, one after the other.
+pub struct Rows {
+    shards: Vec<Shard>,
+    /// (shard, row within it)
+    places: Vec<(usize, usize)>,
+}
+
+impl Rows {
+    /// Opens shards, all of which must be packed for this base.
+    pub fn open(
+        paths: &[PathBuf],
+        fingerprint: &Fingerprint,
+        vocab_size: usize,
+    ) -> anyhow::Result<Self> {
+        let mut shards = Vec::with_capacity(paths.len());
+        for path in paths {
+            let shard =
+                Shard::open(path).hint("pack the data with tokenize-pack --base BASE first")?;
+            shard
+                .check_base(fingerprint, vocab_size)
+                .hint("pack the data again with tokenize-pack and the --base that is trained")?;
+            shards.push(shard);
+        }
+        let places = shards
+            .iter()
+            .enumerate()
+            .flat_map(|(shard, s)| (0..s.rows()).map(move |row| (shard, row)))
+            .collect();
+        let rows = Self { shards, places };
+        for row in 0..rows.len() {
+            if rows.targets(row) == 0 && rows.len() == 1 {
+                bail!("{}: nothing is supervised", paths[0].display());
+            }
+        }
+        Ok(rows)
+    }
+
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Targets in a row.
+    pub fn targets(&self, row: usize) -> usize {
+        let (shard, row) = self.places[row];
+        self.shards[shard].row_targets(row)
+    }
+
+    /// Tokens in a row.
+    pub fn tokens(&self, row: usize) -> usize {
+        let (shard, row) = self.places[row];
+        self.shards[shard].row_length(row)
+    }
+
+    /// Tokens of the longest micro-batch there can be.
+    pub fn largest_batch(&self, batch_size: usize) -> usize {
+        let mut lengths: Vec<usize> = (0..self.len()).map(|row| self.tokens(row)).collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        lengths.iter().take(batch_size).sum()
+    }
+
+    /// These rows end to end, without padding.
+    pub fn batch(&self, rows: &[usize]) -> Batch {
+        let mut batch = Batch {
+            offsets: vec![0],
+            ..Batch::default()
+        };
+        for &row in rows {
+            let (shard, row) = self.places[row];
+            let row = self.shards[shard].row(row);
+            let start = batch.len();
+            batch
+                .offsets
+                .extend(row.offsets[1..].iter().map(|end| start + end));
+            batch.loss_mask.extend_from_slice(row.loss_mask);
+            batch.input_ids.extend(row.input_ids);
+        }
+        batch
+    }
+}
+
+/// The order of an epoch's rows: a permutation keyed by seed and epoch, or the shards' own order.
+pub fn epoch_order(rows: usize, epoch: u64, shuffle_seed: Option<u64>) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..rows).collect();
+    let Some(seed) = shuffle_seed else {
+        return order;
+    };
+    let mut key = *b"qlora-train/epoch order\0\0\0\0\0\0\0\0\0";
+    key[24..].copy_from_slice(&seed.to_le_bytes());
+    let mut rng = ChaCha8Rng::from_seed(key);
+    rng.set_stream(epoch);
+    // Fisher–Yates; the modulo's bias is below 2⁻³² for any list that fits in memory.
+    for i in (1..rows).rev() {
+        order.swap(i, (rng.next_u64() % (i as u64 + 1)) as usize);
+    }
+    order
+}
+
+/// How epochs divide into optimizer steps and these into micro-batches.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub rows: usize,
+    pub batch_size: usize,
+    pub accumulation: usize,
+    pub total_steps: u64,
+}
+
+impl Plan {
+    /// The plan of whole epochs, or of `max_steps` steps over as many epochs as that takes.
+    pub fn new(
+        rows: usize,
+        batch_size: usize,
+        accumulation: usize,
+        epochs: u32,
+        max_steps: Option<u64>,
+    ) -> Self {
+        let plan = Self {
+            rows,
+            batch_size,
+            accumulation,
+            total_steps: 0,
+        };
+        let whole = plan.steps_per_epoch() * u64::from(epochs);
+        Self {
+            total_steps: max_steps.unwrap_or(whole),
+            ..plan
+        }
+    }
+
+    /// The last step of an epoch takes what is left.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.rows
+            .div_ceil(self.batch_size)
+            .div_ceil(self.accumulation) as u64
+    }
+
+    /// The epoch that a step (from 0) falls in.
+    pub fn epoch_of(&self, step: u64) -> u64 {
+        step / self.steps_per_epoch()
+    }
+
+    /// Places within the epoch's order that a step reads.
+    pub fn rows_of(&self, step: u64) -> Range<usize> {
+        let step_rows = self.batch_size * self.accumulation;
+        let start = (step % self.steps_per_epoch()) as usize * step_rows;
+        start..(start + step_rows).min(self.rows)
+    }
+
+    /// Whether an epoch, or the run, ends with `steps_done`.
+    pub fn ends_epoch(&self, steps_done: u64) -> bool {
+        steps_done == self.total_steps || steps_done.is_multiple_of(self.steps_per_epoch())
+    }
+}
+
+/// Free space for `--dry-run` and the planner: what the kernel says is available, bytes.
+pub fn available_memory() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    let kib = kib
+        .context("/proc/meminfo has no MemAvailable")
+        .hint("give --max-memory")?;
+    Ok(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_epoch_visits_every_row_once_in_an_order_of_its_own() {
+        let orders: Vec<_> = (0..3)
+            .map(|epoch| epoch_order(50, epoch, Some(7)))
+            .collect();
+        for order in &orders {
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..50).collect::<Vec<_>>());
+        }
+        assert_ne!(orders[0], orders[1]);
+        assert_ne!(orders[1], orders[2]);
+        assert_eq!(orders[1], epoch_order(50, 1, Some(7)));
+        assert_ne!(orders[1], epoch_order(50, 1, Some(8)));
+    }
+
+    #[test]
+    fn the_steps_of_an_epoch_read_every_row_once() {
+        for (rows, batch_size, accumulation) in
+            [(10, 2, 2), (1, 4, 4), (7, 3, 1), (16, 4, 4), (17, 4, 4)]
+        {
+            let plan = Plan::new(rows, batch_size, accumulation, 2, None);
+            let mut read: Vec<usize> = (0..plan.steps_per_epoch())
+                .flat_map(|s| plan.rows_of(s))
+                .collect();
+            assert_eq!(read, (0..rows).collect::<Vec<_>>());
+            read = (plan.steps_per_epoch()..plan.total_steps)
+                .flat_map(|s| plan.rows_of(s))
+                .collect();
+            assert_eq!(read, (0..rows).collect::<Vec<_>>());
+            assert!((0..plan.total_steps).all(|s| !plan.rows_of(s).is_empty()));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! qlora-train: a base and packed data in, a LoRA adapter out.
+
+mod args;
+mod data;
+mod inputs;
+mod memory;
+mod run_dir;
+mod schedule;
+mod state;
+mod train;
+
+use anyhow::{Context, bail};
+use cli::{Hint, Outcome, Progress, Unit};
+use model::{AdamW, AdamWConfig, Adapter, LoraConfig, Model};
+
+pub use args::Args;
+use data::{Plan, Rows};
+use run_dir::{RunDir, read_moments};
+use schedule::Schedule;
+use state::State;
+use train::{End, Trainer};
+
+/// Open, check, load, train, publish.
+pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    if let Some(threads) = args.engine.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()?;
+    }
+    let base = checkpoint::Base::open(&args.base)
+        .hint("make a base folder with model-import, or name a Hugging Face folder")?;
+    let fingerprint = inputs::fingerprint(base.dir())?;
+    let vocab_size = base.config().vocab_size;
+    let train = Rows::open(&args.train, &fingerprint, vocab_size)?;
+    let eval = Rows::open(&args.eval, &fingerprint, vocab_size)?;
+    if (0..train.len()).all(|row| train.targets(row) == 0) {
+        bail!("{}: not one token is supervised", args.train[0].display());
+    }
+    for target in &args.lora.target_modules {
+        model::Projection::by_name(target)?;
+    }
+    let init = args
+        .lora
+        .init_adapter
+        .as_deref()
+        .map(checkpoint::adapter::read)
+        .transpose()?;
+    let plan = Plan::new(
+        train.len(),
+        args.schedule.batch_size,
+        args.schedule.gradient_accumulation_steps,
+        args.schedule.epochs,
+        args.schedule.max_steps,
+    );
+    let recompute = memory::plan(&args, base.config(), train.largest_batch(plan.batch_size))?;
+    if args.run.dry_run {
+        memory::print(&args, base.config(), &plan, &train, recompute)?;
+        return Ok(Outcome::Done);
+    }
+
+    let run_dir = RunDir::open(&args, &inputs::describe(&args, &base)?, plan.total_steps)?;
+    let state = match &run_dir.resume_from {
+        Some(checkpoint) => run_dir.restore(checkpoint)?,
+        None => State::default(),
+    };
+    let patience = args.schedule.early_stopping_patience;
+    if state.ended(plan.total_steps, patience) && run_dir.adapter().exists() {
+        cli::note(format_args!(
+            "{}: this run is finished",
+            run_dir.adapter().display()
+        ));
+        return Ok(verdict(&state));
+    }
+    let mut model = load(&base, &args)?;
+    let adapter = match (&run_dir.resume_from, init) {
+        (Some(checkpoint), _) => {
+            Adapter::from_peft(model.decoder(), &checkpoint::adapter::read(checkpoint)?)?
+        }
+        (None, Some(mut init)) => {
+            init.config.lora_dropout = args.lora.dropout;
+            Adapter::from_peft(model.decoder(), &init)?
+        }
+        (None, None) => new_adapter(&model, &args)?,
+    };
+    let (trainable, all) = (
+        adapter.parameters(),
+        model.decoder().parameters() + adapter.parameters(),
+    );
+    cli::note(format_args!(
+        "Trainable: {trainable} / {all} ({:.4}%)",
+        100.0 * trainable as f64 / all as f64
+    ));
+    let config = AdamWConfig {
+        weight_decay: args.schedule.weight_decay,
+        ..AdamWConfig::default()
+    };
+    let mut optimizer = AdamW::new(&adapter, config);
+    if let Some(checkpoint) = &run_dir.resume_from {
+        read_moments(checkpoint, state.step, &mut optimizer, &adapter)?;
+        cli::note(format_args!(
+            "going on after step {} of {}",
+            state.step, plan.total_steps
+        ));
+    }
+    model.set_adapter(adapter);
+
+    let mut trainer = Trainer {
+        args: &args,
+        schedule: Schedule::new(
+            args.schedule.lr_scheduler,
+            args.schedule.learning_rate,
+            args.schedule.warmup_ratio,
+            plan.total_steps,
+        ),
+        plan,
+        train: &train,
+        eval: &eval,
+        recompute,
+        model,
+        optimizer,
+        state,
+        run_dir: &run_dir,
+    };
+    match trainer.run()? {
+        End::Interrupted(signal) => {
+            let step = trainer.state.step;
+            cli::note(format_args!(
+                "stopped after step {step}, saved; the same command goes on from there"
+            ));
+            Ok(Outcome::Interrupted(signal))
+        }
+        End::EarlyStop => {
+            cli::note("the evaluation loss has stopped improving: stopped early");
+            publish(&run_dir, &trainer.state)
+        }
+        End::Finished => publish(&run_dir, &trainer.state),
+    }
+}
+
+/// The best evaluated checkpoint, or the last one, becomes the result; the answer is no when no
+/// epoch was better than the start.
+fn publish(run_dir: &RunDir, state: &State) -> anyhow::Result<Outcome> {
+    let best = state.best_trained();
+    run_dir.publish(best.map_or(state.step, |best| best.step))?;
+    let target = run_dir.adapter();
+    let Some(best) = best else {
+        cli::note(format_args!(
+            "{}: the adapter after step {}",
+            target.display(),
+            state.step
+        ));
+        return Ok(Outcome::Done);
+    };
+    cli::note(format_args!(
+        "{}: the adapter after step {}, eval loss {:.4}",
+        target.display(),
+        best.step,
+        best.loss
+    ));
+    Ok(verdict(state))
+}
+
+fn verdict(state: &State) -> Outcome {
+    if state.best().is_some_and(|best| best.step == 0) {
+        cli::note("no epoch was better than the start on the evaluation rows");
+        return Outcome::No;
+    }
+    Outcome::Done
+}
+
+fn load(base: &checkpoint::Base, args: &Args) -> anyhow::Result<Model> {
+    let layers = base.config().num_hidden_layers as u64;
+    let progress = Progress::new("load", Some(layers), Unit::Items("layers"));
+    let model = Model::load(base, &args.engine.load_options(), &mut |done, _| {
+        progress.set(done as u64);
+    })
+    .with_context(|| format!("loading {}", args.base.display()))?;
+    progress.finish();
+    Ok(model)
+}
+
+fn new_adapter(model: &Model, args: &Args) -> anyhow::Result<Adapter> {
+    let config = LoraConfig {
+        rank: args.lora.rank,
+        alpha: args.lora.alpha,
+        dropout: args.lora.dropout,
+        target_modules: args.lora.target_modules.clone(),
+    };
+    let base = args.base.to_string_lossy();
+    Ok(Adapter::new(
+        model.decoder(),
+        &config,
+        &base,
+        args.schedule.seed,
+    )?)
+}

@@ -1,0 +1,339 @@
+//! The run's folder: whose it is, what is in it, how a run goes on from it.
+//!
+//! ```text
+//! RUN/config.json      what was asked; --config takes it
+//! RUN/inputs.json      fingerprints of base and shards: a run never goes on over other data
+//! RUN/metrics.jsonl    a row a logged step and a row an evaluation; same run, same bytes
+//! RUN/timing.jsonl     seconds and tokens of every step; differs from run to run
+//! RUN/checkpoints/checkpoint-N/   adapter, optimizer moments, trainer_state.json
+//! RUN/adapter/         the best adapter, in PEFT's format; appears last
+//! ```
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use cli::{AtomicDir, Hint, Lock};
+use model::{AdamW, Adapter};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::Value;
+
+use crate::{
+    args::{Args, Resume},
+    state::State,
+};
+
+const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const STATE_FILE: &str = "trainer_state.json";
+
+/// Flags that change neither what is computed nor what is written.
+const INDIFFERENT: [&str; 7] = [
+    "out-dir",
+    "threads",
+    "max-memory",
+    "activation-checkpointing",
+    "device",
+    "config",
+    "quiet",
+];
+
+/// A run's folder, locked.
+pub struct RunDir {
+    root: PathBuf,
+    total_steps: u64,
+    epochs: u32,
+    metrics: RefCell<Log>,
+    timing: RefCell<File>,
+    /// The checkpoint to go on from.
+    pub resume_from: Option<PathBuf>,
+    _lock: Lock,
+}
+
+/// metrics.jsonl and how many of the state's rows are in it.
+struct Log {
+    file: File,
+    written: usize,
+}
+
+impl RunDir {
+    /// Locks the folder and decides whether to go on from it, to begin, or to refuse.
+    pub fn open(args: &Args, inputs: &Value, total_steps: u64) -> anyhow::Result<Self> {
+        let root = args.out_dir.clone();
+        if args.run.resume == Resume::Require && !root.join("config.json").exists() {
+            bail!("{}: there is no run to resume", root.display());
+        }
+        let lock = Lock::acquire(&root)?;
+        let config = serde_json::to_value(args)?;
+        let found = newest_checkpoint(&root)?;
+        let same = same_run(&root, &config, inputs);
+        let occupied = occupied(&root)?;
+        let resume_from = match (args.run.resume, found, same) {
+            (Resume::Never, ..) if occupied && !args.run.overwrite => {
+                return Err(anyhow::anyhow!("{}: holds a run already", root.display()))
+                    .hint("--overwrite replaces it, --resume auto goes on with it");
+            }
+            (Resume::Never, ..) | (Resume::Auto, None, Ok(())) => None,
+            (Resume::Require, None, _) => {
+                bail!("{}: has no checkpoint to resume from", root.display())
+            }
+            (_, found, Ok(())) => found,
+            (Resume::Require, _, Err(why)) => bail!("{}: cannot resume: {why}", root.display()),
+            (Resume::Auto, _, Err(_)) if !occupied || args.run.overwrite => None,
+            (Resume::Auto, _, Err(why)) => {
+                return Err(anyhow::anyhow!(
+                    "{}: holds another run: {why}",
+                    root.display()
+                ))
+                .hint("--overwrite replaces it; another --out-dir keeps both");
+            }
+        };
+        if resume_from.is_none() {
+            clear(&root)?;
+            write_json(&root.join("inputs.json"), inputs)?;
+            write_json(&root.join("config.json"), &config)?;
+        }
+        let append = |name: &str| {
+            let path = root.join(name);
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&path)
+                .with_context(|| format!("writing {}", path.display()))
+        };
+        Ok(Self {
+            total_steps,
+            epochs: args.schedule.epochs,
+            metrics: RefCell::new(Log {
+                file: append("metrics.jsonl")?,
+                written: 0,
+            }),
+            timing: RefCell::new(append("timing.jsonl")?),
+            resume_from,
+            _lock: lock,
+            root,
+        })
+    }
+
+    /// Takes up a saved state: metrics.jsonl is cut back to it.
+    pub fn restore(&self, checkpoint: &Path) -> anyhow::Result<State> {
+        let state = State::read(&checkpoint.join(STATE_FILE))?;
+        let mut log = self.metrics.borrow_mut();
+        log.file.set_len(0).context("writing metrics.jsonl")?;
+        log.written = 0;
+        drop(log);
+        self.write_metrics(&state)?;
+        Ok(state)
+    }
+
+    /// Appends the rows that are not in metrics.jsonl yet.
+    pub fn write_metrics(&self, state: &State) -> anyhow::Result<()> {
+        let mut log = self.metrics.borrow_mut();
+        let mut text = Vec::new();
+        for row in &state.log[log.written..] {
+            serde_json::to_writer(&mut text, row)?;
+            text.push(b'\n');
+        }
+        log.file.write_all(&text).context("writing metrics.jsonl")?;
+        log.written = state.log.len();
+        Ok(())
+    }
+
+    /// Appends a step's time to timing.jsonl.
+    pub fn write_timing(&self, step: u64, tokens: usize, seconds: f64) -> anyhow::Result<()> {
+        let row = serde_json::json!({ "step": step, "tokens": tokens, "seconds": seconds });
+        writeln!(self.timing.borrow_mut(), "{row}").context("writing timing.jsonl")
+    }
+
+    /// Saves a checkpoint, whole or not at all, and removes those past the limit.
+    pub fn save(
+        &self,
+        state: &State,
+        adapter: &Adapter,
+        optimizer: &AdamW,
+        limit: usize,
+    ) -> anyhow::Result<()> {
+        let target = self.checkpoint(state.step);
+        let folder = AtomicDir::create(&target, is_checkpoint_file)?;
+        checkpoint::adapter::write(&adapter.to_peft(), folder.path(), checkpoint::Dtype::F32)?;
+        let moments = optimizer.to_host(adapter);
+        write_moments(&folder.path().join(OPTIMIZER_FILE), &moments)?;
+        state.write(
+            &folder.path().join(STATE_FILE),
+            self.total_steps,
+            self.epochs,
+        )?;
+        folder.publish()?;
+
+        let best = state.best_trained().map(|best| best.step);
+        let mut steps = checkpoint_steps(&self.root)?;
+        steps.retain(|&step| Some(step) != best);
+        for step in steps.iter().rev().skip(limit) {
+            let old = self.checkpoint(*step);
+            fs::remove_dir_all(&old).with_context(|| format!("removing {}", old.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Makes `step`'s adapter the run's result.
+    pub fn publish(&self, step: u64) -> anyhow::Result<()> {
+        let from = self.checkpoint(step);
+        let folder = AtomicDir::create(&self.adapter(), |name| ADAPTER_FILES.contains(&name))?;
+        for name in ADAPTER_FILES {
+            fs::copy(from.join(name), folder.path().join(name))
+                .with_context(|| format!("copying {} of {}", name, from.display()))?;
+        }
+        folder.publish()
+    }
+
+    /// Where the result stands.
+    pub fn adapter(&self) -> PathBuf {
+        self.root.join("adapter")
+    }
+
+    fn checkpoint(&self, step: u64) -> PathBuf {
+        self.root.join(format!("checkpoints/checkpoint-{step}"))
+    }
+}
+
+/// The moments of a checkpoint, back into the optimizer.
+pub fn read_moments(
+    checkpoint: &Path,
+    step: u64,
+    optimizer: &mut AdamW,
+    adapter: &Adapter,
+) -> anyhow::Result<()> {
+    let path = checkpoint.join(OPTIMIZER_FILE);
+    let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let file =
+        SafeTensors::deserialize(&bytes).with_context(|| format!("reading {}", path.display()))?;
+    let lookup = |key: &str| {
+        let view = file.tensor(key).ok()?;
+        let values = view.data().chunks_exact(4);
+        Some(
+            values
+                .map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")))
+                .collect(),
+        )
+    };
+    let step = u32::try_from(step).context("too many steps")?;
+    optimizer
+        .restore(adapter, step, lookup)
+        .map_err(|key| anyhow::anyhow!("{}: {key} is missing or of another size", path.display()))
+}
+
+fn write_moments(path: &Path, moments: &[(String, [usize; 2], Vec<f32>)]) -> anyhow::Result<()> {
+    let bytes: Vec<Vec<u8>> = moments
+        .iter()
+        .map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        .collect();
+    let mut views = BTreeMap::new();
+    for ((key, shape, _), bytes) in moments.iter().zip(&bytes) {
+        views.insert(
+            key.as_str(),
+            TensorView::new(Dtype::F32, shape.to_vec(), bytes)?,
+        );
+    }
+    safetensors::serialize_to_file(views, None, path)
+        .with_context(|| format!("writing {}", path.display()))
+}
+
+fn is_checkpoint_file(name: &str) -> bool {
+    ADAPTER_FILES.contains(&name) || [OPTIMIZER_FILE, STATE_FILE].contains(&name)
+}
+
+/// Whether there is work in the folder that somebody could miss.
+fn occupied(root: &Path) -> anyhow::Result<bool> {
+    Ok(root.join("adapter").exists() || newest_checkpoint(root)?.is_some())
+}
+
+/// Whether the folder's run is this one; if not, what differs.
+fn same_run(root: &Path, config: &Value, inputs: &Value) -> Result<(), String> {
+    for (name, now) in [("config.json", config), ("inputs.json", inputs)] {
+        let text = fs::read_to_string(root.join(name)).map_err(|_| format!("it has no {name}"))?;
+        let then: Value = serde_json::from_str(&text).map_err(|e| format!("{name}: {e}"))?;
+        let (then, now) = (settings(&then), settings(now));
+        let keys = then.keys().chain(now.keys());
+        if let Some(key) = keys.into_iter().find(|key| then.get(*key) != now.get(*key)) {
+            let show = |value: Option<&&Value>| value.map_or("not set".into(), |v| v.to_string());
+            return Err(format!(
+                "{key} was {}, is {}",
+                show(then.get(key)),
+                show(now.get(key))
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn settings(value: &Value) -> BTreeMap<&str, &Value> {
+    let object = value.as_object().into_iter().flatten();
+    object
+        .map(|(key, value)| (key.as_str(), value))
+        .filter(|(key, _)| !INDIFFERENT.contains(key))
+        .collect()
+}
+
+fn checkpoint_steps(root: &Path) -> anyhow::Result<Vec<u64>> {
+    let folder = root.join("checkpoints");
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| folder.display().to_string()),
+    };
+    let mut steps = Vec::new();
+    for entry in entries {
+        let name = entry
+            .with_context(|| folder.display().to_string())?
+            .file_name();
+        let step = name
+            .to_str()
+            .and_then(|n| n.strip_prefix("checkpoint-")?.parse().ok());
+        steps.extend(step);
+    }
+    steps.sort_unstable();
+    Ok(steps)
+}
+
+fn newest_checkpoint(root: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let newest = checkpoint_steps(root)?.pop();
+    Ok(newest.map(|step| root.join(format!("checkpoints/checkpoint-{step}"))))
+}
+
+/// Removes what an earlier run left; the lock stays.
+fn clear(root: &Path) -> anyhow::Result<()> {
+    for name in [
+        "config.json",
+        "inputs.json",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "checkpoints",
+        "adapter",
+    ] {
+        let path = root.join(name);
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn write_json(path: &Path, value: &Value) -> anyhow::Result<()> {
+    let mut out = cli::Output::File(path.to_owned()).create()?;
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)?;
+    out.commit()
+}

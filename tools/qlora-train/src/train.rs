@@ -1,0 +1,226 @@
+//! The training loop: learning rate, micro-steps, clipping, step, log, evaluate, save.
+
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use cli::Progress;
+use model::{AdamW, Dropout, Gradients, Loss, Model, Recompute};
+
+use crate::{
+    args::Args,
+    data::{Plan, Rows, epoch_order},
+    run_dir::RunDir,
+    schedule::Schedule,
+    state::{Eval, State, Step},
+};
+
+/// Everything the loop needs, opened and checked.
+pub struct Trainer<'a> {
+    pub args: &'a Args,
+    pub plan: Plan,
+    pub schedule: Schedule,
+    pub train: &'a Rows,
+    pub eval: &'a Rows,
+    pub recompute: Recompute,
+    pub model: Model,
+    pub optimizer: AdamW,
+    pub state: State,
+    pub run_dir: &'a RunDir,
+}
+
+/// Why the loop ended.
+pub enum End {
+    Finished,
+    /// The evaluation loss had not improved for the patience given.
+    EarlyStop,
+    /// A signal; the state is saved.
+    Interrupted(i32),
+}
+
+impl Trainer<'_> {
+    /// Runs to the end of the plan, or to a signal after saving.
+    pub fn run(&mut self) -> anyhow::Result<End> {
+        let progress = Progress::new(
+            "train",
+            Some(self.plan.total_steps),
+            cli::Unit::Items("steps"),
+        );
+        if self.state.step == 0 && self.eval.len() > 0 {
+            let loss = self.evaluate("eval of the start")?;
+            progress.note(format_args!("step 0: eval loss {:.4}", loss.mean()));
+            self.state.log_eval(Eval {
+                step: 0,
+                epoch: 0.0,
+                loss: loss.mean(),
+            });
+            self.run_dir.write_metrics(&self.state)?;
+        }
+        progress.set(self.state.step);
+        let mut order = (u64::MAX, Vec::new());
+        let patience = self.args.schedule.early_stopping_patience;
+        while !self.state.ended(self.plan.total_steps, patience) {
+            let started = Instant::now();
+            let epoch = self.plan.epoch_of(self.state.step);
+            if order.0 != epoch {
+                let shuffle_seed =
+                    (!self.args.schedule.no_shuffle).then_some(self.args.schedule.seed);
+                order = (epoch, epoch_order(self.train.len(), epoch, shuffle_seed));
+            }
+            let step = self.step(&order.1)?;
+            let seconds = started.elapsed().as_secs_f64();
+            progress.set(step.number);
+            progress.message(format_args!(
+                "loss {:.4}, {:.0} tokens/s",
+                step.loss.mean(),
+                step.tokens as f64 / seconds
+            ));
+            self.run_dir
+                .write_timing(step.number, step.tokens, seconds)?;
+
+            let ends_epoch = self.plan.ends_epoch(step.number);
+            let number = step.number;
+            if self
+                .state
+                .log_step(step, self.args.run.logging_steps, ends_epoch)
+            {
+                self.run_dir.write_metrics(&self.state)?;
+            }
+            if ends_epoch {
+                self.finish_epoch(&progress)?;
+            } else if self
+                .args
+                .run
+                .save_steps
+                .is_some_and(|n| number.is_multiple_of(n))
+            {
+                self.save()?;
+            }
+            if let Some(signal) = cli::interrupted() {
+                if !ends_epoch {
+                    self.save()?;
+                }
+                return Ok(End::Interrupted(signal));
+            }
+        }
+        Ok(if self.state.step < self.plan.total_steps {
+            End::EarlyStop
+        } else {
+            End::Finished
+        })
+    }
+
+    /// One optimizer step over the rows that the plan gives it.
+    fn step(&mut self, order: &[usize]) -> anyhow::Result<Step> {
+        let rows = &order[self.plan.rows_of(self.state.step)];
+        let targets: usize = rows.iter().map(|&row| self.train.targets(row)).sum();
+        let number = self.state.step + 1;
+        if targets == 0 {
+            bail!(
+                "step {number}: none of its {} rows has a supervised token",
+                rows.len()
+            );
+        }
+        let adapter = self.model.adapter().expect("training has an adapter");
+        let mut gradients = Gradients::new(adapter);
+        let mut loss = Loss::default();
+        let mut tokens = 0;
+        for (micro, rows) in rows.chunks(self.plan.batch_size).enumerate() {
+            let batch = self.train.batch(rows);
+            if batch.targets() == 0 {
+                continue;
+            }
+            tokens += batch.len();
+            let dropout = self.dropout(number, micro);
+            loss += self
+                .model
+                .accumulate_gradients(
+                    &batch,
+                    1.0 / targets as f64,
+                    dropout,
+                    self.recompute,
+                    &mut gradients,
+                )
+                .with_context(|| format!("step {number}, micro-batch {}", micro + 1))?;
+        }
+        let grad_norm = gradients.norm();
+        if !grad_norm.is_finite() {
+            bail!("step {number}: the gradient's norm is {grad_norm}");
+        }
+        let learning_rate = self.schedule.at(self.state.step);
+        let scale = clip_coefficient(grad_norm, self.args.schedule.max_grad_norm);
+        let adapter = self.model.adapter_mut().expect("training has an adapter");
+        self.optimizer
+            .step(adapter, gradients, learning_rate, scale);
+        self.state.advance(tokens);
+        Ok(Step {
+            number,
+            epoch: number as f64 / self.plan.steps_per_epoch() as f64,
+            loss,
+            grad_norm,
+            learning_rate,
+            tokens,
+        })
+    }
+
+    fn dropout(&self, step: u64, micro: usize) -> Option<Dropout> {
+        let p = self.args.lora.dropout as f32;
+        (p > 0.0).then(|| Dropout::new(p, self.args.schedule.seed, step, micro as u64))
+    }
+
+    fn finish_epoch(&mut self, progress: &Progress) -> anyhow::Result<()> {
+        let step = self.state.step;
+        let epoch = step as f64 / self.plan.steps_per_epoch() as f64;
+        let train_loss = self.state.last_train_loss();
+        if self.eval.len() > 0 {
+            let loss = self.evaluate("eval")?.mean();
+            let best = self.state.best().map(|best| best.loss);
+            self.state.log_eval(Eval { step, epoch, loss });
+            self.run_dir.write_metrics(&self.state)?;
+            let verdict = match best {
+                Some(best) if loss >= best => ", no better than before: watch for overfitting",
+                _ => "",
+            };
+            progress.note(format_args!(
+                "epoch {epoch:.2}: train loss {train_loss:.4}, eval loss {loss:.4}{verdict}"
+            ));
+        } else {
+            progress.note(format_args!("epoch {epoch:.2}: train loss {train_loss:.4}"));
+        }
+        self.save()
+    }
+
+    /// Nats a target over the evaluation rows.
+    fn evaluate(&self, label: &str) -> anyhow::Result<Loss> {
+        let rows: Vec<usize> = (0..self.eval.len()).collect();
+        let progress = Progress::new(label, Some(rows.len() as u64), cli::Unit::Items("rows"));
+        let mut loss = Loss::default();
+        for rows in rows.chunks(self.plan.batch_size) {
+            loss += self
+                .model
+                .loss(&self.eval.batch(rows))
+                .context("evaluating")?;
+            progress.inc(rows.len() as u64);
+        }
+        progress.finish();
+        Ok(loss)
+    }
+
+    fn save(&self) -> anyhow::Result<()> {
+        let adapter = self.model.adapter().expect("training has an adapter");
+        self.run_dir.save(
+            &self.state,
+            adapter,
+            &self.optimizer,
+            self.args.run.save_total_limit,
+        )
+    }
+}
+
+/// torch's `clip_grad_norm_`: max / (norm + 1e-6), at most 1.
+fn clip_coefficient(norm: f64, max_norm: f64) -> f64 {
+    if max_norm == 0.0 {
+        1.0
+    } else {
+        (max_norm / (norm + 1e-6)).min(1.0)
+    }
+}

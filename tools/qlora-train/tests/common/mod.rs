@@ -1,0 +1,126 @@
+//! Running the tools as a user does, on the tiny models in tests/data.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use safetensors::SafeTensors;
+
+/// A file or folder of the workspace's test data.
+pub fn data(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/data")
+        .join(path)
+}
+
+/// A tool of the workspace, built beside this one.
+pub fn tool(name: &str) -> Command {
+    let path = Path::new(env!("CARGO_BIN_EXE_qlora-train")).with_file_name(name);
+    assert!(
+        path.exists(),
+        "{} is missing: `make test` builds it",
+        path.display()
+    );
+    Command::new(path)
+}
+
+/// Runs to the end; anything but exit status 0 fails the test with what was said.
+pub fn succeed(command: &mut Command) -> Output {
+    let output = command.output().expect("it starts");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Packs the rows of a reference trajectory in their order, one example a row.
+pub fn pack_trajectory(name: &str, base: &Path, out: &Path) {
+    let bytes = std::fs::read(data(name).join("data.safetensors")).expect("the fixture is there");
+    let file = SafeTensors::deserialize(&bytes).expect("it is safetensors");
+    let rows = |key: &str| -> Vec<Vec<i64>> {
+        let view = file.tensor(key).expect("the key is there");
+        let width = view.shape()[3];
+        let values = view.data().chunks_exact(8);
+        let values: Vec<i64> = values
+            .map(|b| i64::from_le_bytes(b.try_into().expect("8")))
+            .collect();
+        values.chunks_exact(width).map(<[i64]>::to_vec).collect()
+    };
+    let rows = rows("input_ids").into_iter().zip(rows("labels"));
+    pack(
+        rows,
+        base,
+        &["--packing", "none", "--max-seq-length", "24"],
+        out,
+    );
+}
+
+/// Packs pre-tokenised examples: ids and labels.
+pub fn pack(
+    examples: impl Iterator<Item = (Vec<i64>, Vec<i64>)>,
+    base: &Path,
+    flags: &[&str],
+    out: &Path,
+) {
+    let lines: Vec<String> = examples
+        .map(|(ids, labels)| serde_json::json!({ "input_ids": ids, "labels": labels }).to_string())
+        .collect();
+    let jsonl = out.with_extension("jsonl");
+    std::fs::write(&jsonl, lines.join("\n") + "\n").expect("it is written");
+    let mut command = tool("tokenize-pack");
+    succeed(
+        command
+            .arg(&jsonl)
+            .arg("--base")
+            .arg(base)
+            .args(flags)
+            .arg("-o")
+            .arg(out),
+    );
+}
+
+/// Examples of 5 to 22 tokens from a small linear congruential generator; the last half of each is
+/// supervised.
+pub fn examples(count: usize, seed: u64) -> impl Iterator<Item = (Vec<i64>, Vec<i64>)> {
+    let mut state = seed;
+    let mut draw = move |below: u64| {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 33) % below
+    };
+    (0..count).map(move |_| {
+        let length = 5 + draw(18) as usize;
+        let ids: Vec<i64> = (0..length).map(|_| 3 + draw(500) as i64).collect();
+        let labels = ids
+            .iter()
+            .enumerate()
+            .map(|(i, &id)| if i < length / 2 { -100 } else { id });
+        (ids.clone(), labels.collect())
+    })
+}
+
+/// The values of an adapter's tensors, by key.
+pub fn adapter_values(dir: &Path) -> Vec<(String, Vec<f32>)> {
+    let bytes = std::fs::read(dir.join("adapter_model.safetensors")).expect("the adapter is there");
+    let file = SafeTensors::deserialize(&bytes).expect("it is safetensors");
+    let mut tensors: Vec<(String, Vec<f32>)> = file
+        .tensors()
+        .into_iter()
+        .map(|(key, view)| {
+            let values = view.data().chunks_exact(4);
+            (
+                key,
+                values
+                    .map(|b| f32::from_le_bytes(b.try_into().expect("4")))
+                    .collect(),
+            )
+        })
+        .collect();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    tensors
+}

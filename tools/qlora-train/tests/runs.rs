@@ -1,0 +1,344 @@
+//! What a run promises, seen from outside: same bytes, resumed or not; whole outputs; clear refusals.
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use common::{adapter_values, data, examples, pack, succeed, tool};
+
+/// A folder with packed training and evaluation rows for the tiny llama.
+struct Work {
+    dir: tempfile::TempDir,
+}
+
+impl Work {
+    fn new() -> Self {
+        let work = Self {
+            dir: tempfile::tempdir().expect("a temporary folder"),
+        };
+        let base = data("models/llama-tied");
+        pack(
+            examples(40, 1),
+            &base,
+            &["--max-seq-length", "64"],
+            &work.path("train.safetensors"),
+        );
+        pack(
+            examples(8, 2),
+            &base,
+            &["--max-seq-length", "64"],
+            &work.path("valid.safetensors"),
+        );
+        work
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A short run with dropout and evaluation into `run`.
+    fn train(&self, run: &str) -> Command {
+        let mut command = tool("qlora-train");
+        command
+            .arg("--base")
+            .arg(data("models/llama-tied"))
+            .arg("--train")
+            .arg(self.path("train.safetensors"))
+            .arg("--eval")
+            .arg(self.path("valid.safetensors"))
+            .arg("--out-dir")
+            .arg(self.path(run))
+            .args([
+                "--epochs",
+                "2",
+                "--batch-size",
+                "2",
+                "--gradient-accumulation-steps",
+                "2",
+            ])
+            .args([
+                "--rank",
+                "4",
+                "--learning-rate",
+                "1e-2",
+                "--save-steps",
+                "2",
+                "--save-total-limit",
+                "9",
+            ]);
+        command
+    }
+
+    fn read(&self, path: &str) -> Vec<u8> {
+        fs::read(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    fn assert_same_result(&self, one: &str, other: &str) {
+        for file in [
+            "metrics.jsonl",
+            "adapter/adapter_model.safetensors",
+            "adapter/adapter_config.json",
+        ] {
+            let [a, b] = [one, other].map(|run| self.read(&format!("{run}/{file}")));
+            assert!(a == b, "{file} of {one} and {other} differ");
+        }
+    }
+}
+
+fn refused(command: &mut Command, status: i32, message: &str) {
+    let output = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    assert!(said.contains(message), "{said}");
+    assert!(said.lines().count() <= 3, "{said}");
+}
+
+#[test]
+fn a_run_taken_up_at_any_checkpoint_ends_in_the_same_bytes_as_one_that_was_never_stopped() {
+    let work = Work::new();
+    succeed(&mut work.train("whole"));
+    succeed(&mut work.train("resumed"));
+    let checkpoints = work.path("resumed/checkpoints");
+    let mut steps: Vec<u64> = fs::read_dir(&checkpoints)
+        .expect("there are checkpoints")
+        .map(|e| {
+            e.expect("an entry")
+                .file_name()
+                .into_string()
+                .expect("a name")
+        })
+        .map(|name| name["checkpoint-".len()..].parse().expect("a step"))
+        .collect();
+    steps.sort_unstable();
+    assert!(steps.len() >= 3, "{steps:?}");
+    while steps.pop().is_some_and(|_| steps.len() > 1) {
+        for entry in fs::read_dir(&checkpoints).expect("there are checkpoints") {
+            let path = entry.expect("an entry").path();
+            let kept = steps
+                .iter()
+                .any(|step| path.ends_with(format!("checkpoint-{step}")));
+            if !kept {
+                fs::remove_dir_all(path).expect("it goes");
+            }
+        }
+        fs::remove_dir_all(work.path("resumed/adapter")).expect("it goes");
+        succeed(work.train("resumed").args(["--resume", "require"]));
+        work.assert_same_result("whole", "resumed");
+    }
+}
+
+#[test]
+fn the_number_of_threads_and_recomputation_change_no_bit() {
+    let work = Work::new();
+    succeed(
+        work.train("one")
+            .args(["--threads", "1", "--activation-checkpointing", "off"]),
+    );
+    succeed(
+        work.train("three")
+            .args(["--threads", "3", "--activation-checkpointing", "on"]),
+    );
+    work.assert_same_result("one", "three");
+}
+
+#[test]
+fn config_json_does_the_run_again() {
+    let work = Work::new();
+    succeed(
+        work.train("first")
+            .args(["--seed", "7", "--dropout", "0.1"]),
+    );
+    let mut again = tool("qlora-train");
+    again
+        .arg("--config")
+        .arg(work.path("first/config.json"))
+        .arg("--out-dir")
+        .arg(work.path("again"));
+    succeed(&mut again);
+    work.assert_same_result("first", "again");
+}
+
+#[test]
+fn eight_rows_at_once_and_one_row_eight_times_are_the_same_step() {
+    let work = Work::new();
+    for (run, batch, accumulation) in [("wide", "8", "1"), ("long", "1", "8")] {
+        let flags = [
+            "--batch-size",
+            batch,
+            "--gradient-accumulation-steps",
+            accumulation,
+            "--dropout",
+            "0",
+        ];
+        let mut command = work.train(run);
+        succeed(command.args(flags));
+    }
+    let (wide, long) = (work.path("wide/adapter"), work.path("long/adapter"));
+    for ((key, wide), (_, long)) in adapter_values(&wide).iter().zip(adapter_values(&long)) {
+        let worst = wide
+            .iter()
+            .zip(&long)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        let largest = wide.iter().fold(0f32, |m, v| m.max(v.abs()));
+        // Sums of f32 in another order; Adam divides by small second moments in the first steps.
+        assert!(worst <= 1e-3 * largest, "{key}: {worst} of {largest}");
+    }
+}
+
+#[test]
+fn a_finished_run_asked_for_again_is_left_as_it_is() {
+    let work = Work::new();
+    succeed(&mut work.train("run"));
+    let before = work.read("run/adapter/adapter_model.safetensors");
+    let written = |path: &Path| {
+        fs::metadata(path)
+            .and_then(|m| m.modified())
+            .expect("it is there")
+    };
+    let checkpoint = work.path("run/adapter/adapter_model.safetensors");
+    let time = written(&checkpoint);
+    succeed(&mut work.train("run"));
+    assert!(before == work.read("run/adapter/adapter_model.safetensors"));
+    assert_eq!(time, written(&checkpoint), "a finished run writes nothing");
+}
+
+#[test]
+fn a_folder_with_another_run_is_refused_unless_it_may_be_overwritten() {
+    let work = Work::new();
+    succeed(&mut work.train("run"));
+    let before = work.read("run/adapter/adapter_model.safetensors");
+    refused(
+        work.train("run").args(["--seed", "1"]),
+        2,
+        "seed was 0, is 1",
+    );
+    refused(
+        work.train("run").args(["--resume", "never"]),
+        2,
+        "holds a run already",
+    );
+    assert!(before == work.read("run/adapter/adapter_model.safetensors"));
+    succeed(work.train("run").args(["--seed", "1", "--overwrite"]));
+    assert!(before != work.read("run/adapter/adapter_model.safetensors"));
+}
+
+#[test]
+fn other_data_under_the_same_name_is_another_run() {
+    let work = Work::new();
+    succeed(&mut work.train("run"));
+    let base = data("models/llama-tied");
+    pack(
+        examples(40, 3),
+        &base,
+        &["--max-seq-length", "64"],
+        &work.path("train.safetensors"),
+    );
+    refused(&mut work.train("run"), 2, "train-shards was");
+}
+
+#[test]
+fn a_missing_run_is_not_resumed() {
+    let work = Work::new();
+    refused(
+        work.train("run").args(["--resume", "require"]),
+        2,
+        "no run to resume",
+    );
+    assert!(!work.path("run").exists());
+}
+
+#[test]
+fn bad_inputs_are_refused_before_anything_is_written() {
+    let work = Work::new();
+    let cases: [(&[&str], &str); 6] = [
+        (&["--base", "nowhere"], "nowhere"),
+        (&["--train", "nowhere.safetensors"], "nowhere.safetensors"),
+        (&["--target-modules", "q_proj,router"], "\"router\""),
+        (&["--learning-rate", "fast"], "must be a number"),
+        (&["--init-adapter", "nowhere"], "nowhere"),
+        (&["--device", "cuda:0"], "cuda:0"),
+    ];
+    for (flags, message) in cases {
+        let mut command = tool("qlora-train");
+        let mut given: Vec<(String, PathBuf)> = vec![
+            ("--base".into(), data("models/llama-tied")),
+            ("--train".into(), work.path("train.safetensors")),
+            ("--out-dir".into(), work.path("run")),
+        ];
+        match given.iter_mut().find(|(name, _)| name == flags[0]) {
+            Some(slot) => slot.1 = flags[1].into(),
+            None => given.push((flags[0].into(), flags[1].into())),
+        }
+        for (name, value) in given {
+            command.arg(name).arg(value);
+        }
+        let output = command.output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {said}");
+        assert!(said.contains(message), "{flags:?}: {said}");
+        assert!(
+            !work.path("run/config.json").exists(),
+            "{flags:?} left a run"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_shard_is_told_by_name() {
+    let work = Work::new();
+    let shard = work.path("train.safetensors");
+    let bytes = fs::read(&shard).expect("it is there");
+    for length in [0, 7, 100, bytes.len() - 1] {
+        fs::write(&shard, &bytes[..length]).expect("it is written");
+        refused(&mut work.train("run"), 2, "train.safetensors");
+    }
+}
+
+#[test]
+fn a_second_run_in_the_same_folder_is_told_to_come_later() {
+    let work = Work::new();
+    let mut long = work.train("run");
+    let mut running = long.args(["--epochs", "400"]).spawn().expect("it starts");
+    while !work.path("run/metrics.jsonl").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let output = work
+        .train("run")
+        .args(["--epochs", "400"])
+        .output()
+        .expect("it starts");
+    let terminated = Command::new("kill").arg(running.id().to_string()).status();
+    assert!(terminated.expect("kill runs").success());
+    assert_eq!(
+        running.wait().expect("it ends").code(),
+        Some(128 + 15),
+        "saved and left"
+    );
+    assert_eq!(
+        output.status.code(),
+        Some(75),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        fs::read_dir(work.path("run/checkpoints"))
+            .expect("it saved")
+            .count()
+            > 0
+    );
+}
+
+#[test]
+fn a_dry_run_says_the_steps_and_writes_nothing() {
+    let work = Work::new();
+    let output = succeed(work.train("run").arg("--dry-run"));
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    assert!(plan["optimizer_steps"].as_u64() > Some(0), "{plan}");
+    assert!(plan["memory_bytes"]["total"].as_u64() > Some(0), "{plan}");
+    assert!(!work.path("run").exists());
+}
