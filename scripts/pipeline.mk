@@ -132,7 +132,7 @@ $(WORK)/eval/base-%-few-shot/report.json: $(SPLITS) $(BASE)/config.json $(call f
 
 $(WORK)/report.txt: $(REPORTS) $(WORK)/run/adapter/adapter_model.safetensors $(call flags,report,$(GENERATE) $(GATE))
 	$(BIN)/adapter-eval $(GENERATE) --adapter $(WORK)/run/adapter --against $(patsubst %/report.json,%,$(REPORTS)) \
-	    $(GATE) --out-dir $(WORK)/eval/adapter >$@.tmp
+	    $(GATE) --out-dir $(WORK)/eval/adapter >$@.tmp || { status=$$?; cat $@.tmp; rm $@.tmp; exit $$status; }
 	@mv $@.tmp $@
 
 report: $(WORK)/report.txt

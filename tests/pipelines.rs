@@ -283,3 +283,36 @@ fn a_step_that_fails_leaves_no_target() {
     assert!(said.contains("no_such_column"), "{said}");
     assert!(!Path::new(&scene.path().join("work/raw.jsonl")).exists());
 }
+
+#[test]
+fn a_nightly_run_promotes_an_adapter_only_through_the_gate() {
+    let scene = Scene::new();
+    for folder in ["scripts", "data"] {
+        succeed(scene.path(), &format!("cp -R \"$ROOT/{folder}\" ."));
+    }
+    let nightly = |gate: &str| {
+        let script = format!(
+            "scripts/nightly notes BIN='{}' BASE=base DATA=notes.csv MAX_SEQ_LENGTH=256 EPOCHS=1 SHOTS=1 \
+             MAX_NEW_TOKENS=4 SPLIT='--stratify code --counts train=2,valid=1,test=1' GATE='{gate}'",
+            bin().display()
+        );
+        shell(scene.path(), &script)
+    };
+    let current = scene.path().join("work/notes/current");
+
+    let refused = nightly("--min-accuracy 1");
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(said.lines().count(), 1, "one line on failure: {said}");
+    assert!(!current.exists());
+
+    let passed = nightly("--min-accuracy 0");
+    let said = String::from_utf8_lossy(&passed.stderr);
+    assert_eq!(
+        (passed.status.code(), &*said),
+        (Some(0), ""),
+        "silent on success"
+    );
+    assert!(current.join("adapter_model.safetensors").exists());
+    assert!(fs::symlink_metadata(&current).unwrap().is_symlink());
+}
