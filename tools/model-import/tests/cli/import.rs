@@ -1,0 +1,288 @@
+//! Does the command turn other people's models into bases, exactly?
+
+use crate::gguf::*;
+use assert_cmd::Command;
+use checkpoint::{Base, LinearWeight, SafetensorsFile};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+fn model_import(arguments: &[&str]) -> assert_cmd::assert::Assert {
+    Command::cargo_bin("model-import")
+        .unwrap()
+        .args(arguments)
+        .assert()
+}
+
+/// Imports into a fresh folder.
+fn import(source: &Path, flags: &[&str]) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("base");
+    let mut arguments = vec![source.to_str().unwrap(), "--out-dir", out.to_str().unwrap()];
+    arguments.extend(flags);
+    model_import(&arguments).success().stdout("");
+    (dir, out)
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    fs::read(a).unwrap() == fs::read(b).unwrap()
+}
+
+fn write_gguf(model: &str, architecture: &str, keys: Vec<Vec<u8>>) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    fs::write(&path, gguf(&models().join(model), architecture, keys)).unwrap();
+    (dir, path)
+}
+
+#[test]
+fn a_gguf_file_becomes_the_model_it_was_made_from() {
+    for (model, architecture) in [
+        ("llama-tied", "llama"),
+        ("qwen2", "qwen2"),
+        ("qwen3", "qwen3"),
+    ] {
+        let (_dir, path) = write_gguf(model, architecture, byte_level_tokenizer());
+        let dtype = if model == "llama-tied" { "f32" } else { "auto" };
+        let (_out_dir, out) = import(&path, &["--dtype", dtype]);
+        let weights = "model.safetensors";
+        assert!(
+            same_file(&out.join(weights), &models().join(model).join(weights)),
+            "{model}"
+        );
+        let (ours, theirs) = (
+            Base::open(&out).unwrap(),
+            Base::open(&models().join(model)).unwrap(),
+        );
+        let mut ours = ours.config().clone();
+        (ours.bos_token_id, ours.pad_token_id) = (Some(1), Some(0));
+        assert_eq!(&ours, theirs.config(), "{model}");
+    }
+}
+
+#[test]
+fn a_gguf_files_tokenizer_is_rebuilt() {
+    let (_dir, path) = write_gguf("llama-tied", "llama", byte_level_tokenizer());
+    let (_out_dir, out) = import(&path, &[]);
+    let tokenizer = tokenizers::Tokenizer::from_file(out.join("tokenizer.json")).unwrap();
+    let tokens = |text: &str| tokenizer.encode(text, false).unwrap().get_tokens().to_vec();
+    assert_eq!(
+        tokens("hello hello<|im_end|>"),
+        ["hello", "Ġhello", "<|im_end|>"]
+    );
+    // Digits stand alone before merges are looked at.
+    assert_eq!(tokens("12"), ["1", "2"]);
+    let ids = tokenizer
+        .encode("<|im_start|>hello", false)
+        .unwrap()
+        .get_ids()
+        .to_vec();
+    assert_eq!(tokenizer.decode(&ids, false).unwrap(), "<|im_start|>hello");
+    let config = json(&out.join("tokenizer_config.json"));
+    assert_eq!(config["eos_token"], "<|im_end|>");
+    let template = fs::read_to_string(out.join("chat_template.jinja")).unwrap();
+    assert_eq!(config["chat_template"], template.as_str());
+    assert_eq!(json(&out.join("generation_config.json"))["eos_token_id"], 2);
+}
+
+#[test]
+fn a_sentencepiece_tokenizer_is_rebuilt_with_its_merges() {
+    let tokens = [
+        "<unk>", "<s>", "</s>", "<0x21>", "▁", "a", "b", "ab", "▁ab", "bb",
+    ];
+    let scores = [0., 0., 0., 0., -9., -7., -8., -2., -1., -3.];
+    let keys = vec![
+        text("tokenizer.ggml.model", "llama"),
+        texts("tokenizer.ggml.tokens", &tokens),
+        floats("tokenizer.ggml.scores", &scores),
+        numbers("tokenizer.ggml.token_type", &[2, 3, 3, 6, 1, 1, 1, 1, 1, 1]),
+        number("tokenizer.ggml.bos_token_id", 1),
+        number("tokenizer.ggml.eos_token_id", 2),
+        flag("tokenizer.ggml.add_bos_token", true),
+    ];
+    let (_dir, path) = write_gguf("llama-tied", "llama", keys);
+    let (_out_dir, out) = import(&path, &[]);
+    let tokenizer = tokenizers::Tokenizer::from_file(out.join("tokenizer.json")).unwrap();
+    let tokens = |text: &str| tokenizer.encode(text, true).unwrap().get_tokens().to_vec();
+    assert_eq!(tokens("ab"), ["<s>", "▁ab"]);
+    // "ab" outscores "bb", so it is joined first.
+    assert_eq!(tokens("babb!"), ["<s>", "▁", "b", "ab", "b", "<0x21>"]);
+    let ids = tokenizer
+        .encode("ab ab!", false)
+        .unwrap()
+        .get_ids()
+        .to_vec();
+    assert_eq!(tokenizer.decode(&ids, true).unwrap(), "ab ab!");
+}
+
+/// Every tensor but the 8-bit scales; a few of those differ where the CPU library's table of
+/// 65,536 bins rounds once more than the exact rule (see crates/checkpoint/tests/base.rs).
+#[test]
+fn quantising_writes_the_checkpoint_that_transformers_writes() {
+    for model in ["llama-tied", "qwen2"] {
+        let (_dir, out) = import(
+            &models().join(model),
+            &["--quantize", "nf4", "--dtype", "f32"],
+        );
+        let theirs = models().join(format!("{model}-prequant"));
+        assert_eq!(
+            json(&out.join("config.json")),
+            json(&theirs.join("config.json"))
+        );
+        let ours = SafetensorsFile::open(&out.join("model.safetensors")).unwrap();
+        let theirs = SafetensorsFile::open(&theirs.join("model.safetensors")).unwrap();
+        assert!(ours.names().eq(theirs.names()));
+        let mut codes = 0;
+        let mut differing = 0;
+        for name in ours.names() {
+            let (ours, theirs) = (ours.tensor(name).unwrap(), theirs.tensor(name).unwrap());
+            assert_eq!(
+                (ours.dtype, &ours.shape),
+                (theirs.dtype, &theirs.shape),
+                "{name}"
+            );
+            if name.ends_with(".absmax") {
+                codes += ours.bytes.len();
+                differing += ours
+                    .bytes
+                    .iter()
+                    .zip(theirs.bytes)
+                    .filter(|(a, b)| a != b)
+                    .count();
+            } else {
+                assert_eq!(ours.bytes, theirs.bytes, "{model} {name}");
+            }
+        }
+        assert!(differing <= 2, "{model}: {differing} of {codes}");
+    }
+}
+
+#[test]
+fn left_to_itself_dtype_keeps_what_is_stored_and_dequantizes_to_f32() {
+    let (_dir, out) = import(&models().join("qwen2"), &["--quantize", "nf4"]);
+    let file = SafetensorsFile::open(&out.join("model.safetensors")).unwrap();
+    assert_eq!(
+        file.tensor("model.embed_tokens.weight")
+            .unwrap()
+            .dtype
+            .torch_name(),
+        "bfloat16"
+    );
+    let LinearWeight::Nf4(weight) = Base::open(&out)
+        .unwrap()
+        .linear("model.layers.0.mlp.up_proj")
+        .unwrap()
+    else {
+        panic!("asked for nf4")
+    };
+    assert_eq!(weight.dtype, nf4::Dtype::F32);
+    let (_dir, out) = import(
+        &models().join("qwen2"),
+        &["--quantize", "nf4", "--dtype", "bf16"],
+    );
+    let LinearWeight::Nf4(weight) = Base::open(&out)
+        .unwrap()
+        .linear("model.layers.0.mlp.up_proj")
+        .unwrap()
+    else {
+        panic!("asked for nf4")
+    };
+    assert_eq!(weight.dtype, nf4::Dtype::BF16);
+}
+
+#[test]
+fn importing_and_then_quantising_is_quantising_at_once() {
+    let (_dir, path) = write_gguf("llama-tied", "llama", byte_level_tokenizer());
+    let (_one, at_once) = import(&path, &["--quantize", "nf4"]);
+    let (_two, plain) = import(&path, &[]);
+    let (_three, then) = import(&plain, &["--quantize", "nf4"]);
+    for file in [
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+    ] {
+        assert!(same_file(&at_once.join(file), &then.join(file)), "{file}");
+    }
+}
+
+#[test]
+fn a_4_bit_source_stays_as_it_is_unless_asked() {
+    let source = models().join("llama-tied-prequant");
+    let (_dir, out) = import(&source, &[]);
+    let weights = "model.safetensors";
+    assert!(same_file(&out.join(weights), &source.join(weights)));
+    assert_eq!(
+        json(&out.join("config.json")),
+        json(&source.join("config.json"))
+    );
+
+    let (_dir, out) = import(&source, &["--quantize", "none"]);
+    let (full, stored) = (Base::open(&out).unwrap(), Base::open(&source).unwrap());
+    assert!(!full.config().quantized);
+    let module = "model.layers.1.self_attn.k_proj";
+    let (LinearWeight::Dense(full), LinearWeight::Nf4(stored)) =
+        (full.linear(module).unwrap(), stored.linear(module).unwrap())
+    else {
+        panic!("dequantised and stored")
+    };
+    assert_eq!(full.to_f32().unwrap(), stored.dequantize());
+}
+
+#[test]
+fn scales_may_stay_in_f32() {
+    let flags = ["--quantize", "nf4", "--no-double-quant"];
+    let (_dir, out) = import(&models().join("llama-tied"), &flags);
+    let LinearWeight::Nf4(weight) = Base::open(&out)
+        .unwrap()
+        .linear("model.layers.0.mlp.up_proj")
+        .unwrap()
+    else {
+        panic!("asked for nf4")
+    };
+    assert!(matches!(weight.absmax, nf4::Absmax::Plain(_)));
+    let quantization = &json(&out.join("config.json"))["quantization_config"];
+    assert_eq!(quantization["bnb_4bit_use_double_quant"], false);
+}
+
+#[test]
+fn the_same_source_makes_the_same_bytes() {
+    let (_dir, path) = write_gguf("llama-tied", "llama", byte_level_tokenizer());
+    let (_one, first) = import(&path, &["--quantize", "nf4"]);
+    let (_two, second) = import(&path, &["--quantize", "nf4"]);
+    let mut names: Vec<_> = fs::read_dir(&first)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names.len(), 7, "{names:?}");
+    for name in names {
+        assert!(
+            same_file(&first.join(&name), &second.join(&name)),
+            "{name:?}"
+        );
+    }
+}
+
+#[test]
+fn print_config_reads_back_to_the_same_run() {
+    let source = models().join("llama-tied");
+    let dir = tempfile::tempdir().unwrap();
+    let (out, config) = (dir.path().join("base"), dir.path().join("config.json"));
+    let flags = [
+        "--out-dir",
+        out.to_str().unwrap(),
+        "--quantize",
+        "nf4",
+        "--print-config",
+    ];
+    let printed = model_import(&[&[source.to_str().unwrap()], &flags[..]].concat()).success();
+    fs::write(&config, &printed.get_output().stdout).unwrap();
+    model_import(&["--config", config.to_str().unwrap()]).success();
+    assert!(Base::open(&out).unwrap().config().quantized);
+}

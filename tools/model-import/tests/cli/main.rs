@@ -1,0 +1,5 @@
+//! model-import through the door: the command line.
+
+mod gguf;
+mod import;
+mod refusals;

@@ -1,0 +1,199 @@
+//! Does a bad source give a message with file and place, exit 2, and leave old outputs whole?
+
+use crate::gguf::*;
+use assert_cmd::Command;
+use std::fs;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// Imports over an older base, which must survive; returns what was said.
+fn refusal(source: &Path, flags: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("base");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("config.json"), "the older one").unwrap();
+    let assert = Command::cargo_bin("model-import")
+        .unwrap()
+        .args([source.to_str().unwrap(), "--out-dir", out.to_str().unwrap()])
+        .args(flags)
+        .assert()
+        .code(2)
+        .stdout("");
+    assert_eq!(fs::read(out.join("config.json")).unwrap(), b"the older one");
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        1,
+        "nothing is left beside"
+    );
+    String::from_utf8(assert.get_output().stderr.clone()).unwrap()
+}
+
+fn file(bytes: &[u8]) -> (TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    fs::write(&path, bytes).unwrap();
+    (dir, path)
+}
+
+fn small() -> Vec<u8> {
+    gguf(
+        &models().join("llama-tied"),
+        "llama",
+        byte_level_tokenizer(),
+    )
+}
+
+#[test]
+fn a_gguf_file_cut_off_anywhere() {
+    let whole = small();
+    for length in (1..whole.len()).step_by(whole.len() / 40) {
+        let (_dir, path) = file(&whole[..length]);
+        let message = refusal(&path, &[]);
+        let named = message.starts_with("model-import: ") && message.contains("model.gguf: ");
+        assert!(named, "{length}: {message}");
+    }
+}
+
+#[test]
+fn an_empty_absent_or_foreign_file() {
+    let (_dir, path) = file(b"");
+    assert!(refusal(&path, &[]).contains("model.gguf: is empty"));
+    assert!(refusal(&path.with_file_name("absent.gguf"), &[]).contains("absent.gguf"));
+    let message = refusal(&models().join("llama-tied/model.safetensors"), &[]);
+    assert!(message.contains("does not begin with GGUF"), "{message}");
+    assert!(
+        message.contains("hint: for safetensors, name the folder"),
+        "{message}"
+    );
+    let empty = tempfile::tempdir().unwrap();
+    assert!(refusal(empty.path(), &[]).contains("config.json"));
+}
+
+#[test]
+fn a_file_without_read_permission() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_dir, path) = file(&small());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    if fs::File::open(&path).is_ok() {
+        eprintln!("skipped: this user reads whatever it likes");
+        return;
+    }
+    assert!(refusal(&path, &[]).contains("Permission denied"));
+}
+
+#[test]
+fn an_unknown_architecture_or_splitter() {
+    let keys = || byte_level_tokenizer();
+    let (_dir, path) = file(&gguf(&models().join("llama-tied"), "mamba", keys()));
+    let message = refusal(&path, &[]);
+    assert!(
+        message.contains("the architecture \"mamba\" is not supported"),
+        "{message}"
+    );
+    let mut other = keys();
+    other[1] = text("tokenizer.ggml.pre", "klingon");
+    let (_dir, path) = file(&gguf(&models().join("llama-tied"), "llama", other));
+    let message = refusal(&path, &[]);
+    assert!(
+        message.contains("\"klingon\" splits text is not known"),
+        "{message}"
+    );
+    assert!(message.contains("hint: --tokenizer DIR"), "{message}");
+}
+
+#[test]
+fn a_shape_that_the_keys_deny() {
+    let mut bytes = small();
+    let key = b"llama.feed_forward_length";
+    let at = bytes.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4;
+    bytes[at..at + 4].copy_from_slice(&96u32.to_le_bytes());
+    let (_dir, path) = file(&bytes);
+    let message = refusal(&path, &[]);
+    assert!(
+        message.contains("blk.0.ffn_gate.weight: has shape [128, 64]"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_weight_that_is_no_number() {
+    let mut bytes = small();
+    let length = bytes.len();
+    bytes[length - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    let (_dir, path) = file(&bytes);
+    assert!(refusal(&path, &[]).contains("model.norm.weight: element 63 is NaN"));
+}
+
+#[test]
+fn a_truncated_or_foreign_safetensors_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = models().join("llama-tied");
+    fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
+    let bytes = fs::read(source.join("model.safetensors")).unwrap();
+    fs::write(
+        dir.path().join("model.safetensors"),
+        &bytes[..bytes.len() / 2],
+    )
+    .unwrap();
+    assert!(refusal(dir.path(), &[]).contains("model.safetensors: "));
+    fs::copy(
+        models().join("qwen3/model.safetensors"),
+        dir.path().join("model.safetensors"),
+    )
+    .unwrap();
+    fs::copy(
+        models().join("qwen2/config.json"),
+        dir.path().join("config.json"),
+    )
+    .unwrap();
+    assert!(refusal(dir.path(), &[]).contains("self_attn.q_proj.bias"));
+}
+
+#[test]
+fn a_tokenizer_of_another_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = r#"{"model": {"vocab": {"a": 512}}, "added_tokens": []}"#;
+    fs::write(dir.path().join("tokenizer.json"), tokenizer).unwrap();
+    let flags = ["--tokenizer", dir.path().to_str().unwrap()];
+    let message = refusal(&models().join("llama-tied"), &flags);
+    assert!(
+        message.contains("token 512, the model's vocabulary 512 rows"),
+        "{message}"
+    );
+}
+
+/// A limit on file sizes fails a write just as a full disk does.
+#[test]
+fn a_disk_that_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("base");
+    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$1\" --out-dir \"$2\"";
+    let assert = Command::new("bash")
+        .args(["-c", script, env!("CARGO_BIN_EXE_model-import")])
+        .args([
+            models().join("llama-tied").to_str().unwrap(),
+            out.to_str().unwrap(),
+        ])
+        .assert()
+        .code(2);
+    let message = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    assert!(message.contains("model.safetensors"), "{message}");
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        0,
+        "nothing is left"
+    );
+}
+
+#[test]
+fn an_out_dir_with_other_files_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("thesis.tex"), "").unwrap();
+    Command::cargo_bin("model-import")
+        .unwrap()
+        .args([models().join("llama-tied").to_str().unwrap(), "--out-dir"])
+        .arg(dir.path())
+        .assert()
+        .code(2);
+    assert!(dir.path().join("thesis.tex").exists());
+}
