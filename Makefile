@@ -36,8 +36,9 @@ experiment: build ## The same with all training phrases
 sweep: build ## Train with several learning rates (RATES) and compare their evaluation losses
 	@$(PIPELINE) sweep
 
-bench: ## Time the hot paths against a yardstick in the same run
-	$(CARGO) bench --workspace --locked
+bench: ## Run every crate's and tool's examples/speed.rs
+	@for bench in $(wildcard crates/*/examples/speed.rs tools/*/examples/speed.rs); do \
+	    $(CARGO) run --quiet --release --locked --example speed --manifest-path $${bench%/examples/*}/Cargo.toml || exit; done
 
 install: build ## Copy tools, manual pages and completions below PREFIX (/usr/local)
 	@scripts/install '$(BIN)' '$(DESTDIR)$(PREFIX)' $(TOOLS)
