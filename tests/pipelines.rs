@@ -103,8 +103,8 @@ fn a_reader_that_leaves_early_ends_the_pipeline_quietly() {
     let scene = Scene::new();
     let output = shell(
         scene.path(),
-        "for i in $(seq 400); do tail -n +2 notes.csv; done | cat <(head -n 1 notes.csv) - |
-         jsonl-import - --user '{{ clinical_note }}' --assistant '{{ code }}' --quiet | head -n 1",
+        "for i in $(seq 400); do tail -n +2 notes.csv; done | cat <(head -n 1 notes.csv) - >big.csv
+         jsonl-import big.csv --user '{{ clinical_note }}' --assistant '{{ code }}' --quiet | head -n 1",
     );
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(
