@@ -29,6 +29,8 @@ pub struct Quantization {
     pub double_quant: bool,
     /// The type that 4-bit weights dequantise to.
     pub dtype: Dtype,
+    /// That type was asked for, and is given to weights that are in 4 bits already.
+    is_dtype_asked: bool,
 }
 
 impl Plan {
@@ -68,6 +70,7 @@ impl Plan {
         let quantization = nf4.then(|| Quantization {
             double_quant: !args.no_double_quant,
             dtype: asked.unwrap_or(Dtype::F32),
+            is_dtype_asked: asked.is_some(),
         });
         Ok(Plan {
             steps,
@@ -160,9 +163,15 @@ fn quantize(source: &Source, plan: &Plan, part: &Part) -> anyhow::Result<nf4::Qu
         .to_nf4()
         .context("only floats are planned")?;
     match source.weight(part)? {
-        Weight::Quantized(quantized) => Ok(quantized),
+        Weight::Quantized(mut quantized) => {
+            if quantization.is_dtype_asked {
+                quantized.dtype = dtype;
+            }
+            Ok(quantized)
+        }
         Weight::Values(mut values) => {
             check_finite(part, &values)?;
+            check_range(part, quantization.dtype, &values)?;
             let stored = match source {
                 Source::Gguf(_) if plan.dtype != Dtype::F32 => plan.dtype.to_nf4(),
                 _ => None,

@@ -1,4 +1,4 @@
-//! What is inside a GGUF file, llama.cpp's own format?
+//! What is inside a GGUF file, llama.cpp's own format, and how is a small one written?
 //!
 //! Version 2 or 3: a header, key-value pairs, tensor descriptions, then the data. [`Gguf::open`]
 //! holds every count, length and offset against the file before using it; a file that is cut off
@@ -9,8 +9,10 @@ mod cursor;
 mod file;
 mod llama;
 mod value;
+mod writer;
 
 pub use blocks::TensorType;
 pub use file::{Gguf, TensorInfo};
-pub use llama::{hugging_face_name, unpermute};
+pub use llama::{hugging_face_name, llama_cpp_name, permute, unpermute};
 pub use value::Value;
+pub use writer::{GgufWriter, Key};

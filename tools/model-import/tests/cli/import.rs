@@ -222,6 +222,13 @@ fn a_4_bit_source_stays_as_it_is_unless_asked() {
         json(&source.join("config.json"))
     );
 
+    let (_dir, out) = import(&source, &["--dtype", "bf16"]);
+    let base = Base::open(&out).unwrap();
+    let LinearWeight::Nf4(weight) = base.linear("model.layers.0.mlp.up_proj").unwrap() else {
+        panic!("still in 4 bits")
+    };
+    assert_eq!(weight.dtype, nf4::Dtype::BF16);
+
     let (_dir, out) = import(&source, &["--quantize", "none"]);
     let (full, stored) = (Base::open(&out).unwrap(), Base::open(&source).unwrap());
     assert!(!full.config().quantized);

@@ -1,0 +1,68 @@
+//! How does an adapter leave for programs that know nothing of this project?
+
+mod args;
+mod gguf;
+mod merge;
+
+pub use args::Args;
+
+use anyhow::{Context, anyhow, bail};
+use checkpoint::adapter::{self, Adapter};
+use checkpoint::{Base, Dtype, Role};
+use cli::{AtomicDir, Hint, Outcome};
+use std::collections::BTreeMap;
+
+pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    let base = Base::open(&args.base)?;
+    let adapter = adapter::read(&args.adapter)?;
+    check(&base, &adapter)?;
+    let dtype = match args.dtype {
+        args::Dtype::Auto => None,
+        args::Dtype::F32 => Some(Dtype::F32),
+        args::Dtype::Bf16 => Some(Dtype::BF16),
+        args::Dtype::F16 => Some(Dtype::F16),
+    };
+    if let Some(output) = &args.output {
+        let file = gguf::adapter(&base, &adapter, dtype.unwrap_or(Dtype::F32))?;
+        let mut out = output.create()?;
+        file.write(&mut out).with_context(|| output.name())?;
+        out.commit()?;
+    }
+    if let Some(out_dir) = &args.out_dir {
+        let out = AtomicDir::create(out_dir, |name| merge::FILES.contains(&name))?;
+        if let Some(signal) = merge::write(&base, &adapter, args.quantize, dtype, out.path())? {
+            return Ok(Outcome::Interrupted(signal));
+        }
+        Base::open(out.path()).context("checking what was written")?;
+        out.publish()?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Every adapted layer must be a linear layer of the base, in its shape.
+fn check(base: &Base, adapter: &Adapter) -> anyhow::Result<()> {
+    let parts = checkpoint::parts(base.config());
+    let linear: BTreeMap<&str, &[usize]> = parts
+        .iter()
+        .filter(|part| part.role == Role::Linear)
+        .filter_map(|part| Some((part.name.strip_suffix(".weight")?, &part.shape[..])))
+        .collect();
+    for pair in adapter.pairs() {
+        let adapted = [pair.b.shape[0], pair.a.shape[1]];
+        match linear.get(pair.module) {
+            Some(shape) if **shape == adapted => {}
+            Some(shape) => {
+                return Err(anyhow!(
+                    "the adapter's {} is for a weight of {adapted:?}, the base's is {shape:?}",
+                    pair.module
+                )
+                .hint("the adapter was trained on another base"));
+            }
+            None => bail!(
+                "the adapter's {} is no linear layer of the base",
+                pair.module
+            ),
+        }
+    }
+    Ok(())
+}

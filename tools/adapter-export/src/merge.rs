@@ -1,0 +1,148 @@
+//! How do base and adapter become one model? `W = W₀ + scaling · B·A`, rounded once.
+
+use crate::args::Quantize;
+use anyhow::{Context, anyhow, bail};
+use checkpoint::adapter::{Adapter, Pair};
+use checkpoint::{Base, Dtype, Entry, LinearWeight, Part, Role, SafetensorsWriter};
+use cli::{Hint, Progress, Unit};
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Every file this tool writes, and so may replace in `--out-dir`.
+pub const FILES: [&str; 12] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+];
+
+/// Writes the folder; `Some(signal)` if a signal stopped it.
+pub fn write(
+    base: &Base,
+    adapter: &Adapter,
+    quantize: Quantize,
+    dtype: Option<Dtype>,
+    out: &Path,
+) -> anyhow::Result<Option<i32>> {
+    let stored = base.tensor("model.embed_tokens.weight")?.dtype;
+    let dtype = match dtype.unwrap_or(stored) {
+        Dtype::F64 => Dtype::F32,
+        dtype => dtype,
+    };
+    write_config(base, dtype, out)?;
+    for name in FILES {
+        let from = base.dir().join(name);
+        if !matches!(name, "config.json" | "model.safetensors") && from.exists() {
+            let bytes = fs::read(&from).with_context(|| from.display().to_string())?;
+            let to = out.join(name);
+            fs::write(&to, bytes).with_context(|| to.display().to_string())?;
+        }
+    }
+
+    let parts = checkpoint::parts(base.config());
+    let entries = parts.iter().map(|part| Entry {
+        name: part.name.clone(),
+        dtype,
+        shape: part.shape.clone(),
+    });
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let writer =
+        SafetensorsWriter::create(&out.join("model.safetensors"), entries.collect(), &metadata)?;
+    let pairs: BTreeMap<&str, Pair> = adapter
+        .pairs()
+        .into_iter()
+        .map(|pair| (pair.module, pair))
+        .collect();
+    let progress = Progress::new("merging", Some(parts.len() as u64), Unit::Items("tensors"));
+    for part in &parts {
+        if let Some(signal) = cli::interrupted() {
+            return Ok(Some(signal));
+        }
+        let mut values = values(base, part, quantize)?;
+        if let Some(pair) = part.name.strip_suffix(".weight").and_then(|m| pairs.get(m)) {
+            merge(&mut values, pair);
+        }
+        check(part, dtype, &values)?;
+        writer.put(&part.name, &dtype.encode(&values))?;
+        progress.inc(1);
+    }
+    writer.finish()?;
+    Ok(None)
+}
+
+/// A tensor as training saw it.
+fn values(base: &Base, part: &Part, quantize: Quantize) -> anyhow::Result<Vec<f32>> {
+    let module = part.name.strip_suffix(".weight");
+    let Some(module) = module.filter(|_| part.role == Role::Linear) else {
+        return Ok(base.tensor(&part.name)?.to_f32()?);
+    };
+    match base.linear(module)? {
+        LinearWeight::Nf4(quantized) => Ok(quantized.dequantize()),
+        LinearWeight::Dense(view) if quantize == Quantize::None => Ok(view.to_f32()?),
+        LinearWeight::Dense(view) => {
+            let &[rows, columns] = view.shape.as_slice() else {
+                bail!("{}: a linear layer is a matrix", part.name);
+            };
+            let values = view.to_f32()?;
+            Ok(nf4::quantize(&values, [rows, columns], nf4::Dtype::F32, true).dequantize())
+        }
+    }
+}
+
+/// Adds scaling · B·A, row by row.
+fn merge(values: &mut [f32], pair: &Pair) {
+    let [rank, columns] = pair.a.shape;
+    let scaling = pair.scaling as f32;
+    values
+        .par_chunks_mut(columns)
+        .zip(pair.b.values.par_chunks(rank))
+        .for_each(|(row, b)| {
+            let mut delta = vec![0f32; columns];
+            for (b, a) in b.iter().zip(pair.a.values.chunks(columns)) {
+                for (delta, a) in delta.iter_mut().zip(a) {
+                    *delta += b * a;
+                }
+            }
+            for (value, delta) in row.iter_mut().zip(delta) {
+                *value += scaling * delta;
+            }
+        });
+}
+
+fn check(part: &Part, dtype: Dtype, values: &[f32]) -> anyhow::Result<()> {
+    let largest = if dtype == Dtype::F16 {
+        65_504.0
+    } else {
+        f32::MAX
+    };
+    match values.iter().find(|v| !v.is_finite() || v.abs() > largest) {
+        Some(value) => Err(anyhow!("{}: {value} does not fit into {dtype}", part.name)
+            .hint("use --dtype f32; if that fails too, base or adapter diverged in training")),
+        None => Ok(()),
+    }
+}
+
+fn write_config(base: &Base, dtype: Dtype, out: &Path) -> anyhow::Result<()> {
+    let path = base.dir().join("config.json");
+    let text = fs::read(&path).with_context(|| path.display().to_string())?;
+    let mut config: Map<String, Value> =
+        serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    config.remove("quantization_config");
+    config.remove("torch_dtype"); // the name of `dtype` before transformers 4.56
+    config.insert("dtype".to_owned(), dtype.torch_name().into());
+    let sorted: BTreeMap<&String, &Value> = config.iter().collect();
+    let path = out.join("config.json");
+    fs::write(&path, serde_json::to_string_pretty(&sorted)? + "\n")
+        .with_context(|| path.display().to_string())
+}

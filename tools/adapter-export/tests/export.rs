@@ -1,0 +1,236 @@
+//! Does an exported adapter compute what the adapter does?
+
+use assert_cmd::Command;
+use checkpoint::gguf::{Gguf, Value, unpermute};
+use checkpoint::{Base, Dtype, LinearWeight, adapter};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models")
+}
+
+fn export(base: &Path, adapter: &Path, flags: &[&str]) -> assert_cmd::assert::Assert {
+    Command::cargo_bin("adapter-export")
+        .unwrap()
+        .args([
+            "--base",
+            base.to_str().unwrap(),
+            "--adapter",
+            adapter.to_str().unwrap(),
+        ])
+        .args(flags)
+        .assert()
+}
+
+/// W₀ + s·B·A in f64.
+fn merged(weight: &[f32], pair: &adapter::Pair) -> Vec<f64> {
+    let [rank, columns] = pair.a.shape;
+    let at = |i: usize| {
+        let (row, column) = (i / columns, i % columns);
+        let product: f64 = (0..rank)
+            .map(|r| {
+                f64::from(pair.b.values[row * rank + r])
+                    * f64::from(pair.a.values[r * columns + column])
+            })
+            .sum();
+        f64::from(weight[i]) + pair.scaling * product
+    };
+    (0..weight.len()).map(at).collect()
+}
+
+#[test]
+fn a_merged_weight_is_the_base_plus_the_scaled_product() {
+    for (model, quantize) in [
+        ("llama-tied", "none"),
+        ("llama-tied", "nf4"),
+        ("llama-tied-prequant", "none"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("merged");
+        let adapter_dir = models().join("llama-tied/adapter");
+        let flags = ["--out-dir", out.to_str().unwrap(), "--quantize", quantize];
+        export(&models().join(model), &adapter_dir, &flags)
+            .success()
+            .stdout("");
+        let (base, merged_base) = (
+            Base::open(&models().join(model)).unwrap(),
+            Base::open(&out).unwrap(),
+        );
+        assert!(!merged_base.config().quantized);
+        for pair in adapter::read(&adapter_dir).unwrap().pairs() {
+            let before = match base.linear(pair.module).unwrap() {
+                LinearWeight::Nf4(quantized) => quantized.dequantize(),
+                LinearWeight::Dense(view) if quantize == "none" => view.to_f32().unwrap(),
+                LinearWeight::Dense(view) => {
+                    let shape = [view.shape[0], view.shape[1]];
+                    let values = view.to_f32().unwrap();
+                    nf4::quantize(&values, shape, nf4::Dtype::F32, true).dequantize()
+                }
+            };
+            let LinearWeight::Dense(after) = merged_base.linear(pair.module).unwrap() else {
+                panic!("merged weights are dense")
+            };
+            assert_eq!(after.dtype, Dtype::F32);
+            let expected = merged(&before, &pair);
+            for (after, expected) in after.to_f32().unwrap().iter().zip(expected) {
+                // Four products and two sums in f32.
+                assert!(
+                    (f64::from(*after) - expected).abs() <= 1e-6,
+                    "{model} {}",
+                    pair.module
+                );
+            }
+        }
+        let norm = "model.norm.weight";
+        let (before, after) = (
+            base.tensor(norm).unwrap(),
+            merged_base.tensor(norm).unwrap(),
+        );
+        assert_eq!(before.bytes, after.bytes);
+    }
+}
+
+#[test]
+fn a_gguf_adapter_holds_the_same_numbers_under_llama_cpps_names() {
+    for (model, architecture, heads) in [
+        ("llama-tied", "llama", Some((4, 2))),
+        ("mistral-swa", "llama", Some((4, 2))),
+        ("qwen3", "qwen3", None),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("adapter.gguf");
+        let adapter_dir = models().join(model).join("adapter");
+        export(
+            &models().join(model),
+            &adapter_dir,
+            &["-o", out.to_str().unwrap()],
+        )
+        .success();
+        let file = Gguf::open(&out).unwrap();
+        let text = |key: &str| file.get(key).and_then(Value::as_str);
+        assert_eq!(text("general.type"), Some("adapter"));
+        assert_eq!(text("general.architecture"), Some(architecture));
+        assert_eq!(text("adapter.type"), Some("lora"));
+        assert_eq!(
+            file.get("adapter.lora.alpha").and_then(Value::as_f64),
+            Some(8.0)
+        );
+        assert_eq!(file.tensors().count(), 28);
+        let adapter = adapter::read(&adapter_dir).unwrap();
+        let pairs = adapter.pairs();
+        let pair = |module: &str| *pairs.iter().find(|p| p.module == module).unwrap();
+        for (name, module, heads) in [
+            (
+                "blk.0.attn_q",
+                "model.layers.0.self_attn.q_proj",
+                heads.map(|(q, _)| q),
+            ),
+            (
+                "blk.1.attn_k",
+                "model.layers.1.self_attn.k_proj",
+                heads.map(|(_, k)| k),
+            ),
+            ("blk.1.ffn_down", "model.layers.1.mlp.down_proj", None),
+        ] {
+            let pair = pair(module);
+            let (info, a) = file.tensor(&format!("{name}.weight.lora_a")).unwrap();
+            assert_eq!((&info.shape[..], &a), (&pair.a.shape[..], &pair.a.values));
+            let (info, mut b) = file.tensor(&format!("{name}.weight.lora_b")).unwrap();
+            if let Some(heads) = heads {
+                assert_ne!(b, pair.b.values, "{model} {name} is interleaved");
+                b = unpermute(&b, info.shape[1], heads);
+            }
+            assert_eq!((&info.shape[..], &b), (&pair.b.shape[..], &pair.b.values));
+        }
+    }
+}
+
+#[test]
+fn scalings_that_one_alpha_cannot_say_are_multiplied_into_b() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut adapter = adapter::read(&models().join("qwen3/adapter")).unwrap();
+    let alpha_of = |adapter: &adapter::Adapter| {
+        let adapter_dir = dir.path().join("adapter");
+        adapter::write(adapter, &adapter_dir, Dtype::F32).unwrap();
+        let out = dir.path().join("adapter.gguf");
+        export(
+            &models().join("qwen3"),
+            &adapter_dir,
+            &["-o", out.to_str().unwrap()],
+        )
+        .success();
+        let file = Gguf::open(&out).unwrap();
+        let alpha = file
+            .get("adapter.lora.alpha")
+            .and_then(Value::as_f64)
+            .unwrap();
+        (alpha, file.tensor("blk.0.ffn_up.weight.lora_b").unwrap().1)
+    };
+    let module = "model.layers.0.mlp.up_proj";
+    let b = adapter.tensors[&adapter::key(module, 'B')].values.clone();
+    adapter.config.use_rslora = true;
+    assert_eq!(alpha_of(&adapter), (16.0, b.clone()), "α·√r = 8·√4");
+    adapter.config.use_rslora = false;
+    adapter
+        .config
+        .alpha_pattern
+        .insert("up_proj".to_owned(), 2.0);
+    let halved: Vec<f32> = b.iter().map(|v| v * 0.5).collect();
+    assert_eq!(alpha_of(&adapter), (0.0, halved), "α/r = 2/4");
+}
+
+#[test]
+fn an_adapter_of_another_base_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("merged");
+    let mut adapter = adapter::read(&models().join("llama-tied/adapter")).unwrap();
+    let wide = adapter::key("model.layers.0.mlp.up_proj", 'A');
+    let tensor = adapter.tensors.get_mut(&wide).unwrap();
+    tensor.shape[1] *= 2;
+    tensor.values.extend(tensor.values.clone());
+    let adapter_dir = dir.path().join("adapter");
+    adapter::write(&adapter, &adapter_dir, Dtype::F32).unwrap();
+    let flags = ["--out-dir", out.to_str().unwrap()];
+    let assert = export(&models().join("llama-tied"), &adapter_dir, &flags).code(2);
+    let message = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    assert!(
+        message.contains("model.layers.0.mlp.up_proj is for a weight of [128, 128]"),
+        "{message}"
+    );
+    assert!(
+        message.contains("hint: the adapter was trained on another base"),
+        "{message}"
+    );
+    assert!(!out.exists());
+}
+
+#[test]
+fn without_a_destination_it_is_a_usage_error() {
+    export(
+        &models().join("llama-tied"),
+        &models().join("llama-tied/adapter"),
+        &[],
+    )
+    .code(2);
+}
+
+#[test]
+fn tokenizer_files_travel_with_the_merged_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("base");
+    fs::create_dir(&base).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(models().join("qwen3").join(file), base.join(file)).unwrap();
+    }
+    fs::write(base.join("chat_template.jinja"), "{{ messages }}").unwrap();
+    let out = dir.path().join("merged");
+    let flags = ["--out-dir", out.to_str().unwrap(), "--dtype", "f16"];
+    export(&base, &models().join("qwen3/adapter"), &flags).success();
+    assert_eq!(
+        fs::read(out.join("chat_template.jinja")).unwrap(),
+        b"{{ messages }}"
+    );
+    let merged = Base::open(&out).unwrap();
+    assert_eq!(merged.config().dtype, Dtype::F16);
+}
