@@ -1,27 +1,26 @@
 //! When do two examples ask the same, and what does a field of an example say?
 
 use serde_json::Value;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{Chat, Example, Role};
 
 /// Two examples with the same key ask the same: all that is said before the last answer, but for
 /// case, white space and the system prompt, which every example of a file tends to share.
 pub fn prompt_key(example: &Example) -> u64 {
-    let mut key = PromptKey::default();
+    let mut prompt = String::new();
     match example {
         Example::Chat(chat) => {
             for message in &chat.messages[..prompt_length(chat)] {
-                if !matches!(message.role, Role::System | Role::Developer) {
-                    key.say(
-                        message.role.name(),
-                        message.content.as_deref().unwrap_or_default(),
-                    );
-                }
+                say(
+                    &mut prompt,
+                    message.role,
+                    message.content.as_deref().unwrap_or_default(),
+                );
             }
         }
-        Example::Completion { prompt, .. } => key.say("user", prompt),
-        Example::Text { text } => key.say("user", text),
+        Example::Completion { prompt: text, .. } => say(&mut prompt, Role::User, text),
+        Example::Text { text } => say(&mut prompt, Role::User, text),
         Example::Tokens { input_ids, labels } => {
             let learned = |index: &usize| {
                 labels
@@ -32,29 +31,23 @@ pub fn prompt_key(example: &Example) -> u64 {
                 .find(learned)
                 .filter(|end| *end > 0)
                 .unwrap_or(input_ids.len());
-            for id in &input_ids[..end] {
-                key.hash.update(&id.to_le_bytes());
-            }
+            let bytes: Vec<u8> = input_ids[..end]
+                .iter()
+                .flat_map(|id| id.to_le_bytes())
+                .collect();
+            return xxh3_64(&bytes);
         }
     }
-    key.hash.digest()
+    xxh3_64(prompt.as_bytes())
 }
 
-/// The hash of a prompt under construction.
-#[derive(Default)]
-pub(crate) struct PromptKey {
-    hash: Xxh3,
-    text: String,
-}
-
-impl PromptKey {
-    pub(crate) fn say(&mut self, role: &str, content: &str) {
-        self.text.clear();
-        normalize_into(content, &mut self.text);
-        self.hash.update(role.as_bytes());
-        self.hash.update(&[0xFF]); // in no UTF-8 text: "ab" + "c" is not "a" + "bc"
-        self.hash.update(self.text.as_bytes());
-        self.hash.update(&[0xFF]);
+/// Adds a message to a prompt that is to be hashed; the system prompt is no part of it.
+pub(crate) fn say(prompt: &mut String, role: Role, content: &str) {
+    if !matches!(role, Role::System | Role::Developer) {
+        prompt.push_str(role.name());
+        prompt.push('\u{0}'); // "ab" + "c" is not "a" + "bc"
+        normalize_into(content, prompt);
+        prompt.push('\u{0}');
     }
 }
 
@@ -75,14 +68,15 @@ pub fn normalized(text: &str) -> String {
 }
 
 fn normalize_into(text: &str, out: &mut String) {
+    let start = out.len();
     for word in text.split_whitespace() {
-        if !out.is_empty() {
+        if out.len() > start {
             out.push(' ');
         }
         if word.is_ascii() {
+            let at = out.len();
             out.push_str(word);
-            let start = out.len() - word.len();
-            out[start..].make_ascii_lowercase();
+            out[at..].make_ascii_lowercase();
         } else {
             out.extend(word.chars().flat_map(char::to_lowercase));
         }

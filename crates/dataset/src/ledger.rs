@@ -99,7 +99,7 @@ fn write_row(writer: &mut impl Write, file: &str, line: u64, fate: Fate) -> io::
 }
 
 /// A CSV field, quoted when it must be.
-pub(crate) fn write_field(writer: &mut impl Write, text: &str) -> io::Result<()> {
+pub fn write_field(writer: &mut impl Write, text: &str) -> io::Result<()> {
     if text.contains(['"', ',', '\n', '\r']) {
         write!(writer, "\"{}\"", text.replace('"', "\"\""))
     } else {

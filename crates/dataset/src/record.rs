@@ -1,0 +1,374 @@
+//! What does a line say, read without copying and without believing anything?
+//!
+//! Wrong types, unknown and repeated keys are kept as facts for the rules to judge; only text that
+//! is no JSON at all is an error here.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, de};
+use serde_json::value::RawValue;
+
+/// A line that may hold a conversation.
+#[derive(Debug, Default)]
+pub(crate) struct Record<'a> {
+    pub messages: Option<List<'a>>,
+    pub tools: Option<&'a RawValue>,
+    /// One of `prompt`, `completion`, `text`, `input_ids` is there.
+    pub has_other_shape: bool,
+    pub unknown_keys: Vec<Cow<'a, str>>,
+    pub repeated_keys: Vec<Cow<'a, str>>,
+    /// The line is no object, but this.
+    pub instead: Option<&'static str>,
+}
+
+/// What stands under `messages`.
+#[derive(Debug)]
+pub(crate) enum List<'a> {
+    Messages(Vec<Message<'a>>),
+    Other(&'static str),
+}
+
+/// One element of `messages`.
+#[derive(Debug, Default)]
+pub(crate) struct Message<'a> {
+    pub role: Option<Written<'a>>,
+    pub content: Option<Written<'a>>,
+    pub weight: Option<Written<'a>>,
+    pub tool_calls: Option<&'a RawValue>,
+    pub tool_call_id: Option<Written<'a>>,
+    pub has_function_call: bool,
+    pub unknown_keys: Vec<Cow<'a, str>>,
+    pub repeated_keys: Vec<Cow<'a, str>>,
+    pub instead: Option<&'static str>,
+}
+
+/// A value where text is expected.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Written<'a> {
+    Text(Cow<'a, str>),
+    /// A list of parts, their texts joined; `None` when a part is no text.
+    Parts(Option<String>),
+    Null,
+    Number(f64),
+    Other(&'static str),
+}
+
+impl Written<'_> {
+    /// What it is, for a message.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Written::Text(_) => "text",
+            Written::Parts(_) => "a list",
+            Written::Null => "null",
+            Written::Number(_) => "a number",
+            Written::Other(kind) => kind,
+        }
+    }
+
+    /// Its text, when it has one.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Written::Text(text) => Some(text),
+            Written::Parts(text) => text.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Record<'a> {
+    /// Reads a line.
+    pub fn parse(line: &'a str) -> Result<Record<'a>, serde_json::Error> {
+        serde_json::from_str(line)
+    }
+}
+
+/// Defines the visits of values that are not the one expected.
+macro_rules! otherwise {
+    ($make:expr; $($visit:ident $type:ty => $kind:literal),*) => {
+        $(fn $visit<E: de::Error>(self, _: $type) -> Result<Self::Value, E> { Ok($make($kind)) })*
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> { Ok($make("null")) }
+    };
+}
+
+struct RecordVisitor;
+
+impl<'de> Visitor<'de> for RecordVisitor {
+    type Value = Record<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    otherwise!(|kind| Record { instead: Some(kind), ..Record::default() };
+        visit_bool bool => "true or false", visit_i64 i64 => "a number", visit_u64 u64 => "a number",
+        visit_f64 f64 => "a number", visit_str &str => "text");
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Record {
+            instead: Some("a list"),
+            ..Record::default()
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut record = Record::default();
+        let mut seen = 0u32;
+        while let Some(Key(key)) = map.next_key()? {
+            let bit = match key.as_ref() {
+                "messages" => {
+                    record.messages = Some(map.next_value()?);
+                    1
+                }
+                "tools" => {
+                    record.tools = Some(map.next_value()?);
+                    2
+                }
+                known => {
+                    let index = OTHER_KEYS.iter().position(|other| *other == known);
+                    map.next_value::<IgnoredAny>()?;
+                    match index {
+                        Some(index) => {
+                            record.has_other_shape |= index < SHAPES;
+                            4 << index
+                        }
+                        None => {
+                            let keys = &mut record.unknown_keys;
+                            if keys.contains(&key) {
+                                record.repeated_keys.push(key)
+                            } else {
+                                keys.push(key)
+                            }
+                            continue;
+                        }
+                    }
+                }
+            };
+            if seen & bit != 0 {
+                record.repeated_keys.push(key);
+            }
+            seen |= bit;
+        }
+        Ok(record)
+    }
+}
+
+/// The first of these are shapes of their own.
+const OTHER_KEYS: [&str; 12] = [
+    "prompt",
+    "completion",
+    "text",
+    "input_ids",
+    "labels",
+    "attention_mask",
+    "functions",
+    "parallel_tool_calls",
+    "chat_template_kwargs",
+    "metadata",
+    "id",
+    "source",
+];
+const SHAPES: usize = 4;
+
+impl<'de> Deserialize<'de> for Record<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RecordVisitor)
+    }
+}
+
+struct ListVisitor;
+
+impl<'de> Visitor<'de> for ListVisitor {
+    type Value = List<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    otherwise!(List::Other; visit_bool bool => "true or false", visit_i64 i64 => "a number",
+        visit_u64 u64 => "a number", visit_f64 f64 => "a number", visit_str &str => "text");
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(List::Other("an object"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut messages = Vec::with_capacity(4);
+        while let Some(message) = seq.next_element()? {
+            messages.push(message);
+        }
+        Ok(List::Messages(messages))
+    }
+}
+
+impl<'de> Deserialize<'de> for List<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListVisitor)
+    }
+}
+
+struct MessageVisitor;
+
+impl<'de> Visitor<'de> for MessageVisitor {
+    type Value = Message<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    otherwise!(|kind| Message { instead: Some(kind), ..Message::default() };
+        visit_bool bool => "true or false", visit_i64 i64 => "a number", visit_u64 u64 => "a number",
+        visit_f64 f64 => "a number", visit_str &str => "text");
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Message {
+            instead: Some("a list"),
+            ..Message::default()
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut message = Message::default();
+        let mut seen = 0u32;
+        while let Some(Key(key)) = map.next_key()? {
+            let bit = match key.as_ref() {
+                "role" => (message.role = Some(map.next_value()?), 1).1,
+                "content" => (message.content = Some(map.next_value()?), 2).1,
+                "weight" => (message.weight = Some(map.next_value()?), 4).1,
+                "tool_calls" => (message.tool_calls = Some(map.next_value()?), 8).1,
+                "tool_call_id" => (message.tool_call_id = Some(map.next_value()?), 16).1,
+                "function_call" => {
+                    map.next_value::<IgnoredAny>()?;
+                    message.has_function_call = true;
+                    32
+                }
+                "name" => (map.next_value::<IgnoredAny>()?, 64).1,
+                "refusal" => (map.next_value::<IgnoredAny>()?, 128).1,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    let keys = &mut message.unknown_keys;
+                    if keys.contains(&key) {
+                        message.repeated_keys.push(key)
+                    } else {
+                        keys.push(key)
+                    }
+                    continue;
+                }
+            };
+            if seen & bit != 0 {
+                message.repeated_keys.push(key);
+            }
+            seen |= bit;
+        }
+        Ok(message)
+    }
+}
+
+impl<'de> Deserialize<'de> for Message<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(MessageVisitor)
+    }
+}
+
+struct WrittenVisitor;
+
+impl<'de> Visitor<'de> for WrittenVisitor {
+    type Value = Written<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Written::Text(Cow::Borrowed(text)))
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Written::Text(Cow::Owned(text.to_owned())))
+    }
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(Written::Null)
+    }
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Written::Other("true or false"))
+    }
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Written::Number(number as f64))
+    }
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
+        Ok(Written::Number(number as f64))
+    }
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Self::Value, E> {
+        Ok(Written::Number(number))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Written::Other("an object"))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut joined = Some(String::new());
+        while let Some(part) = seq.next_element::<serde_json::Value>()? {
+            match (
+                &mut joined,
+                part.get("text").and_then(serde_json::Value::as_str),
+            ) {
+                (Some(joined), Some(text)) => joined.push_str(text),
+                _ => joined = None,
+            }
+        }
+        Ok(Written::Parts(joined))
+    }
+}
+
+impl<'de> Deserialize<'de> for Written<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WrittenVisitor)
+    }
+}
+
+/// A key, borrowed when it holds no escapes.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl<'de> Visitor<'de> for KeyVisitor {
+            type Value = Key<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Borrowed(text)))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+/// The keys of a JSON object in their order, when the text is one, and whether the text is JSON.
+pub(crate) struct AnswerKeys<'k>(pub &'k mut Vec<u64>);
+
+impl<'de> DeserializeSeed<'de> for AnswerKeys<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AnswerKeys<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    otherwise!(|_: &str| (); visit_bool bool => "", visit_i64 i64 => "", visit_u64 u64 => "",
+        visit_f64 f64 => "", visit_str &str => "");
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(Key(key)) = map.next_key()? {
+            self.0.push(xxhash_rust::xxh3::xxh3_64(key.as_bytes()));
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! Are tools declared, called and answered as they should be?
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::finding::Findings;
+use crate::record::{Message, Written};
+use crate::rules::Rule;
+
+/// Judges tools; keeps compiled schemas, since the tools of a file repeat on every line.
+#[derive(Default)]
+pub(crate) struct Tools {
+    compiled: HashMap<u64, Rc<Declared>>,
+}
+
+/// The functions of one line, by name, and what is wrong with the list.
+#[derive(Default)]
+struct Declared {
+    functions: HashMap<String, Option<jsonschema::Validator>>,
+    wrong: Vec<String>,
+}
+
+/// Compiled lists kept at a time; a file with more is compiled anew now and then.
+const KEPT: usize = 256;
+
+impl Tools {
+    /// Adds what is called to `said`, since it is part of the example.
+    pub fn check(
+        &mut self,
+        tools: Option<&RawValue>,
+        messages: &[Message],
+        findings: &mut Findings,
+        said: &mut Vec<u8>,
+    ) {
+        let declared = tools.map(|tools| {
+            said.extend_from_slice(tools.get().as_bytes());
+            self.declared(tools.get())
+        });
+        for what in declared.iter().flat_map(|declared| &declared.wrong) {
+            findings.add(Rule::BadTools, || what.clone());
+        }
+        let mut made = HashSet::new();
+        for (index, message) in messages.iter().enumerate() {
+            if let Some(calls) = message.tool_calls {
+                said.extend_from_slice(calls.get().as_bytes());
+                check_calls(index, calls.get(), declared.as_deref(), findings, &mut made);
+            }
+            if matches!(&message.role, Some(Written::Text(role)) if role == "tool") {
+                check_result(index, message, &made, findings);
+            }
+        }
+    }
+
+    fn declared(&mut self, text: &str) -> Rc<Declared> {
+        if self.compiled.len() >= KEPT {
+            self.compiled.clear();
+        }
+        self.compiled
+            .entry(xxh3_64(text.as_bytes()))
+            .or_insert_with(|| Rc::new(Declared::read(text)))
+            .clone()
+    }
+}
+
+impl Declared {
+    fn read(text: &str) -> Declared {
+        let mut declared = Declared::default();
+        let value = match serde_json::from_str(text).ok() {
+            Some(Value::String(text)) => serde_json::from_str(&text).ok(), // a list in a string is TRL's way
+            value => value,
+        };
+        match value {
+            Some(Value::Array(tools)) => {
+                for (index, tool) in tools.iter().enumerate() {
+                    declared.add(index, tool);
+                }
+            }
+            Some(Value::Null) => {}
+            _ => declared.wrong.push("tools is no list".into()),
+        }
+        declared
+    }
+
+    fn add(&mut self, index: usize, tool: &Value) {
+        let Some(name) = tool.pointer("/function/name").and_then(Value::as_str) else {
+            return self
+                .wrong
+                .push(format!("tools[{index}] has no function.name"));
+        };
+        let schema = match tool.pointer("/function/parameters") {
+            None | Some(Value::Null) => None,
+            Some(parameters) => match jsonschema::validator_for(parameters) {
+                Ok(schema) => Some(schema),
+                Err(error) => {
+                    self.wrong.push(format!(
+                        "tools[{index}].function.parameters is no JSON schema: {error}"
+                    ));
+                    None
+                }
+            },
+        };
+        self.functions.insert(name.to_owned(), schema);
+    }
+}
+
+fn check_calls(
+    index: usize,
+    calls: &str,
+    declared: Option<&Declared>,
+    findings: &mut Findings,
+    made: &mut HashSet<String>,
+) {
+    let calls = match serde_json::from_str(calls) {
+        Ok(Value::Array(calls)) => calls,
+        Ok(Value::Null) => return,
+        _ => {
+            return findings.add(Rule::BadToolCall, || {
+                format!("messages[{index}].tool_calls is no list")
+            });
+        }
+    };
+    for (number, call) in calls.iter().enumerate() {
+        let place = || format!("messages[{index}].tool_calls[{number}]");
+        match call.get("id").and_then(Value::as_str) {
+            Some(id) => drop(made.insert(id.to_owned())),
+            None => findings.add(Rule::BadToolCall, || format!("{} has no id", place())),
+        }
+        let Some(name) = call.pointer("/function/name").and_then(Value::as_str) else {
+            findings.add(Rule::BadToolCall, || {
+                format!("{} has no function.name", place())
+            });
+            continue;
+        };
+        let arguments = match call.pointer("/function/arguments") {
+            Some(Value::String(text)) => serde_json::from_str(text).ok().filter(Value::is_object),
+            Some(object @ Value::Object(_)) => Some(object.clone()),
+            _ => None,
+        };
+        let Some(arguments) = arguments else {
+            findings.add(Rule::BadToolCall, || {
+                format!("{}.function.arguments is no JSON object", place())
+            });
+            continue;
+        };
+        let Some(declared) = declared else { continue };
+        match declared.functions.get(name) {
+            None => findings.add(Rule::UnknownTool, || {
+                format!("{} calls {name:?}, which tools does not declare", place())
+            }),
+            Some(None) => {}
+            Some(Some(schema)) => {
+                for error in schema.iter_errors(&arguments) {
+                    let path = error.instance_path();
+                    findings.add(Rule::ToolSchema, || {
+                        format!("{}.function.arguments{path}: {error}", place())
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn check_result(index: usize, message: &Message, made: &HashSet<String>, findings: &mut Findings) {
+    match &message.tool_call_id {
+        Some(Written::Text(id)) if made.contains(id.as_ref()) => {}
+        Some(Written::Text(id)) => {
+            findings.add(Rule::ToolResult, || {
+                format!("messages[{index}] answers the call {id:?}, which was not made")
+            });
+        }
+        _ => findings.add(Rule::ToolResult, || {
+            format!("messages[{index}] has no tool_call_id")
+        }),
+    }
+}

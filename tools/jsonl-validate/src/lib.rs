@@ -1,0 +1,139 @@
+//! Which examples are sound, and what is wrong with the others?
+
+mod args;
+mod explain;
+mod pipeline;
+mod report;
+
+use std::io::Write;
+
+use anyhow::Context;
+use cli::{Hint, Outcome, Output, OutputWriter};
+use dataset::ledger::{Fate, Ledger};
+use dataset::{Checked, Judge, Options, Severities, Severity, Verdict};
+
+pub use args::Args;
+use args::{FailOn, parse_severity};
+use report::Report;
+
+/// Checks every line, lets the sound ones through, and reports.
+pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    if let Some(what) = &args.explain {
+        return explain::print(what);
+    }
+    let options = options(&args)?;
+    let mut judge = Judge::new(&options, args.min_per_label);
+    let mut sink = Sink::create(&args)?;
+    let mut report = Report::create(&args, &options.severities)?;
+    pipeline::each_line(
+        &args,
+        &options,
+        &mut |number, bytes, mut checked: Checked| {
+            let verdict = judge.judge(number, &mut checked);
+            report.add(&checked.findings)?;
+            sink.write(number, bytes, verdict)
+        },
+    )?;
+    if sink.ledger.counts.read() == 0 {
+        return Err(anyhow::anyhow!("{}: is empty", args.input.name()))
+            .hint("an empty training file would train on nothing");
+    }
+    report.add(&judge.finish())?;
+    let counts = sink.ledger.counts;
+    sink.commit()?;
+    report.finish(counts, &judge.labels())?;
+    Ok(outcome(&args, &report))
+}
+
+fn options(args: &Args) -> anyhow::Result<Options> {
+    let mut severities = Severities::default();
+    for text in &args.severity {
+        let (rule, severity) = parse_severity(text).map_err(anyhow::Error::msg)?;
+        severities.set(rule, severity);
+    }
+    let schema = args
+        .schema
+        .as_ref()
+        .map(|path| read_schema(path))
+        .transpose()?;
+    Ok(Options {
+        severities,
+        min_user_chars: args.min_user_chars,
+        assistant_json: args.assistant_json || schema.is_some(),
+        schema,
+        label: args.label.clone(),
+        near_duplicates: args.near_duplicates,
+    })
+}
+
+fn read_schema(path: &std::path::Path) -> anyhow::Result<jsonschema::Validator> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| name.to_string())?;
+    let schema = serde_json::from_str(&text).with_context(|| format!("{name}: not JSON"))?;
+    jsonschema::validator_for(&schema)
+        .map_err(|error| anyhow::anyhow!("{name}: not a JSON schema: {error}"))
+}
+
+fn outcome(args: &Args, report: &Report) -> Outcome {
+    let is_no = match args.fail_on {
+        FailOn::Warning => report.count(Severity::Warning) + report.count(Severity::Error) > 0,
+        FailOn::Error => report.count(Severity::Error) > 0,
+    };
+    if is_no && !args.drop_invalid {
+        Outcome::No
+    } else {
+        Outcome::Done
+    }
+}
+
+/// Where the lines go.
+struct Sink {
+    output: OutputWriter,
+    rejects: Option<OutputWriter>,
+    input_name: String,
+    output_name: String,
+    ledger: Ledger<OutputWriter>,
+}
+
+impl Sink {
+    fn create(args: &Args) -> anyhow::Result<Sink> {
+        let create = |output: &Option<Output>| output.as_ref().map(Output::create).transpose();
+        Ok(Sink {
+            output: args.output.create()?,
+            rejects: create(&args.rejects)?,
+            input_name: args.input.name(),
+            output_name: args.output.name(),
+            ledger: Ledger::new(create(&args.ledger)?)?,
+        })
+    }
+
+    fn write(&mut self, number: u64, bytes: &[u8], verdict: Verdict) -> anyhow::Result<()> {
+        let fate = match verdict {
+            Verdict::Keep => {
+                self.output.write_all(bytes)?;
+                Fate::Kept {
+                    output: &self.output_name,
+                    output_line: self.ledger.counts.kept + 1,
+                }
+            }
+            Verdict::Drop(rule) => {
+                if let Some(rejects) = &mut self.rejects {
+                    rejects.write_all(bytes)?;
+                }
+                Fate::Dropped { rule: rule.code() }
+            }
+        };
+        Ok(self.ledger.record(&self.input_name, number, fate)?)
+    }
+
+    fn commit(self) -> anyhow::Result<()> {
+        self.output.commit()?;
+        for file in [self.rejects, self.ledger.into_inner()]
+            .into_iter()
+            .flatten()
+        {
+            file.commit()?;
+        }
+        Ok(())
+    }
+}
