@@ -1,22 +1,26 @@
 //! Text to token ids with byte offsets, doing the repeated part once.
 //!
 //! A special token is a hard boundary: the tokenizer cuts the text there before anything else, so
-//! the text between two of them encodes the same wherever it stands. Chats repeat such stretches
-//! (the system prompt above all), and a small cache remembers them. Where a tokenizer's special
-//! tokens look at their neighbours (`lstrip`, `rstrip`, `single_word`) they are not used as
-//! boundaries, and the result is the tokenizer's own in every case.
+//! the stretch between two of them encodes the same wherever it stands. Byte-level tokenizers with
+//! the regular expressions of GPT-2, Llama 3 and Qwen 2 cut besides before every single space
+//! between two printing characters, so words encode the same wherever they stand. Chats repeat both
+//! (the system prompt above all), and two small caches remember them. Where a tokenizer's tokens
+//! look at their neighbours (`lstrip`, `rstrip`, `single_word`) such cuts are not made, and the
+//! result is the tokenizer's own in every case.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::Error;
 
-const CACHE_SLOTS: usize = 1024;
-const CACHED_BYTES: usize = 8192; // longer stretches are rare and would make the cache's size matter
+const STRETCHES: usize = 1 << 10;
+const WORDS: usize = 1 << 16;
+const CACHED_BYTES: usize = 8192; // longer texts are rare and would make a cache's size matter
 
 /// Token ids and the bytes of the text each one stands for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,15 +32,9 @@ pub(crate) struct Tokens {
 pub(crate) struct Encoder {
     tokenizer: Tokenizer,
     specials: Specials,
-    cache: Vec<Mutex<Option<Stretch>>>,
-}
-
-/// What follows a special token, encoded; offsets count from the end of that token.
-#[derive(Clone)]
-struct Stretch {
-    after: u32,
-    text: Arc<str>,
-    tokens: Arc<Tokens>,
+    cuts_at_spaces: bool,
+    stretches: Cache,
+    words: Cache,
 }
 
 impl Encoder {
@@ -59,12 +57,12 @@ impl Encoder {
         // Some tokenizer.json files cut or pad to a fixed length; data is never cut in silence.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(broken)?;
-        let specials = Specials::of(&tokenizer);
-        let cache = (0..CACHE_SLOTS).map(|_| Mutex::new(None)).collect();
         Ok(Encoder {
+            specials: Specials::of(&tokenizer),
+            cuts_at_spaces: cuts_at_spaces(&tokenizer),
+            stretches: Cache::new(STRETCHES),
+            words: Cache::new(WORDS),
             tokenizer,
-            specials,
-            cache,
         })
     }
 
@@ -100,49 +98,44 @@ impl Encoder {
         if stretch.is_empty() {
             return Ok(());
         }
-        let Some((after, boundary_start)) = boundary else {
-            append(tokens, &self.encode_whole(stretch)?, start);
-            return Ok(());
-        };
-        // The boundary goes along: what stands first in a text may encode differently.
-        let encode = || {
-            let mut encoded = self.encode_whole(&text[boundary_start..range.end])?;
-            encoded.ids.remove(0);
-            encoded.offsets.remove(0);
-            let boundary_length = start - boundary_start;
-            encoded.offsets.iter_mut().for_each(|(from, to)| {
-                *from -= boundary_length;
-                *to -= boundary_length;
-            });
-            Ok(encoded)
-        };
-        if stretch.len() > CACHED_BYTES {
-            append(tokens, &encode()?, start);
+        let after = boundary.map_or(u32::MAX, |(id, _)| id);
+        let key = Key::new(after, stretch);
+        if self.stretches.append(&key, start, tokens) {
             return Ok(());
         }
-        let hasher = BuildHasherDefault::<DefaultHasher>::default();
-        let slot = &self.cache[hasher.hash_one((after, stretch)) as usize % CACHE_SLOTS];
-        let known = slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(known) = known
-            && known.after == after
-            && *known.text == *stretch
-        {
-            append(tokens, &known.tokens, start);
-            return Ok(());
+        let first = tokens.ids.len();
+        match boundary {
+            _ if self.cuts_at_spaces => self.encode_words(stretch, start, tokens)?,
+            None => append(tokens, &self.encode_whole(stretch)?, start),
+            // The boundary goes along: what stands first in a text may encode differently.
+            Some((_, boundary_start)) => {
+                let mut encoded = self.encode_whole(&text[boundary_start..range.end])?;
+                encoded.ids.remove(0);
+                encoded.offsets.remove(0);
+                append(tokens, &encoded, boundary_start);
+            }
         }
-        let encoded = Arc::new(encode()?);
-        append(tokens, &encoded, start);
-        let stretch = Stretch {
-            after,
-            text: stretch.into(),
-            tokens: encoded,
-        };
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(stretch);
+        self.stretches.remember(&key, start, tokens, first);
+        Ok(())
+    }
+
+    fn encode_words(&self, stretch: &str, start: usize, tokens: &mut Tokens) -> Result<(), Error> {
+        for word in words(stretch) {
+            let (key, start) = (
+                Key::new(u32::MAX, &stretch[word.clone()]),
+                start + word.start,
+            );
+            if !self.words.append(&key, start, tokens) {
+                let first = tokens.ids.len();
+                append(tokens, &self.encode_whole(key.text)?, start);
+                self.words.remember(&key, start, tokens, first);
+            }
+        }
         Ok(())
     }
 
     /// The tokenizer's own answer, which [`Encoder::encode`] equals.
-    pub fn encode_whole(&self, text: &str) -> Result<Tokens, Error> {
+    fn encode_whole(&self, text: &str) -> Result<Tokens, Error> {
         let encoding = self.tokenizer.encode(text, false);
         let encoding = encoding.map_err(|error| Error::Encode {
             reason: error.to_string(),
@@ -164,14 +157,152 @@ impl Encoder {
     }
 }
 
-fn append(tokens: &mut Tokens, stretch: &Tokens, start: usize) {
-    tokens.ids.extend_from_slice(&stretch.ids);
+fn append(tokens: &mut Tokens, part: &Tokens, start: usize) {
+    tokens.ids.extend_from_slice(&part.ids);
     tokens.offsets.extend(
-        stretch
-            .offsets
+        part.offsets
             .iter()
             .map(|(from, to)| (from + start, to + start)),
     );
+}
+
+/// Cut before every single space between two printing ASCII characters.
+fn words(stretch: &str) -> impl Iterator<Item = Range<usize>> + '_ {
+    let bytes = stretch.as_bytes();
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        if start == bytes.len() {
+            return None;
+        }
+        let is_cut = |at: usize| {
+            bytes[at] == b' '
+                && bytes[at - 1].is_ascii_graphic()
+                && bytes[at + 1].is_ascii_graphic()
+        };
+        let last = bytes.len().saturating_sub(1);
+        let end = (start + 1..last)
+            .find(|at| is_cut(*at))
+            .unwrap_or(bytes.len());
+        let word = start..end;
+        start = end;
+        Some(word)
+    })
+}
+
+/// Does this tokenizer cut before every single space between printing characters, whatever else
+/// stands around? Known for these pre-tokenizers, and unless an added token reaches over a space.
+fn cuts_at_spaces(tokenizer: &Tokenizer) -> bool {
+    const SPLITS: [&str; 2] = [
+        // Llama 3, then Qwen 2 and 3
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ];
+    let added = tokenizer.get_added_tokens_decoder();
+    let over_a_space = added
+        .values()
+        .any(|token| token.rstrip || token.single_word || token.content.contains(' '));
+    let normalizer = serde_json::to_value(tokenizer.get_normalizer()).unwrap_or_default();
+    let harmless = normalizer.is_null() || normalizer["type"] == "NFC";
+    if over_a_space || !harmless {
+        return false;
+    }
+    let pre_tokenizer = serde_json::to_value(tokenizer.get_pre_tokenizer()).unwrap_or_default();
+    let steps = match &pre_tokenizer["pretokenizers"] {
+        Value::Array(steps) => steps.clone(),
+        _ => vec![pre_tokenizer],
+    };
+    let is_split = |step: &Value| {
+        let pattern = step["pattern"]["Regex"].as_str().unwrap_or_default();
+        let whole = step["behavior"] == "Isolated" && step["invert"] == false;
+        step["type"] == "Split" && whole && SPLITS.contains(&pattern)
+    };
+    let is_byte_level =
+        |step: &Value| step["type"] == "ByteLevel" && step["add_prefix_space"] == false;
+    let known = |step: &Value| step["type"] == "Digits" || is_split(step) || is_byte_level(step);
+    let cuts = |step: &Value| is_split(step) || (is_byte_level(step) && step["use_regex"] == true);
+    steps.iter().all(known) && steps.iter().any(cuts)
+}
+
+/// Encoded texts, direct-mapped: a text that comes to a taken place takes it over.
+struct Cache {
+    slots: Vec<Mutex<Slot>>,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// Hash of what came here last: a text is remembered when it comes a second time.
+    seen: u64,
+    entry: Option<Entry>,
+}
+
+struct Entry {
+    after: u32,
+    text: Box<str>,
+    tokens: Tokens, // offsets from the start of the text
+}
+
+struct Key<'a> {
+    hash: u64,
+    after: u32,
+    text: &'a str,
+}
+
+impl<'a> Key<'a> {
+    fn new(after: u32, text: &'a str) -> Key<'a> {
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        Key {
+            hash: hasher.hash_one((after, text)),
+            after,
+            text,
+        }
+    }
+}
+
+impl Cache {
+    fn new(slots: usize) -> Cache {
+        Cache {
+            slots: (0..slots).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    fn slot(&self, key: &Key) -> MutexGuard<'_, Slot> {
+        let slot = &self.slots[key.hash as usize % self.slots.len()];
+        slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends the tokens of a known text.
+    fn append(&self, key: &Key, start: usize, tokens: &mut Tokens) -> bool {
+        let slot = self.slot(key);
+        let known = slot.entry.as_ref();
+        let known = known.filter(|entry| entry.after == key.after && *entry.text == *key.text);
+        known
+            .inspect(|entry| append(tokens, &entry.tokens, start))
+            .is_some()
+    }
+
+    /// Remembers the tokens from `first` on, which stand for the text at `start`.
+    fn remember(&self, key: &Key, start: usize, tokens: &Tokens, first: usize) {
+        if key.text.len() > CACHED_BYTES {
+            return;
+        }
+        let mut slot = self.slot(key);
+        if slot.seen != key.hash {
+            slot.seen = key.hash;
+            return;
+        }
+        let offsets = tokens.offsets[first..]
+            .iter()
+            .map(|(from, to)| (from - start, to - start));
+        let tokens = Tokens {
+            ids: tokens.ids[first..].to_vec(),
+            offsets: offsets.collect(),
+        };
+        slot.entry = Some(Entry {
+            after: key.after,
+            text: key.text.into(),
+            tokens,
+        });
+    }
 }
 
 /// Added tokens that are matched in the raw text, by first byte, longest first.

@@ -90,23 +90,22 @@ pub(crate) fn by_prefix(
 ) -> Result<Vec<Turn>, Error> {
     let turn = |message: usize| {
         let prompt = render(message, true)?;
-        let through = if message + 1 == count {
-            text.to_owned()
+        let end = if message + 1 == count {
+            Some(text.len())
         } else {
-            render(message + 1, false)?
+            let through = render(message + 1, false)?;
+            text.starts_with(&through).then_some(through.len())
         };
-        let prefixes = text.starts_with(&through) && through.starts_with(&prompt);
-        if !prefixes {
-            let template = template.to_owned();
-            return Err(Error::PrefixNotPreserved {
-                template,
+        match end {
+            Some(end) if text.starts_with(&prompt) && prompt.len() <= end => Ok(Turn {
+                message,
+                span: prompt.len()..end,
+            }),
+            _ => Err(Error::PrefixNotPreserved {
+                template: template.to_owned(),
                 turn: message,
-            });
+            }),
         }
-        Ok(Turn {
-            message,
-            span: prompt.len()..through.len(),
-        })
     };
     wanted.iter().copied().map(turn).collect()
 }
