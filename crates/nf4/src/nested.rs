@@ -1,6 +1,7 @@
 //! How are the scales themselves stored in 8 bits (double quantisation)?
 
 use crate::{Absmax, NESTED_BLOCK_SIZE, dynamic_map};
+use rayon::prelude::*;
 
 /// absmax − mean(absmax) in 8 bits.
 pub(crate) fn encode(scales: &[f32]) -> Absmax {
@@ -23,17 +24,23 @@ pub(crate) fn encode(scales: &[f32]) -> Absmax {
 /// codes; the table is a shortcut, the nearest value is the rule.)
 pub fn quantize_blockwise(values: &[f32]) -> (Vec<u8>, Vec<f32>) {
     let map = dynamic_map();
-    let mut codes = Vec::with_capacity(values.len());
-    let mut absmax = Vec::with_capacity(values.len().div_ceil(NESTED_BLOCK_SIZE));
-    for block in values.chunks(NESTED_BLOCK_SIZE) {
-        let largest = block.iter().fold(0.0, |m: f32, v| m.max(v.abs()));
-        let reciprocal = 1.0 / largest;
-        absmax.push(largest);
-        codes.extend(block.iter().map(|v| match largest {
-            0.0 => 0,
-            _ => nearest(map, (v * reciprocal).clamp(-1.0, 1.0)),
-        }));
-    }
+    let mut codes = vec![0u8; values.len()];
+    let mut absmax = vec![0f32; values.len().div_ceil(NESTED_BLOCK_SIZE)];
+    values
+        .par_chunks(NESTED_BLOCK_SIZE)
+        .zip(codes.par_chunks_mut(NESTED_BLOCK_SIZE))
+        .zip(&mut absmax)
+        .with_min_len(64)
+        .for_each(|((block, codes), absmax)| {
+            *absmax = block.iter().fold(0.0, |m: f32, v| m.max(v.abs()));
+            if *absmax == 0.0 {
+                return; // code 0 for each
+            }
+            let reciprocal = 1.0 / *absmax;
+            for (code, value) in codes.iter_mut().zip(block) {
+                *code = nearest(map, (value * reciprocal).clamp(-1.0, 1.0));
+            }
+        });
     (codes, absmax)
 }
 

@@ -27,8 +27,8 @@ pub struct Args {
     #[arg(value_name = "SOURCE")]
     pub source: PathBuf,
     /// The base folder to write
-    #[arg(long, value_name = "DIR")]
-    pub out_dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
+    pub out_dir: Option<PathBuf>,
     /// Store the linear layers in bitsandbytes' 4 bits, or in full; else as the source has them
     #[arg(long, value_name = "HOW")]
     pub quantize: Option<Quantize>,
@@ -41,6 +41,10 @@ pub struct Args {
     /// Take the tokenizer and chat template from this Hugging Face folder
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
+    /// Say what would be written, and how much disk and memory it takes, and stop
+    #[arg(long)]
+    #[serde(skip)]
+    pub dry_run: bool,
     #[command(flatten)]
     #[serde(flatten)]
     pub common: CommonArgs,

@@ -14,6 +14,8 @@ pub use args::Args;
 use anyhow::Context;
 use cli::{AtomicDir, Hint, Outcome};
 use source::Source;
+use std::io::Write;
+use weights::Plan;
 
 /// Every file this tool writes, and so may replace in `--out-dir`.
 const FILES: [&str; 13] = [
@@ -34,8 +36,18 @@ const FILES: [&str; 13] = [
 
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let source = Source::open(&args.source)?;
-    let plan = weights::Plan::new(&source, &args)?;
-    let out = AtomicDir::create(&args.out_dir, |name| FILES.contains(&name))?;
+    let plan = Plan::new(&source, &args)?;
+    let Some(out_dir) = args.out_dir.as_ref().filter(|_| !args.dry_run) else {
+        let (disk, memory) = plan.bytes();
+        let (disk, memory) = (disk as f64 / 1e6, memory as f64 / 1e6);
+        let what = describe(&source, &plan);
+        writeln!(
+            std::io::stdout(),
+            "{what}: {disk:.0} MB of disk, {memory:.0} MB of memory"
+        )?;
+        return Ok(Outcome::Done);
+    };
+    let out = AtomicDir::create(out_dir, |name| FILES.contains(&name))?;
 
     config::write(&source, &plan, out.path())?;
     match &args.tokenizer {
@@ -48,18 +60,25 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     if let Some(signal) = weights::write(&source, &plan, out.path())? {
         return Ok(Outcome::Interrupted(signal));
     }
-    let base = checkpoint::Base::open(out.path()).context("checking what was written")?;
-    let parameters = base.config().parameters();
-    drop(base);
+    checkpoint::Base::open(out.path()).context("checking what was written")?;
     manifest::write(&args, out.path())?;
     out.publish()
         .hint("the folder that was there before, if any, is as it was")?;
     cli::note(format!(
-        "{}: {}, {:.1} million weights, {}",
-        args.out_dir.display(),
-        source.config().model_type.name(),
-        parameters as f64 / 1e6,
-        plan.describe()
+        "{}: {}",
+        out_dir.display(),
+        describe(&source, &plan)
     ));
     Ok(Outcome::Done)
+}
+
+/// For people: `llama, 134.5 million weights, bfloat16`.
+fn describe(source: &Source, plan: &Plan) -> String {
+    let config = source.config();
+    format!(
+        "{}, {:.1} million weights, {}",
+        config.model_type.name(),
+        config.parameters() as f64 / 1e6,
+        plan.describe()
+    )
 }

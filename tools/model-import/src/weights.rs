@@ -79,6 +79,32 @@ impl Plan {
         })
     }
 
+    /// Bytes of model.safetensors, and of memory at the most (not counting the mapped source).
+    pub fn bytes(&self) -> (u64, u64) {
+        let mut disk = 0;
+        let mut quantized = 0;
+        let mut largest = 0;
+        for (part, form) in &self.steps {
+            let numel = numel(part);
+            largest = largest.max(numel);
+            match form {
+                Form::Dense(dtype) => disk += numel * dtype.size() as u64,
+                // Codes, then for each block of 64 a scale of 8 bits and a 256th of one of 32,
+                // or one of 32; then maps and the quant_state.
+                Form::Nf4 => {
+                    let double_quant = self.quantization.as_ref().is_some_and(|q| q.double_quant);
+                    let scales = if double_quant {
+                        numel / 64 + numel / 4096
+                    } else {
+                        numel / 16
+                    };
+                    quantized += numel / 2 + scales + 1280;
+                }
+            }
+        }
+        (disk + quantized, quantized + 8 * largest)
+    }
+
     /// For people: `nf4 with double quantization, the rest bf16`.
     pub fn describe(&self) -> String {
         let dtype = self.dtype.torch_name();

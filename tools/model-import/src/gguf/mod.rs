@@ -5,9 +5,10 @@ mod config;
 mod sentencepiece;
 mod tokenizer;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use checkpoint::gguf::{Gguf, hugging_face_name, unpermute};
 use checkpoint::{ModelConfig, Part};
+use cli::Hint;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,6 +27,11 @@ pub struct GgufModel {
 impl GgufModel {
     pub fn open(path: &Path) -> anyhow::Result<GgufModel> {
         let file = Gguf::open(path)?;
+        let pieces = file.get("split.count").and_then(|v| v.as_u64());
+        if let Some(pieces) = pieces.filter(|n| *n > 1) {
+            return Err(anyhow!("{}: is one of {pieces} pieces", path.display())
+                .hint("llama-gguf-split --merge joins them"));
+        }
         let mut names = BTreeMap::new();
         for (name, _) in file.tensors() {
             match hugging_face_name(name) {

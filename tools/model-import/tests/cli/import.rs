@@ -293,3 +293,18 @@ fn print_config_reads_back_to_the_same_run() {
     model_import(&["--config", config.to_str().unwrap()]).success();
     assert!(Base::open(&out).unwrap().config().quantized);
 }
+
+#[test]
+fn a_dry_run_says_how_much_and_writes_nothing() {
+    let source = models().join("llama-tied");
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("base");
+    let flags = ["--out-dir", out.to_str().unwrap(), "--dry-run"];
+    let assert = model_import(&[&[source.to_str().unwrap()], &flags[..]].concat()).success();
+    let said = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+    assert!(
+        said.starts_with("llama, 0.1 million weights, float32: 0 MB of disk"),
+        "{said}"
+    );
+    assert!(!out.exists());
+}

@@ -102,6 +102,19 @@ fn an_unknown_architecture_or_splitter() {
 }
 
 #[test]
+fn one_piece_of_several() {
+    let mut keys = byte_level_tokenizer();
+    keys.push(number("split.count", 3));
+    let (_dir, path) = file(&gguf(&models().join("llama-tied"), "llama", keys));
+    let message = refusal(&path, &[]);
+    assert!(message.contains("is one of 3 pieces"), "{message}");
+    assert!(
+        message.contains("hint: llama-gguf-split --merge"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_shape_that_the_keys_deny() {
     let mut bytes = small();
     let key = b"llama.feed_forward_length";
