@@ -32,7 +32,16 @@ const IMPORTERS: [(&str, &[&str]); 8] = [
             "adapter-eval",
         ],
     ),
-    ("nf4", &["checkpoint", "ops", "model", "model-import"]),
+    (
+        "nf4",
+        &[
+            "checkpoint",
+            "ops",
+            "model",
+            "model-import",
+            "adapter-export",
+        ],
+    ),
     (
         "checkpoint",
         &[
@@ -44,12 +53,12 @@ const IMPORTERS: [(&str, &[&str]); 8] = [
         ],
     ),
     ("ops", &["model"]),
-    ("model", &["qlora-train", "adapter-eval", "adapter-export"]),
+    ("model", &["qlora-train", "adapter-eval"]),
     ("metrics", &["adapter-eval"]),
 ];
 
 /// Built in seconds, for they never see burn.
-const WITHOUT_BURN: [&str; 11] = [
+const WITHOUT_BURN: [&str; 12] = [
     "cli",
     "dataset",
     "tokens",
@@ -61,6 +70,7 @@ const WITHOUT_BURN: [&str; 11] = [
     "jsonl-split",
     "tokenize-pack",
     "model-import",
+    "adapter-export",
 ];
 
 #[test]

@@ -12,6 +12,15 @@ pub fn root() -> &'static Path {
         .expect("tests/ lies in the workspace")
 }
 
+/// The names of all tools.
+pub fn tools() -> Vec<String> {
+    let folders = fs::read_dir(root().join("tools")).expect("the workspace has tools");
+    let names = folders.map(|entry| entry.expect("a folder can be read").file_name());
+    names
+        .map(|name| name.into_string().expect("tools have plain names"))
+        .collect()
+}
+
 /// Reference data that lies in tests/data.
 pub fn data(name: &str) -> PathBuf {
     root().join("tests/data").join(name)
@@ -25,9 +34,9 @@ pub fn bin() -> PathBuf {
         .nth(2)
         .expect("target/PROFILE/deps/test")
         .to_owned();
-    for tool in ["jsonl-import", "qlora-train", "adapter-eval"] {
+    for tool in tools() {
         assert!(
-            profile.join(tool).exists(),
+            profile.join(&tool).exists(),
             "{}: no {tool}; `make test` builds the tools before it runs the tests",
             profile.display()
         );
