@@ -1,0 +1,271 @@
+//! What the tape keeps of each operation, and what it computes again.
+//!
+//! linear: the packed weight (a reference), x, and u = drop(x)·Aᵀ `[tokens, rank]`; W is dequantised
+//! again in backward and the dropout mask drawn again from its seed. attention: q, k, v, o and a
+//! logsumexp per row and head. linear_cross_entropy: dh, computed with the loss. rms_norm, swiglu:
+//! their inputs. rotary: the angles. Weights of norms, biases and angles are frozen: no gradient.
+
+use crate::kernels::adamw::AdamW;
+use crate::kernels::dropout::Dropout;
+use crate::schema::{Adapter, Gradients as OpGradients, Ops as QloraOps, SavedAttention};
+use crate::segments::{AttentionOptions, Segments};
+use crate::format::WeightFormat;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend};
+use std::sync::Arc;
+
+/// A differentiable back end underneath.
+trait Differentiable: QloraOps + OpGradients {}
+impl<B: QloraOps + OpGradients> Differentiable for B {}
+
+#[derive(Debug)]
+struct LinearStep;
+
+impl<B: Differentiable> Backward<B, 1> for LinearStep {
+    type State = (IntTensor<B>, WeightFormat);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node);
+        let (words, format) = ops.state;
+        if let [Some(x)] = ops.parents {
+            grads.register::<B>(x.id, B::linear_backward(dy, words, format));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LoraLinearStep;
+
+#[derive(Clone, Debug)]
+struct LoraLinearState<B: Backend> {
+    x: FloatTensor<B>,
+    u: FloatTensor<B>,
+    words: IntTensor<B>,
+    adapter: Adapter<B>,
+    format: WeightFormat,
+}
+
+impl<B: Differentiable> Backward<B, 3> for LoraLinearStep {
+    type State = LoraLinearState<B>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node);
+        let [x_node, a_node, b_node] = ops.parents;
+        let LoraLinearState { x, u, words, adapter, format } = ops.state;
+        let (dx, da, db) = B::lora_linear_backward(dy, x, u, words, adapter, format, x_node.is_some());
+        for (node, gradient) in [(x_node, dx), (a_node, Some(da)), (b_node, Some(db))] {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct AttentionStep;
+
+impl<B: Differentiable> Backward<B, 3> for AttentionStep {
+    type State = (SavedAttention<B>, Segments, AttentionOptions);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let d_o = grads.consume::<B>(&ops.node);
+        let (saved, segments, options) = ops.state;
+        let (dq, dk, dv) = B::attention_backward(d_o, saved, segments, options);
+        for (node, gradient) in ops.parents.into_iter().zip([dq, dk, dv]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LinearCrossEntropyStep;
+
+impl<B: Differentiable> Backward<B, 1> for LinearCrossEntropyStep {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = grads.consume::<B>(&ops.node);
+        if let [Some(h)] = ops.parents {
+            grads.register::<B>(h.id, B::scaled(ops.state, upstream));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RmsNormStep;
+
+impl<B: Differentiable> Backward<B, 1> for RmsNormStep {
+    type State = (FloatTensor<B>, FloatTensor<B>, f32);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node);
+        let (x, weight, epsilon) = ops.state;
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, B::rms_norm_backward(dy, x, weight, epsilon));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RotaryStep;
+
+#[derive(Clone, Debug)]
+struct RotaryState<B: Backend> {
+    cos: FloatTensor<B>,
+    sin: FloatTensor<B>,
+    position_ids: Arc<[u32]>,
+    heads: usize,
+    inverse: bool,
+}
+
+impl<B: Differentiable> Backward<B, 1> for RotaryStep {
+    type State = RotaryState<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node);
+        let RotaryState { cos, sin, position_ids, heads, inverse } = ops.state;
+        if let [Some(x)] = ops.parents {
+            grads.register::<B>(x.id, B::rotary(dy, cos, sin, position_ids, heads, !inverse));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SwigluStep;
+
+impl<B: Differentiable> Backward<B, 2> for SwigluStep {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node);
+        let (gate, up) = ops.state;
+        let (dgate, dup) = B::swiglu_backward(dy, gate, up);
+        for (node, gradient) in ops.parents.into_iter().zip([dgate, dup]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
+    fn linear(x: FloatTensor<Self>, words: IntTensor<Self>, bias: FloatTensor<Self>, format: WeightFormat) -> FloatTensor<Self> {
+        let (x, guard) = x.into_parts();
+        let y = <B as QloraOps>::linear(x, words.clone(), bias.into_primitive(), format);
+        match LinearStep.prepare::<C>([guard]).compute_bound().stateful() {
+            OpsKind::Tracked(step) => step.finish((words, format), y),
+            OpsKind::UnTracked(step) => step.finish(y),
+        }
+    }
+
+    fn lora_linear(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        bias: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        format: WeightFormat,
+        scaling: f32,
+        dropout: Option<Dropout>,
+    ) -> FloatTensor<Self> {
+        let ((x, x_guard), (a, a_guard), (b, b_guard)) = (x.into_parts(), a.into_parts(), b.into_parts());
+        let bias = bias.into_primitive();
+        let adapter = Adapter { a, b, scaling, dropout };
+        let (y, u) = B::lora_linear_forward(x.clone(), words.clone(), bias, adapter.clone(), format);
+        match LoraLinearStep.prepare::<C>([x_guard, a_guard, b_guard]).compute_bound().stateful() {
+            OpsKind::Tracked(step) => step.finish(LoraLinearState { x, u, words, adapter, format }, y),
+            OpsKind::UnTracked(step) => step.finish(y),
+        }
+    }
+
+    fn embedding(words: IntTensor<Self>, format: WeightFormat, ids: Arc<[u32]>) -> FloatTensor<Self> {
+        <Self as burn::backend::AutodiffBackend>::from_inner(<B as QloraOps>::embedding(words, format, ids))
+    }
+
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        segments: Segments,
+        options: AttentionOptions,
+    ) -> FloatTensor<Self> {
+        let ((q, q_guard), (k, k_guard), (v, v_guard)) = (q.into_parts(), k.into_parts(), v.into_parts());
+        let saved = B::attention_forward(q, k, v, segments.clone(), options);
+        let o = saved.o.clone();
+        match AttentionStep.prepare::<C>([q_guard, k_guard, v_guard]).compute_bound().stateful() {
+            OpsKind::Tracked(step) => {
+                segments.check_disjoint_keys();
+                step.finish((saved, segments, options), o)
+            }
+            OpsKind::UnTracked(step) => step.finish(o),
+        }
+    }
+
+    fn linear_cross_entropy(h: FloatTensor<Self>, words: IntTensor<Self>, format: WeightFormat, targets: Arc<[u32]>) -> FloatTensor<Self> {
+        let (h, guard) = h.into_parts();
+        match LinearCrossEntropyStep.prepare::<C>([guard]).compute_bound().stateful() {
+            OpsKind::Tracked(step) => {
+                let (loss, dh) = B::linear_cross_entropy_forward(h, words, format, targets);
+                step.finish(dh, loss)
+            }
+            OpsKind::UnTracked(step) => step.finish(B::linear_cross_entropy(h, words, format, targets)),
+        }
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self> {
+        let ((x, guard), weight) = (x.into_parts(), weight.into_primitive());
+        let y = B::rms_norm(x.clone(), weight.clone(), epsilon);
+        match RmsNormStep.prepare::<C>([guard]).compute_bound().stateful() {
+            OpsKind::Tracked(step) => step.finish((x, weight, epsilon), y),
+            OpsKind::UnTracked(step) => step.finish(y),
+        }
+    }
+
+    fn rotary(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        position_ids: Arc<[u32]>,
+        heads: usize,
+        inverse: bool,
+    ) -> FloatTensor<Self> {
+        let ((x, guard), cos, sin) = (x.into_parts(), cos.into_primitive(), sin.into_primitive());
+        let y = B::rotary(x, cos.clone(), sin.clone(), position_ids.clone(), heads, inverse);
+        match RotaryStep.prepare::<C>([guard]).compute_bound().stateful() {
+            OpsKind::Tracked(step) => step.finish(RotaryState { cos, sin, position_ids, heads, inverse }, y),
+            OpsKind::UnTracked(step) => step.finish(y),
+        }
+    }
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ((gate, gate_guard), (up, up_guard)) = (gate.into_parts(), up.into_parts());
+        let y = B::swiglu(gate.clone(), up.clone());
+        match SwigluStep.prepare::<C>([gate_guard, up_guard]).compute_bound().stateful() {
+            OpsKind::Tracked(step) => step.finish((gate, up), y),
+            OpsKind::UnTracked(step) => step.finish(y),
+        }
+    }
+
+    fn adamw(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        exp_avg: FloatTensor<Self>,
+        exp_avg_sq: FloatTensor<Self>,
+        options: AdamW,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let (param, m, v) = B::adamw(
+            param.into_primitive(),
+            grad.into_primitive(),
+            exp_avg.into_primitive(),
+            exp_avg_sq.into_primitive(),
+            options,
+        );
+        let from_inner = <Self as burn::backend::AutodiffBackend>::from_inner;
+        (from_inner(param), from_inner(m), from_inner(v))
+    }
+}

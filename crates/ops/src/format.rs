@@ -1,0 +1,69 @@
+//! How does a frozen weight lie in memory, on any device?
+//!
+//! One buffer of 32-bit words and a [`WeightFormat`] that says how to read it. NF4: the codes, the
+//! `absmax` (f32, or u8 codes with their f32 nested `absmax` and the 256-entry map), each section
+//! starting on a word. Dense: the values, two to a word when they are 16 bits wide. Nothing in a
+//! weight is differentiable, so autodiff keeps only this buffer: a reference count, no copy.
+
+/// The type of a dense weight's stored values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DenseDtype {
+    F32,
+    BF16,
+    F16,
+}
+
+impl DenseDtype {
+    /// Bytes of one value.
+    pub fn bytes(self) -> usize {
+        match self {
+            DenseDtype::F32 => 4,
+            DenseDtype::BF16 | DenseDtype::F16 => 2,
+        }
+    }
+}
+
+/// How a weight's values are encoded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Encoding {
+    /// 4-bit codes, values rounded to `dtype`; `nested_offset` when the absmax are 8-bit codes.
+    Nf4 { dtype: nf4::Dtype, nested_offset: Option<f32> },
+    /// Values as they are.
+    Dense(DenseDtype),
+}
+
+/// Shape and encoding of a weight `[out_features, in_features]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WeightFormat {
+    pub out_features: usize,
+    pub in_features: usize,
+    pub encoding: Encoding,
+}
+
+/// The words of a 4-bit weight, and its nested offset if it has one.
+pub(crate) fn nf4_words(quantized: &nf4::Quantized) -> (Vec<u32>, Option<f32>) {
+    let mut words = words_of(&quantized.codes);
+    match &quantized.absmax {
+        nf4::Absmax::Plain(absmax) => {
+            words.extend(absmax.iter().map(|v| v.to_bits()));
+            (words, None)
+        }
+        nf4::Absmax::Nested { codes, absmax, map, offset } => {
+            words.extend(words_of(codes));
+            words.extend(absmax.iter().chain(map.iter()).map(|v| v.to_bits()));
+            (words, Some(*offset))
+        }
+    }
+}
+
+/// Bytes as little-endian words, the last one padded with zeros.
+pub(crate) fn words_of(bytes: &[u8]) -> Vec<u32> {
+    let (whole, rest) = bytes.as_chunks::<4>();
+    let mut words: Vec<u32> = whole.iter().map(|b| u32::from_le_bytes(*b)).collect();
+    if !rest.is_empty() {
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        words.push(u32::from_le_bytes(last));
+    }
+    words
+}

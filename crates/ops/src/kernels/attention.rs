@@ -1,0 +1,406 @@
+//! Causal attention over ragged segments: what is kept is o and one logsumexp per row and head.
+//!
+//! Flash-style (arXiv 2205.14135): keys come in blocks of 192, transposed to `[head_dim][192]`
+//! (48 KiB), scores of 32 query rows live in a scratch tile, softmax is online. Blocks outside the
+//! causal triangle or the window are never computed. A task is one query head of one segment
+//! (forward: 256 of its rows); the backward of a group's heads goes to separate buffers that are
+//! added in order, so the bits do not depend on the threads.
+
+use super::matmul::{Strided, multiply};
+use super::panel::transpose;
+use super::simd::{Level, Simd, simd_dispatch};
+use super::{Shared, output};
+use crate::segments::{AttentionOptions, Segment, Segments};
+use rayon::prelude::*;
+use std::ops::Range;
+
+const KEYS: usize = 192;
+const QUERIES: usize = 32;
+const QUERIES_PER_TASK: usize = 256;
+
+/// o `[tokens, heads·head_dim]` and logsumexp `[tokens, heads]`.
+pub fn forward(level: Level, q: &[f32], k: &[f32], v: &[f32], segments: &Segments, options: &AttentionOptions) -> (Vec<f32>, Vec<f32>) {
+    let (width, heads) = (options.heads * options.head_dim, options.heads);
+    let tokens = q.len() / width;
+    let (mut o, mut lse) = (output(tokens * width), output(tokens * heads));
+    let (o_at, lse_at) = (Shared(o.as_mut_ptr()), Shared(lse.as_mut_ptr()));
+    let mut tasks = Vec::new();
+    for segment in segments.iter() {
+        for start in (0..segment.q.len()).step_by(QUERIES_PER_TASK) {
+            let rows = start..(start + QUERIES_PER_TASK).min(segment.q.len());
+            tasks.extend((0..heads).map(|head| (segment, rows.clone(), head)));
+        }
+    }
+    let k_row = options.kv_heads * options.head_dim;
+    tasks.into_par_iter().with_max_len(1).for_each_init(Vec::new, |scratch, (segment, rows, head)| {
+        let span = segment.k.start * k_row..segment.k.end * k_row;
+        let keys = [(&k[span.clone()], &v[span])];
+        forward_task(level, q, &keys, segment, rows, head, options, scratch, o_at, lse_at);
+    });
+    (o, lse)
+}
+
+/// Keys and values of a sequence, in pieces that follow each other: `(k, v)`, each
+/// `[rows, kv_heads·head_dim]`.
+pub type Pieces<'a> = [(&'a [f32], &'a [f32])];
+
+/// o `[tokens, heads·head_dim]` of queries that continue cached sequences: sequence i has the query
+/// rows `offsets[i]..offsets[i + 1]`, the last of its keys.
+pub fn forward_cached(level: Level, q: &[f32], offsets: &[usize], sequences: &[Vec<(&[f32], &[f32])>], options: &AttentionOptions) -> Vec<f32> {
+    let k_row = options.kv_heads * options.head_dim;
+    let mut o = output(q.len());
+    let mut lse = output(offsets.last().map_or(0, |last| last * options.heads));
+    let (o_at, lse_at) = (Shared(o.as_mut_ptr()), Shared(lse.as_mut_ptr()));
+    let mut tasks = Vec::new();
+    for (offsets, pieces) in offsets.windows(2).zip(sequences) {
+        let length = pieces.iter().map(|(k, _)| k.len() / k_row).sum();
+        let segment = Segment { q: offsets[0]..offsets[1], k: 0..length };
+        for start in (0..segment.q.len()).step_by(QUERIES_PER_TASK) {
+            let rows = start..(start + QUERIES_PER_TASK).min(segment.q.len());
+            tasks.extend((0..options.heads).map(|head| (segment.clone(), pieces, rows.clone(), head)));
+        }
+    }
+    tasks.into_par_iter().for_each_init(Vec::new, |scratch, (segment, pieces, rows, head)| {
+        forward_task(level, q, pieces, &segment, rows, head, options, scratch, o_at, lse_at);
+    });
+    o
+}
+
+#[allow(clippy::too_many_arguments)]
+fn forward_task(
+    level: Level,
+    q: &[f32],
+    pieces: &Pieces<'_>,
+    segment: &Segment,
+    rows: Range<usize>,
+    head: usize,
+    options: &AttentionOptions,
+    scratch: &mut Vec<f32>,
+    o: Shared,
+    lse: Shared,
+) {
+    let shape = Shape::new(segment, head, options);
+    let d = shape.head_dim;
+    scratch.resize(d * KEYS + QUERIES * KEYS + rows.len() * 2, 0.0);
+    let (keys, rest) = scratch.split_at_mut(d * KEYS);
+    let (scores, stats) = rest.split_at_mut(QUERIES * KEYS);
+    let (largest, sums) = stats.split_at_mut(rows.len());
+    largest.fill(f32::NEG_INFINITY);
+    sums.fill(0.0);
+    for i in rows.clone() {
+        // SAFETY: this task alone writes these rows of this head.
+        unsafe { std::slice::from_raw_parts_mut(o.at(shape.q_offset(i)), d) }.fill(0.0);
+    }
+    let needed = shape.visible(rows.start).start..shape.visible(rows.end - 1).end;
+    let mut first = 0;
+    for (k, v) in pieces {
+        let end = first + k.len() / shape.k_row;
+        for block in (first..end.min(needed.end)).step_by(KEYS) {
+            let count = KEYS.min(end.min(needed.end) - block);
+            if block + count <= needed.start {
+                continue;
+            }
+            let at = (block - first) * shape.k_row + shape.k_col;
+            transpose(level, &k[at..], shape.k_row, count, d, keys, KEYS);
+            for i in rows.clone().step_by(QUERIES) {
+                let some = QUERIES.min(rows.end - i);
+                let visible = shape.visible(i).start..shape.visible(i + some - 1).end;
+                if visible.end <= block || visible.start >= block + count {
+                    continue;
+                }
+                let columns = (visible.end - block).min(count);
+                let a = Strided::rows(&q[shape.q_offset(i)..], shape.q_row);
+                multiply(level, some, columns, d, a, keys.as_ptr(), KEYS, scores.as_mut_ptr(), KEYS, false);
+                for r in 0..some {
+                    let span = clip(shape.visible(i + r), block, columns);
+                    let row = &mut scores[r * KEYS..r * KEYS + columns];
+                    let (largest, sum) = (&mut largest[i + r - rows.start], &mut sums[i + r - rows.start]);
+                    let rescale = softmax_row(level, row, span.start, span.end, options.scale, options.softcap, largest, sum);
+                    if rescale != 1.0 {
+                        // SAFETY: as above.
+                        let row = unsafe { std::slice::from_raw_parts_mut(o.at(shape.q_offset(i + r)), d) };
+                        row.iter_mut().for_each(|v| *v *= rescale);
+                    }
+                }
+                // SAFETY: as above.
+                let target = unsafe { o.at(shape.q_offset(i)) };
+                let p = Strided::rows(scores, KEYS);
+                multiply(level, some, d, columns, p, v[at..].as_ptr(), shape.k_row, target, shape.q_row, true);
+            }
+        }
+        first = end;
+    }
+    for (at, i) in rows.enumerate() {
+        // SAFETY: as above.
+        let row = unsafe { std::slice::from_raw_parts_mut(o.at(shape.q_offset(i)), d) };
+        let inverse = 1.0 / sums[at];
+        row.iter_mut().for_each(|v| *v *= inverse);
+        unsafe { *lse.at((segment.q.start + i) * options.heads + head) = largest[at] + sums[at].ln() };
+    }
+}
+
+/// What the backward pass reads.
+pub struct Saved<'a> {
+    pub q: &'a [f32],
+    pub k: &'a [f32],
+    pub v: &'a [f32],
+    pub o: &'a [f32],
+    pub lse: &'a [f32],
+}
+
+/// (dq, dk, dv) for d_o.
+pub fn backward(level: Level, d_o: &[f32], saved: &Saved<'_>, segments: &Segments, options: &AttentionOptions) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let group = options.heads / options.kv_heads;
+    let mut dq = vec![0.0; saved.q.len()];
+    let (mut dk, mut dv) = (vec![0.0; saved.k.len() * group], vec![0.0; saved.v.len() * group]);
+    let targets = (Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr()));
+    let tasks: Vec<_> = segments.iter().flat_map(|segment| (0..options.heads).map(move |head| (segment, head))).collect();
+    tasks.into_par_iter().with_max_len(1).for_each_init(Vec::new, |scratch, (segment, head)| {
+        backward_task(level, d_o, saved, segment, head, options, scratch, targets);
+    });
+    if group == 1 {
+        return (dq, dk, dv);
+    }
+    let (dk, dv) = (sum_of_group(&dk, options), sum_of_group(&dv, options));
+    (dq, dk, dv)
+}
+
+/// `[rows, heads, head_dim]` → `[rows, kv_heads, head_dim]`, the heads of a group added in order.
+fn sum_of_group(per_head: &[f32], options: &AttentionOptions) -> Vec<f32> {
+    let (d, group) = (options.head_dim, options.heads / options.kv_heads);
+    let mut sum = output(per_head.len() / group);
+    sum.par_chunks_mut(d).zip(per_head.par_chunks(d * group)).with_min_len(256).for_each(|(sum, heads)| {
+        sum.copy_from_slice(&heads[..d]);
+        for head in heads[d..].chunks_exact(d) {
+            sum.iter_mut().zip(head).for_each(|(s, v)| *s += v);
+        }
+    });
+    sum
+}
+
+#[allow(clippy::too_many_arguments)]
+fn backward_task(
+    level: Level,
+    d_o: &[f32],
+    saved: &Saved<'_>,
+    segment: &Segment,
+    head: usize,
+    options: &AttentionOptions,
+    scratch: &mut Vec<f32>,
+    (dq, dk, dv): (Shared, Shared, Shared),
+) {
+    let shape = Shape::new(segment, head, options);
+    let d = shape.head_dim;
+    let length = segment.q.len();
+    scratch.resize(2 * d * KEYS + 2 * QUERIES * KEYS + length, 0.0);
+    let (keys, rest) = scratch.split_at_mut(d * KEYS);
+    let (values, rest) = rest.split_at_mut(d * KEYS);
+    let (p, rest) = rest.split_at_mut(QUERIES * KEYS);
+    let (ds, delta) = rest.split_at_mut(QUERIES * KEYS);
+    for (i, delta) in delta.iter_mut().enumerate() {
+        let at = shape.q_offset(i);
+        *delta = d_o[at..at + d].iter().zip(&saved.o[at..at + d]).map(|(a, b)| a * b).sum();
+    }
+    let first = shape.visible(0).start;
+    for block in (first / KEYS * KEYS..segment.k.len()).step_by(KEYS) {
+        let count = KEYS.min(segment.k.len() - block);
+        transpose(level, &saved.k[shape.k_offset(block)..], shape.k_row, count, d, keys, KEYS);
+        transpose(level, &saved.v[shape.k_offset(block)..], shape.k_row, count, d, values, KEYS);
+        for i in (0..length).step_by(QUERIES) {
+            let some = QUERIES.min(length - i);
+            let visible = shape.visible(i).start..shape.visible(i + some - 1).end;
+            if visible.end <= block || visible.start >= block + count {
+                continue;
+            }
+            let columns = (visible.end - block).min(count);
+            let queries = Strided::rows(&saved.q[shape.q_offset(i)..], shape.q_row);
+            let gradient = Strided::rows(&d_o[shape.q_offset(i)..], shape.q_row);
+            multiply(level, some, columns, d, queries, keys.as_ptr(), KEYS, p.as_mut_ptr(), KEYS, false);
+            multiply(level, some, columns, d, gradient, values.as_ptr(), KEYS, ds.as_mut_ptr(), KEYS, false);
+            for r in 0..some {
+                let span = clip(shape.visible(i + r), block, columns);
+                let (p, ds) = (&mut p[r * KEYS..r * KEYS + columns], &mut ds[r * KEYS..r * KEYS + columns]);
+                let lse = saved.lse[(segment.q.start + i + r) * options.heads + head];
+                score_gradient_row(level, p, ds, span.start, span.end, options.scale, options.softcap, lse, delta[i + r]);
+            }
+            // SAFETY: this task alone writes this segment's rows of this head, in all three.
+            unsafe {
+                let q_at = shape.q_offset(i);
+                let k_at = ((segment.k.start + block) * options.heads + head) * d;
+                let k_row = options.heads * d;
+                multiply(level, some, d, columns, Strided::rows(ds, KEYS), saved.k[shape.k_offset(block)..].as_ptr(), shape.k_row, dq.at(q_at), shape.q_row, true);
+                multiply(level, columns, d, some, Strided::columns(ds, KEYS), saved.q[q_at..].as_ptr(), shape.q_row, dk.at(k_at), k_row, true);
+                multiply(level, columns, d, some, Strided::columns(p, KEYS), d_o[q_at..].as_ptr(), shape.q_row, dv.at(k_at), k_row, true);
+            }
+        }
+    }
+}
+
+/// Where one head of one segment lies.
+struct Shape<'a> {
+    segment: &'a Segment,
+    head_dim: usize,
+    q_row: usize,
+    q_col: usize,
+    k_row: usize,
+    k_col: usize,
+    window: Option<usize>,
+}
+
+impl<'a> Shape<'a> {
+    fn new(segment: &'a Segment, head: usize, o: &AttentionOptions) -> Self {
+        let kv_head = head / (o.heads / o.kv_heads);
+        Shape {
+            segment,
+            head_dim: o.head_dim,
+            q_row: o.heads * o.head_dim,
+            q_col: head * o.head_dim,
+            k_row: o.kv_heads * o.head_dim,
+            k_col: kv_head * o.head_dim,
+            window: o.window,
+        }
+    }
+
+    fn q_offset(&self, i: usize) -> usize {
+        (self.segment.q.start + i) * self.q_row + self.q_col
+    }
+
+    fn k_offset(&self, j: usize) -> usize {
+        (self.segment.k.start + j) * self.k_row + self.k_col
+    }
+
+    /// Keys that query row i of the segment sees.
+    fn visible(&self, i: usize) -> Range<usize> {
+        let end = i + 1 + self.segment.k.len() - self.segment.q.len();
+        let start = self.window.map_or(0, |window| end.saturating_sub(window));
+        start..end
+    }
+}
+
+/// `range` relative to `block`, within `columns`.
+fn clip(range: Range<usize>, block: usize, columns: usize) -> Range<usize> {
+    let start = range.start.saturating_sub(block).min(columns);
+    start..range.end.saturating_sub(block).clamp(start, columns)
+}
+
+simd_dispatch! {
+    /// Online softmax of one row: scores become exp(score − largest) inside `from..to` and 0
+    /// outside; returns what the sum and the output so far must be multiplied by.
+    fn softmax_row(row: &mut [f32], from: usize, to: usize, scale: f32, softcap: Option<f32>, largest: &mut f32, sum: &mut f32) -> f32 = softmax_row_generic
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn softmax_row_generic<S: Simd>(
+    row: &mut [f32],
+    from: usize,
+    to: usize,
+    scale: f32,
+    softcap: Option<f32>,
+    largest: &mut f32,
+    sum: &mut f32,
+) -> f32 {
+    row[..from].fill(0.0);
+    row[to..].fill(0.0);
+    let row = &mut row[from..to];
+    if row.is_empty() {
+        return 1.0;
+    }
+    unsafe {
+        let lowest = S::splat(f32::NEG_INFINITY);
+        let mut top = lowest;
+        let whole = row.len() / S::LANES * S::LANES;
+        let rest = row.len() - whole;
+        let p = row.as_mut_ptr();
+        for j in (0..whole).step_by(S::LANES) {
+            let s = capped::<S>(S::mul(S::load(p.add(j)), S::splat(scale)), softcap);
+            S::store(p.add(j), s);
+            top = S::max(top, s);
+        }
+        if rest > 0 {
+            let s = capped::<S>(S::mul(S::load_partial(p.add(whole), rest), S::splat(scale)), softcap);
+            S::store_partial(p.add(whole), s, rest);
+        }
+        let new = row[whole..].iter().copied().fold(S::largest(top), f32::max).max(*largest);
+        let shift = S::splat(new);
+        let p = row.as_mut_ptr();
+        let mut total = S::splat(0.0);
+        for j in (0..whole).step_by(S::LANES) {
+            let e = S::exp(S::sub(S::load(p.add(j)), shift));
+            S::store(p.add(j), e);
+            total = S::add(total, e);
+        }
+        if rest > 0 {
+            let e = S::exp(S::sub(S::load_partial(p.add(whole), rest), shift));
+            S::store_partial(p.add(whole), e, rest);
+        }
+        let total = row[whole..].iter().fold(S::sum(total), |a, e| a + e);
+        let rescale = if *largest == new { 1.0 } else { (*largest - new).exp() };
+        *largest = new;
+        *sum = *sum * rescale + total;
+        rescale
+    }
+}
+
+/// cap·tanh(s / cap), or s.
+#[inline(always)]
+unsafe fn capped<S: Simd>(s: S::V, softcap: Option<f32>) -> S::V {
+    let Some(cap) = softcap else { return s };
+    unsafe {
+        // tanh(x) = 1 − 2 / (e²ˣ + 1)
+        let e = S::exp(S::mul(s, S::splat(2.0 / cap)));
+        let one = S::splat(1.0);
+        let tanh = S::sub(one, S::div(S::splat(2.0), S::add(e, one)));
+        S::mul(S::splat(cap), tanh)
+    }
+}
+
+simd_dispatch! {
+    /// Raw scores `p` and dP `ds` of one row become P = exp(score − lse) and
+    /// dS = scale·P·(dP − delta)·softcap′ inside `from..to`, and 0 outside.
+    fn score_gradient_row(p: &mut [f32], ds: &mut [f32], from: usize, to: usize, scale: f32, softcap: Option<f32>, lse: f32, delta: f32) = score_gradient_row_generic
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn score_gradient_row_generic<S: Simd>(
+    p: &mut [f32],
+    ds: &mut [f32],
+    from: usize,
+    to: usize,
+    scale: f32,
+    softcap: Option<f32>,
+    lse: f32,
+    delta: f32,
+) {
+    for row in [&mut *p, &mut *ds] {
+        row[..from].fill(0.0);
+        row[to..].fill(0.0);
+    }
+    let (p, ds) = (&mut p[from..to], &mut ds[from..to]);
+    unsafe {
+        let step = |raw: S::V, dp: S::V| {
+            let s = capped::<S>(S::mul(raw, S::splat(scale)), softcap);
+            let e = S::exp(S::sub(s, S::splat(lse)));
+            let mut g = S::mul(S::mul(e, S::sub(dp, S::splat(delta))), S::splat(scale));
+            if let Some(cap) = softcap {
+                let tanh = S::mul(s, S::splat(1.0 / cap));
+                g = S::mul(g, S::sub(S::splat(1.0), S::mul(tanh, tanh)));
+            }
+            (e, g)
+        };
+        let whole = p.len() / S::LANES * S::LANES;
+        let rest = p.len() - whole;
+        let (pp, pd) = (p.as_mut_ptr(), ds.as_mut_ptr());
+        for j in (0..whole).step_by(S::LANES) {
+            let (e, g) = step(S::load(pp.add(j)), S::load(pd.add(j)));
+            S::store(pp.add(j), e);
+            S::store(pd.add(j), g);
+        }
+        if rest > 0 {
+            let (e, g) = step(S::load_partial(pp.add(whole), rest), S::load_partial(pd.add(whole), rest));
+            S::store_partial(pp.add(whole), e, rest);
+            S::store_partial(pd.add(whole), g, rest);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! C (+)= A·B on strided slices: the one matmul tile that everything else is made of.
+//!
+//! Layout: B has vector lanes along its rows (row stride `b_row`), A is read one scalar at a time
+//! and broadcast (any strides, so A and Aᵀ are the same code), C has row stride `c_row`.
+//! Register plan (AVX-512): 8 rows × 3 vectors of accumulators (24), 3 vectors of B, 1 broadcast;
+//! 11 loads feed 24 fused multiply-adds, so the two FMA ports are the limit, not the loads.
+//! Callers keep the B panel (depth × 48 floats) in L1 and walk down the rows of A.
+//! Every element is summed over `depth` in order, whatever the tile: partitions do not change bits.
+
+use super::simd::{Simd, simd_dispatch};
+
+/// A read-only matrix: element (i, j) lies at `pointer + i·row + j·col`.
+#[derive(Clone, Copy)]
+pub struct Strided {
+    pub pointer: *const f32,
+    pub row: usize,
+    pub col: usize,
+}
+
+impl Strided {
+    /// Row-major, starting at `values[0]`.
+    pub fn rows(values: &[f32], row: usize) -> Strided {
+        Strided { pointer: values.as_ptr(), row, col: 1 }
+    }
+
+    /// The transpose of a row-major matrix with row stride `row`.
+    pub fn columns(values: &[f32], row: usize) -> Strided {
+        Strided { pointer: values.as_ptr(), row: 1, col: row }
+    }
+
+    /// # Safety
+    /// Element (i, j) must lie inside the matrix.
+    pub unsafe fn offset(self, i: usize, j: usize) -> Strided {
+        Strided { pointer: unsafe { self.pointer.add(i * self.row + j * self.col) }, ..self }
+    }
+}
+
+simd_dispatch! {
+    /// `c[i, j] = Σ_p a[i, p]·b[p, j]` (added to `c` when `accumulate`) for i < m, j < n, p < depth.
+    ///
+    /// The pointers must be valid for these ranges; `c` must not be touched by anyone else meanwhile.
+    pub(crate) fn multiply(m: usize, n: usize, depth: usize, a: Strided, b: *const f32, b_row: usize, c: *mut f32, c_row: usize, accumulate: bool) = multiply_generic
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn multiply_generic<S: Simd>(
+    m: usize,
+    n: usize,
+    depth: usize,
+    a: Strided,
+    b: *const f32,
+    b_row: usize,
+    c: *mut f32,
+    c_row: usize,
+    accumulate: bool,
+) {
+    // Columns of up to three vectors, shared out evenly: 64 lanes are 32 + 32, not 48 + 16.
+    let mut vectors_left = n.div_ceil(S::LANES);
+    let mut columns_left = vectors_left.div_ceil(3);
+    let mut j = 0;
+    while columns_left > 0 {
+        let vectors = vectors_left.div_ceil(columns_left);
+        let lanes = (n - j).min(vectors * S::LANES);
+        let last = lanes - (vectors - 1) * S::LANES;
+        unsafe {
+            let (b, c) = (b.add(j), c.add(j));
+            match vectors {
+                3 => column::<S, 3>(m, last, depth, a, b, b_row, c, c_row, accumulate),
+                2 => column::<S, 2>(m, last, depth, a, b, b_row, c, c_row, accumulate),
+                _ => column::<S, 1>(m, last, depth, a, b, b_row, c, c_row, accumulate),
+            }
+        }
+        j += lanes;
+        vectors_left -= vectors;
+        columns_left -= 1;
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn column<S: Simd, const V: usize>(
+    m: usize,
+    last: usize,
+    depth: usize,
+    a: Strided,
+    b: *const f32,
+    b_row: usize,
+    c: *mut f32,
+    c_row: usize,
+    accumulate: bool,
+) {
+    let mut i = 0;
+    unsafe {
+        if last == S::LANES {
+            if S::TILE_ROWS == 8 {
+                while m - i >= 8 {
+                    tile::<S, 8, V, false>(last, depth, a.offset(i, 0), b, b_row, c.add(i * c_row), c_row, accumulate);
+                    i += 8;
+                }
+            }
+            while m - i >= 4 {
+                tile::<S, 4, V, false>(last, depth, a.offset(i, 0), b, b_row, c.add(i * c_row), c_row, accumulate);
+                i += 4;
+            }
+            while i < m {
+                tile::<S, 1, V, false>(last, depth, a.offset(i, 0), b, b_row, c.add(i * c_row), c_row, accumulate);
+                i += 1;
+            }
+        } else {
+            while m - i >= 4 {
+                tile::<S, 4, V, true>(last, depth, a.offset(i, 0), b, b_row, c.add(i * c_row), c_row, accumulate);
+                i += 4;
+            }
+            while i < m {
+                tile::<S, 1, V, true>(last, depth, a.offset(i, 0), b, b_row, c.add(i * c_row), c_row, accumulate);
+                i += 1;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn tile<S: Simd, const R: usize, const V: usize, const PARTIAL: bool>(
+    last: usize,
+    depth: usize,
+    a: Strided,
+    b: *const f32,
+    b_row: usize,
+    c: *mut f32,
+    c_row: usize,
+    accumulate: bool,
+) {
+    unsafe {
+        let read = |p: *const f32, v: usize| {
+            if PARTIAL && v == V - 1 { S::load_partial(p.add(v * S::LANES), last) } else { S::load(p.add(v * S::LANES)) }
+        };
+        let mut sum = [[S::splat(0.0); V]; R];
+        if accumulate {
+            for (i, row) in sum.iter_mut().enumerate() {
+                for (v, s) in row.iter_mut().enumerate() {
+                    *s = read(c.add(i * c_row), v);
+                }
+            }
+        }
+        let (mut pa, mut pb) = (a.pointer, b);
+        for _ in 0..depth {
+            let mut lanes = [S::splat(0.0); V];
+            for (v, l) in lanes.iter_mut().enumerate() {
+                *l = read(pb, v);
+            }
+            for (i, row) in sum.iter_mut().enumerate() {
+                let x = S::splat(*pa.add(i * a.row));
+                for (s, l) in row.iter_mut().zip(lanes) {
+                    *s = S::fma(x, l, *s);
+                }
+            }
+            pa = pa.wrapping_add(a.col);
+            pb = pb.wrapping_add(b_row);
+        }
+        for (i, row) in sum.iter().enumerate() {
+            for (v, s) in row.iter().enumerate() {
+                let p = c.add(i * c_row + v * S::LANES);
+                if PARTIAL && v == V - 1 {
+                    S::store_partial(p, *s, last);
+                } else {
+                    S::store(p, *s);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Arithmetic on slices: no tensor, no tape. One idea a file, each with its slow twin in
+//! [`crate::reference`].
+
+pub mod adamw;
+pub mod attention;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod linear;
+pub mod matmul;
+pub mod normalize;
+pub mod panel;
+pub mod rotary;
+pub mod simd;
+pub mod swiglu;
+
+/// A fresh output. Under test it is poisoned, so that an element nobody wrote shows.
+pub fn output(length: usize) -> Vec<f32> {
+    vec![if cfg!(test) { f32::NAN } else { 0.0 }; length]
+}
+
+/// A raw pointer that may cross into rayon tasks which write disjoint elements behind it.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(pub *mut f32);
+// SAFETY: each user partitions the elements among its tasks; the pointer itself is plain data.
+unsafe impl Send for Shared {}
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// # Safety
+    /// `offset` must lie inside the buffer, and no other task may touch what is written there.
+    pub unsafe fn at(self, offset: usize) -> *mut f32 {
+        unsafe { self.0.add(offset) }
+    }
+}

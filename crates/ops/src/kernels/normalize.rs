@@ -1,0 +1,117 @@
+//! RMSNorm: y = x / √(mean(x²) + ε) · w, and dx with 1/rms recomputed from x.
+
+use super::simd::{Level, Simd, simd_dispatch};
+use super::output;
+use rayon::prelude::*;
+
+/// Rows of a task.
+const ROWS: usize = 64;
+
+/// y, same shape as x `[rows, width]`, width = `weight.len()`.
+pub fn forward(level: Level, x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
+    let width = weight.len();
+    let mut y = output(x.len());
+    y.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width)).for_each(|(y, x)| {
+        forward_rows(level, x, weight, epsilon, y);
+    });
+    y
+}
+
+/// dx for dy.
+pub fn backward(level: Level, dy: &[f32], x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
+    let width = weight.len();
+    let mut dx = output(x.len());
+    let chunk = ROWS * width;
+    dx.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).zip(dy.par_chunks(chunk)).for_each(|((dx, x), dy)| {
+        backward_rows(level, dy, x, weight, epsilon, dx);
+    });
+    dx
+}
+
+simd_dispatch! {
+    fn forward_rows(x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]) = forward_rows_generic
+}
+
+simd_dispatch! {
+    fn backward_rows(dy: &[f32], x: &[f32], weight: &[f32], epsilon: f32, dx: &mut [f32]) = backward_rows_generic
+}
+
+#[inline(always)]
+unsafe fn forward_rows_generic<S: Simd>(x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]) {
+    let width = weight.len();
+    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+        // SAFETY: the three slices are `width` long.
+        unsafe {
+            let inverse = S::splat(inverse_rms::<S>(x, epsilon));
+            for_lanes::<S>(width, |j, n| {
+                let v = S::mul(S::mul(get::<S>(x, j, n), inverse), get::<S>(weight, j, n));
+                put::<S>(y, j, n, v);
+            });
+        }
+    }
+}
+
+/// dx = r·(w·dy) − x·r³/width·Σ(w·dy·x), r = 1/rms
+#[inline(always)]
+unsafe fn backward_rows_generic<S: Simd>(dy: &[f32], x: &[f32], weight: &[f32], epsilon: f32, dx: &mut [f32]) {
+    let width = weight.len();
+    for ((dx, x), dy) in dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(dy.chunks_exact(width)) {
+        // SAFETY: the four slices are `width` long.
+        unsafe {
+            let inverse = inverse_rms::<S>(x, epsilon);
+            let mut dot = S::splat(0.0);
+            for_lanes::<S>(width, |j, n| {
+                let g = S::mul(get::<S>(dy, j, n), get::<S>(weight, j, n));
+                dot = S::fma(g, get::<S>(x, j, n), dot);
+            });
+            let along = S::splat(-inverse * inverse * inverse * S::sum(dot) / width as f32);
+            let inverse = S::splat(inverse);
+            for_lanes::<S>(width, |j, n| {
+                let g = S::mul(get::<S>(dy, j, n), get::<S>(weight, j, n));
+                put::<S>(dx, j, n, S::fma(g, inverse, S::mul(get::<S>(x, j, n), along)));
+            });
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn inverse_rms<S: Simd>(x: &[f32], epsilon: f32) -> f32 {
+    unsafe {
+        let mut squares = S::splat(0.0);
+        for_lanes::<S>(x.len(), |j, n| {
+            let v = get::<S>(x, j, n);
+            squares = S::fma(v, v, squares);
+        });
+        1.0 / (S::sum(squares) / x.len() as f32 + epsilon).sqrt()
+    }
+}
+
+/// Calls `step(first, count)` for each vector of a slice of this length.
+#[inline(always)]
+pub(crate) fn for_lanes<S: Simd>(length: usize, mut step: impl FnMut(usize, usize)) {
+    let whole = length / S::LANES * S::LANES;
+    for j in (0..whole).step_by(S::LANES) {
+        step(j, S::LANES);
+    }
+    if whole < length {
+        step(whole, length - whole);
+    }
+}
+
+/// # Safety
+/// `j + n` must not exceed the slice.
+#[inline(always)]
+pub(crate) unsafe fn get<S: Simd>(values: &[f32], j: usize, n: usize) -> S::V {
+    debug_assert!(j + n <= values.len());
+    let p = unsafe { values.as_ptr().add(j) };
+    if n == S::LANES { unsafe { S::load(p) } } else { unsafe { S::load_partial(p, n) } }
+}
+
+/// # Safety
+/// `j + n` must not exceed the slice.
+#[inline(always)]
+pub(crate) unsafe fn put<S: Simd>(values: &mut [f32], j: usize, n: usize, v: S::V) {
+    debug_assert!(j + n <= values.len());
+    let p = unsafe { values.as_mut_ptr().add(j) };
+    if n == S::LANES { unsafe { S::store(p, v) } } else { unsafe { S::store_partial(p, v, n) } }
+}

@@ -1,0 +1,151 @@
+//! The operations burn lacks: one signature each, for every back end.
+//!
+//! [`Ops`] is what a tensor on any device can be asked for; `#[backend_extension]` writes the
+//! dispatch. [`Gradients`] is what a plain back end must add so that autodiff can differentiate
+//! them: it names what the forward pass hands to the backward pass. Float tensors are f32,
+//! token-major `[tokens, features]`. An absent bias is a tensor of no elements.
+
+use crate::kernels::adamw::AdamW;
+use crate::kernels::dropout::Dropout;
+use crate::segments::{AttentionOptions, Segments};
+use crate::format::WeightFormat;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, backend_extension};
+use std::sync::Arc;
+
+#[backend_extension(Flex, Autodiff)]
+pub trait Ops: Backend {
+    /// y = x·Wᵀ + bias
+    fn linear(x: FloatTensor<Self>, words: IntTensor<Self>, bias: FloatTensor<Self>, format: WeightFormat) -> FloatTensor<Self>;
+
+    /// y = x·Wᵀ + bias + s·(drop(x)·Aᵀ)·Bᵀ
+    #[allow(clippy::too_many_arguments)]
+    fn lora_linear(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        bias: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        format: WeightFormat,
+        scaling: f32,
+        dropout: Option<Dropout>,
+    ) -> FloatTensor<Self>;
+
+    /// Rows of W.
+    fn embedding(words: IntTensor<Self>, format: WeightFormat, ids: Arc<[u32]>) -> FloatTensor<Self>;
+
+    /// Causal, block-diagonal, grouped-query attention.
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        segments: Segments,
+        options: AttentionOptions,
+    ) -> FloatTensor<Self>;
+
+    /// Σ −log softmax(h·Wᵀ)[target], shape `[1]`
+    fn linear_cross_entropy(h: FloatTensor<Self>, words: IntTensor<Self>, format: WeightFormat, targets: Arc<[u32]>) -> FloatTensor<Self>;
+
+    /// x / √(mean(x²) + ε)·weight
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self>;
+
+    /// Rotation by the angle of each position, or back by it.
+    fn rotary(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        position_ids: Arc<[u32]>,
+        heads: usize,
+        inverse: bool,
+    ) -> FloatTensor<Self>;
+
+    /// silu(gate)·up
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// (param, exp_avg, exp_avg_sq) after one step; never differentiated.
+    fn adamw(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        exp_avg: FloatTensor<Self>,
+        exp_avg_sq: FloatTensor<Self>,
+        options: AdamW,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// An adapter as the backward pass needs it.
+#[derive(Clone, Debug)]
+pub struct Adapter<B: Backend> {
+    pub a: FloatTensor<B>,
+    pub b: FloatTensor<B>,
+    pub scaling: f32,
+    pub dropout: Option<Dropout>,
+}
+
+/// What attention keeps: its inputs, its output and one logsumexp per row and head.
+#[derive(Clone, Debug)]
+pub struct SavedAttention<B: Backend> {
+    pub q: FloatTensor<B>,
+    pub k: FloatTensor<B>,
+    pub v: FloatTensor<B>,
+    pub o: FloatTensor<B>,
+    pub lse: FloatTensor<B>,
+}
+
+/// The other half of each operation.
+pub trait Gradients: Backend {
+    /// dx = dy·W
+    fn linear_backward(dy: FloatTensor<Self>, words: IntTensor<Self>, format: WeightFormat) -> FloatTensor<Self>;
+
+    /// (y, u): u = drop(x)·Aᵀ is kept for dB.
+    fn lora_linear_forward(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        bias: FloatTensor<Self>,
+        adapter: Adapter<Self>,
+        format: WeightFormat,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// (dx if wanted, dA, dB)
+    #[allow(clippy::too_many_arguments)]
+    fn lora_linear_backward(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        adapter: Adapter<Self>,
+        format: WeightFormat,
+        want_dx: bool,
+    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>);
+
+    fn attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        segments: Segments,
+        options: AttentionOptions,
+    ) -> SavedAttention<Self>;
+
+    /// (dq, dk, dv)
+    fn attention_backward(
+        d_o: FloatTensor<Self>,
+        saved: SavedAttention<Self>,
+        segments: Segments,
+        options: AttentionOptions,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// (loss, dh for an upstream gradient of 1)
+    fn linear_cross_entropy_forward(
+        h: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        format: WeightFormat,
+        targets: Arc<[u32]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// `gradient` times the one element of `upstream`.
+    fn scaled(gradient: FloatTensor<Self>, upstream: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    fn rms_norm_backward(dy: FloatTensor<Self>, x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self>;
+
+    /// (dgate, dup)
+    fn swiglu_backward(dy: FloatTensor<Self>, gate: FloatTensor<Self>, up: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+}

@@ -1,0 +1,62 @@
+//! A frozen weight on a device: one tensor of words, and how to read it.
+
+use crate::format::{DenseDtype, Encoding, WeightFormat, nf4_words, words_of};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+/// A frozen matrix `[out_features, in_features]` on a device.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    pub(crate) words: Tensor<1, Int>,
+    pub(crate) format: WeightFormat,
+}
+
+impl Weight {
+    /// A 4-bit weight; its codes are copied as they are.
+    pub fn nf4(quantized: &nf4::Quantized, device: &Device) -> Weight {
+        let (words, nested_offset) = nf4_words(quantized);
+        let [out_features, in_features] = quantized.shape;
+        let encoding = Encoding::Nf4 { dtype: quantized.dtype, nested_offset };
+        Weight::new(words, WeightFormat { out_features, in_features, encoding }, device)
+    }
+
+    /// A dense weight from the little-endian bytes of its row-major values.
+    ///
+    /// # Panics
+    /// When `bytes` does not hold `shape[0] * shape[1]` values.
+    pub fn dense(bytes: &[u8], dtype: DenseDtype, shape: [usize; 2], device: &Device) -> Weight {
+        let [out_features, in_features] = shape;
+        assert_eq!(bytes.len(), out_features * in_features * dtype.bytes(), "bytes of a {shape:?} weight");
+        let encoding = Encoding::Dense(dtype);
+        Weight::new(words_of(bytes), WeightFormat { out_features, in_features, encoding }, device)
+    }
+
+    /// A dense f32 weight.
+    pub fn dense_f32(values: &[f32], shape: [usize; 2], device: &Device) -> Weight {
+        let [out_features, in_features] = shape;
+        assert_eq!(values.len(), out_features * in_features, "values of a {shape:?} weight");
+        let encoding = Encoding::Dense(DenseDtype::F32);
+        let words = values.iter().map(|v| v.to_bits()).collect();
+        Weight::new(words, WeightFormat { out_features, in_features, encoding }, device)
+    }
+
+    fn new(words: Vec<u32>, format: WeightFormat, device: &Device) -> Weight {
+        let length = words.len();
+        let words = Tensor::from_data(TensorData::new(words, [length]), (device, DType::U32));
+        Weight { words, format }
+    }
+
+    /// `[out_features, in_features]`
+    pub fn shape(&self) -> [usize; 2] {
+        [self.format.out_features, self.format.in_features]
+    }
+
+    /// Shape and encoding.
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+
+    /// Bytes held on the device.
+    pub fn bytes(&self) -> usize {
+        self.words.dims()[0] * 4
+    }
+}
