@@ -34,7 +34,10 @@ struct Piece {
 impl KvCache {
     /// `sequences` empty sequences whose rows are `kv_heads·head_dim` wide.
     pub fn new(sequences: usize, kv_heads: usize, head_dim: usize) -> KvCache {
-        KvCache { width: kv_heads * head_dim, sequences: vec![Sequence::default(); sequences] }
+        KvCache {
+            width: kv_heads * head_dim,
+            sequences: vec![Sequence::default(); sequences],
+        }
     }
 
     /// Number of sequences.
@@ -44,7 +47,10 @@ impl KvCache {
 
     /// Rows cached of one sequence.
     pub fn length(&self, sequence: usize) -> usize {
-        self.sequences[sequence].pieces().map(|p| p.k.len() / self.width).sum()
+        self.sequences[sequence]
+            .pieces()
+            .map(|p| p.k.len() / self.width)
+            .sum()
     }
 
     /// Makes room, so that this many more rows of each sequence are appended without moving.
@@ -57,7 +63,11 @@ impl KvCache {
 
     /// Appends rows `offsets[i]..offsets[i + 1]` of k and v (rotated already) to sequence i.
     pub fn append(&mut self, k: Tensor<2>, v: Tensor<2>, offsets: &[usize]) {
-        assert_eq!(offsets.len(), self.sequences.len() + 1, "offsets of every sequence");
+        assert_eq!(
+            offsets.len(),
+            self.sequences.len() + 1,
+            "offsets of every sequence"
+        );
         let (k, v) = (host(k), host(v));
         let width = self.width;
         for (sequence, offsets) in self.sequences.iter_mut().zip(offsets.windows(2)) {
@@ -70,10 +80,21 @@ impl KvCache {
     /// Attention of q, whose rows `offsets[i]..offsets[i + 1]` are the newest of sequence i, to all
     /// that is cached of it (append first).
     pub fn attend(&self, q: Tensor<2>, offsets: &[usize], options: &AttentionOptions) -> Tensor<2> {
-        assert_eq!(offsets.len(), self.sequences.len() + 1, "offsets of every sequence");
+        assert_eq!(
+            offsets.len(),
+            self.sequences.len() + 1,
+            "offsets of every sequence"
+        );
         let q = host(q);
-        let pieces: Vec<Vec<_>> =
-            self.sequences.iter().map(|s| s.pieces().map(|p| (p.k.as_slice(), p.v.as_slice())).collect()).collect();
+        let pieces: Vec<Vec<_>> = self
+            .sequences
+            .iter()
+            .map(|s| {
+                s.pieces()
+                    .map(|p| (p.k.as_slice(), p.v.as_slice()))
+                    .collect()
+            })
+            .collect();
         let o = forward_cached(Level::best(), floats(&q), offsets, &pieces, options);
         Tensor::from_primitive::<Flex>(matrix(o, options.heads * options.head_dim))
     }
@@ -82,15 +103,29 @@ impl KvCache {
     pub fn replicate(&self, sequence: usize, copies: usize) -> KvCache {
         let mut prefix = self.sequences[sequence].prefix.clone();
         prefix.push(Arc::new(self.sequences[sequence].own.clone()));
-        let sequences = vec![Sequence { prefix, own: Piece::default() }; copies];
-        KvCache { width: self.width, sequences }
+        let sequences = vec![
+            Sequence {
+                prefix,
+                own: Piece::default()
+            };
+            copies
+        ];
+        KvCache {
+            width: self.width,
+            sequences,
+        }
     }
 
     /// Drops the sequences for which `keep` is false; the others move together.
     pub fn retain(&mut self, keep: &[bool]) {
-        assert_eq!(keep.len(), self.sequences.len(), "one verdict for each sequence");
+        assert_eq!(
+            keep.len(),
+            self.sequences.len(),
+            "one verdict for each sequence"
+        );
         let mut keep = keep.iter();
-        self.sequences.retain(|_| *keep.next().expect("counted above"));
+        self.sequences
+            .retain(|_| *keep.next().expect("counted above"));
     }
 
     /// Bytes of the rows, shared prefixes counted once.
@@ -98,17 +133,26 @@ impl KvCache {
         let mut shared: Vec<_> = self.sequences.iter().flat_map(|s| &s.prefix).collect();
         shared.sort_by_key(|p| Arc::as_ptr(p));
         shared.dedup_by_key(|p| Arc::as_ptr(p));
-        let pieces = shared.into_iter().map(|p| &**p).chain(self.sequences.iter().map(|s| &s.own));
+        let pieces = shared
+            .into_iter()
+            .map(|p| &**p)
+            .chain(self.sequences.iter().map(|s| &s.own));
         pieces.map(|p| (p.k.len() + p.v.len()) * 4).sum()
     }
 }
 
 impl Sequence {
     fn pieces(&self) -> impl Iterator<Item = &Piece> {
-        self.prefix.iter().map(|p| &**p).chain(std::iter::once(&self.own))
+        self.prefix
+            .iter()
+            .map(|p| &**p)
+            .chain(std::iter::once(&self.own))
     }
 }
 
 fn host(t: Tensor<2>) -> FlexTensor {
-    packed(t.try_into_primitive::<Flex>().expect("generation runs on the CPU back end, without a tape"))
+    packed(
+        t.try_into_primitive::<Flex>()
+            .expect("generation runs on the CPU back end, without a tape"),
+    )
 }

@@ -27,7 +27,10 @@ impl DenseDtype {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Encoding {
     /// 4-bit codes, values rounded to `dtype`; `nested_offset` when the absmax are 8-bit codes.
-    Nf4 { dtype: nf4::Dtype, nested_offset: Option<f32> },
+    Nf4 {
+        dtype: nf4::Dtype,
+        nested_offset: Option<f32>,
+    },
     /// Values as they are.
     Dense(DenseDtype),
 }
@@ -48,7 +51,12 @@ pub(crate) fn nf4_words(quantized: &nf4::Quantized) -> (Vec<u32>, Option<f32>) {
             words.extend(absmax.iter().map(|v| v.to_bits()));
             (words, None)
         }
-        nf4::Absmax::Nested { codes, absmax, map, offset } => {
+        nf4::Absmax::Nested {
+            codes,
+            absmax,
+            map,
+            offset,
+        } => {
             words.extend(words_of(codes));
             words.extend(absmax.iter().chain(map.iter()).map(|v| v.to_bits()));
             (words, Some(*offset))

@@ -23,19 +23,51 @@ pub struct Lora<'a> {
 /// y = x·Wᵀ + b + s·(drop(x)·Aᵀ)·Bᵀ, x `[tokens, in]` → `[tokens, out]`.
 ///
 /// Differentiable in x, A and B; the weight and the bias are frozen.
-pub fn linear(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>, lora: Option<Lora<'_>>) -> Tensor<2> {
+pub fn linear(
+    x: Tensor<2>,
+    weight: &Weight,
+    bias: Option<&Tensor<1>>,
+    lora: Option<Lora<'_>>,
+) -> Tensor<2> {
     let [_, in_features] = x.dims();
-    assert_eq!(in_features, weight.format.in_features, "features of x and of the weight");
-    let bias = bias.cloned().unwrap_or_else(|| Tensor::empty([0], &x.device()));
-    let (words, bias, format) = (weight.words.clone().into_dispatch(), bias.into_dispatch(), weight.format);
+    assert_eq!(
+        in_features, weight.format.in_features,
+        "features of x and of the weight"
+    );
+    let bias = bias
+        .cloned()
+        .unwrap_or_else(|| Tensor::empty([0], &x.device()));
+    let (words, bias, format) = (
+        weight.words.clone().into_dispatch(),
+        bias.into_dispatch(),
+        weight.format,
+    );
     let y = match lora {
         None => <Dispatch as Ops>::linear(x.into_dispatch(), words, bias, format),
-        Some(Lora { a, b, scaling, dropout }) => {
+        Some(Lora {
+            a,
+            b,
+            scaling,
+            dropout,
+        }) => {
             let ([rank, a_in], [b_out, b_rank]) = (a.dims(), b.dims());
-            assert_eq!([a_in, b_out, b_rank], [format.in_features, format.out_features, rank], "shape of the adapter");
+            assert_eq!(
+                [a_in, b_out, b_rank],
+                [format.in_features, format.out_features, rank],
+                "shape of the adapter"
+            );
             let (a, b) = (a.clone().into_dispatch(), b.clone().into_dispatch());
             let dropout = dropout.filter(|d| d.p > 0.0);
-            Dispatch::lora_linear(x.into_dispatch(), words, bias, a, b, format, scaling, dropout)
+            Dispatch::lora_linear(
+                x.into_dispatch(),
+                words,
+                bias,
+                a,
+                b,
+                format,
+                scaling,
+                dropout,
+            )
         }
     };
     Tensor::from_dispatch(y)
@@ -44,17 +76,38 @@ pub fn linear(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>, lora: Opt
 /// Rows `ids` of the table `[vocabulary, hidden]` → `[ids.len(), hidden]`, f32, not differentiable.
 pub fn embedding(ids: &[u32], table: &Weight) -> Tensor<2> {
     let vocabulary = table.format.out_features;
-    assert!(ids.iter().all(|id| (*id as usize) < vocabulary), "a token id outside the vocabulary of {vocabulary}");
-    Tensor::from_dispatch(<Dispatch as Ops>::embedding(table.words.clone().into_dispatch(), table.format, ids.into()))
+    assert!(
+        ids.iter().all(|id| (*id as usize) < vocabulary),
+        "a token id outside the vocabulary of {vocabulary}"
+    );
+    Tensor::from_dispatch(<Dispatch as Ops>::embedding(
+        table.words.clone().into_dispatch(),
+        table.format,
+        ids.into(),
+    ))
 }
 
 /// Causal attention within each segment: q `[rows, heads·head_dim]`, k and v
 /// `[rows, kv_heads·head_dim]` → o, shaped as q. Differentiable where segments share no keys.
-pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, segments: &Segments, options: &AttentionOptions) -> Tensor<2> {
+pub fn attention(
+    q: Tensor<2>,
+    k: Tensor<2>,
+    v: Tensor<2>,
+    segments: &Segments,
+    options: &AttentionOptions,
+) -> Tensor<2> {
     let ([q_rows, q_width], [k_rows, k_width]) = (q.dims(), k.dims());
     assert_eq!(k.dims(), v.dims(), "shapes of k and v");
-    assert_eq!([q_width, k_width], [options.heads, options.kv_heads].map(|h| h * options.head_dim), "heads of q and k");
-    assert_eq!(options.heads % options.kv_heads, 0, "key-value heads divide the heads");
+    assert_eq!(
+        [q_width, k_width],
+        [options.heads, options.kv_heads].map(|h| h * options.head_dim),
+        "heads of q and k"
+    );
+    assert_eq!(
+        options.heads % options.kv_heads,
+        0,
+        "key-value heads divide the heads"
+    );
     segments.check(q_rows, k_rows);
     Tensor::from_dispatch(<Dispatch as Ops>::attention(
         q.into_dispatch(),
@@ -69,27 +122,63 @@ pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, segments: &Segments, 
 /// rows that predict a target. Logits are never kept; differentiable in h.
 pub fn linear_cross_entropy(h: Tensor<2>, weight: &Weight, targets: &[u32]) -> Tensor<1> {
     let format = weight.format;
-    assert_eq!(h.dims(), [targets.len(), format.in_features], "one row of h for each target");
-    assert!(targets.iter().all(|t| (*t as usize) < format.out_features), "a target outside the vocabulary");
-    let loss = Dispatch::linear_cross_entropy(h.into_dispatch(), weight.words.clone().into_dispatch(), format, targets.into());
+    assert_eq!(
+        h.dims(),
+        [targets.len(), format.in_features],
+        "one row of h for each target"
+    );
+    assert!(
+        targets.iter().all(|t| (*t as usize) < format.out_features),
+        "a target outside the vocabulary"
+    );
+    let loss = Dispatch::linear_cross_entropy(
+        h.into_dispatch(),
+        weight.words.clone().into_dispatch(),
+        format,
+        targets.into(),
+    );
     Tensor::from_dispatch(loss)
 }
 
 /// x / √(mean(x²) + ε)·weight over the last dimension (arXiv 1910.07467). Differentiable in x.
 pub fn rms_norm(x: Tensor<2>, weight: &Tensor<1>, eps: f32) -> Tensor<2> {
     assert_eq!(x.dims()[1], weight.dims()[0], "width of x and of the norm");
-    Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), weight.clone().into_dispatch(), eps))
+    Tensor::from_dispatch(Dispatch::rms_norm(
+        x.into_dispatch(),
+        weight.clone().into_dispatch(),
+        eps,
+    ))
 }
 
 /// Rotary position embedding, half-split: x `[tokens, heads·head_dim]`, cos and sin
 /// `[positions, head_dim / 2]`, one position id for each token. Differentiable in x.
-pub fn rotary(x: Tensor<2>, cos: &Tensor<2>, sin: &Tensor<2>, position_ids: &[u32], heads: usize) -> Tensor<2> {
+pub fn rotary(
+    x: Tensor<2>,
+    cos: &Tensor<2>,
+    sin: &Tensor<2>,
+    position_ids: &[u32],
+    heads: usize,
+) -> Tensor<2> {
     let ([tokens, width], [positions, half]) = (x.dims(), cos.dims());
     assert_eq!(sin.dims(), cos.dims(), "shapes of cos and sin");
-    assert_eq!([tokens, width], [position_ids.len(), heads * half * 2], "x against positions and heads");
-    assert!(position_ids.iter().all(|p| (*p as usize) < positions), "a position beyond the {positions} of the table");
+    assert_eq!(
+        [tokens, width],
+        [position_ids.len(), heads * half * 2],
+        "x against positions and heads"
+    );
+    assert!(
+        position_ids.iter().all(|p| (*p as usize) < positions),
+        "a position beyond the {positions} of the table"
+    );
     let (cos, sin) = (cos.clone().into_dispatch(), sin.clone().into_dispatch());
-    Tensor::from_dispatch(Dispatch::rotary(x.into_dispatch(), cos, sin, position_ids.into(), heads, false))
+    Tensor::from_dispatch(Dispatch::rotary(
+        x.into_dispatch(),
+        cos,
+        sin,
+        position_ids.into(),
+        heads,
+        false,
+    ))
 }
 
 /// silu(gate)·up (arXiv 2002.05202). Differentiable in both.
@@ -108,7 +197,10 @@ pub fn adamw(
     options: &AdamW,
 ) -> (Tensor<2>, Tensor<2>, Tensor<2>) {
     let shape = param.dims();
-    assert!([grad.dims(), exp_avg.dims(), exp_avg_sq.dims()] == [shape; 3], "shapes of a parameter and its state");
+    assert!(
+        [grad.dims(), exp_avg.dims(), exp_avg_sq.dims()] == [shape; 3],
+        "shapes of a parameter and its state"
+    );
     let (param, m, v) = Dispatch::adamw(
         param.into_dispatch(),
         grad.into_dispatch(),
@@ -116,7 +208,11 @@ pub fn adamw(
         exp_avg_sq.into_dispatch(),
         *options,
     );
-    (Tensor::from_dispatch(param), Tensor::from_dispatch(m), Tensor::from_dispatch(v))
+    (
+        Tensor::from_dispatch(param),
+        Tensor::from_dispatch(m),
+        Tensor::from_dispatch(v),
+    )
 }
 
 /// Σ t², summed in f64 in order.

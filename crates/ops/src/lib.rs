@@ -21,7 +21,8 @@ mod weight;
 pub use cache::KvCache;
 pub use format::{DenseDtype, Encoding, WeightFormat};
 pub use functions::{
-    Lora, adamw, attention, embedding, linear, linear_cross_entropy, rms_norm, rotary, sum_of_squares, swiglu,
+    Lora, adamw, attention, embedding, linear, linear_cross_entropy, rms_norm, rotary,
+    sum_of_squares, swiglu,
 };
 pub use kernels::adamw::AdamW;
 pub use kernels::dropout::Dropout;

@@ -5,10 +5,10 @@
 //! them: it names what the forward pass hands to the backward pass. Float tensors are f32,
 //! token-major `[tokens, features]`. An absent bias is a tensor of no elements.
 
+use crate::format::WeightFormat;
 use crate::kernels::adamw::AdamW;
 use crate::kernels::dropout::Dropout;
 use crate::segments::{AttentionOptions, Segments};
-use crate::format::WeightFormat;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
 use std::sync::Arc;
@@ -16,7 +16,12 @@ use std::sync::Arc;
 #[backend_extension(Flex, Autodiff)]
 pub trait Ops: Backend {
     /// y = x·Wᵀ + bias
-    fn linear(x: FloatTensor<Self>, words: IntTensor<Self>, bias: FloatTensor<Self>, format: WeightFormat) -> FloatTensor<Self>;
+    fn linear(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        bias: FloatTensor<Self>,
+        format: WeightFormat,
+    ) -> FloatTensor<Self>;
 
     /// y = x·Wᵀ + bias + s·(drop(x)·Aᵀ)·Bᵀ
     #[allow(clippy::too_many_arguments)]
@@ -32,7 +37,11 @@ pub trait Ops: Backend {
     ) -> FloatTensor<Self>;
 
     /// Rows of W.
-    fn embedding(words: IntTensor<Self>, format: WeightFormat, ids: Arc<[u32]>) -> FloatTensor<Self>;
+    fn embedding(
+        words: IntTensor<Self>,
+        format: WeightFormat,
+        ids: Arc<[u32]>,
+    ) -> FloatTensor<Self>;
 
     /// Causal, block-diagonal, grouped-query attention.
     fn attention(
@@ -44,10 +53,16 @@ pub trait Ops: Backend {
     ) -> FloatTensor<Self>;
 
     /// Σ −log softmax(h·Wᵀ)[target], shape `[1]`
-    fn linear_cross_entropy(h: FloatTensor<Self>, words: IntTensor<Self>, format: WeightFormat, targets: Arc<[u32]>) -> FloatTensor<Self>;
+    fn linear_cross_entropy(
+        h: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        format: WeightFormat,
+        targets: Arc<[u32]>,
+    ) -> FloatTensor<Self>;
 
     /// x / √(mean(x²) + ε)·weight
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self>;
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f32)
+    -> FloatTensor<Self>;
 
     /// Rotation by the angle of each position, or back by it.
     fn rotary(
@@ -94,7 +109,11 @@ pub struct SavedAttention<B: Backend> {
 /// The other half of each operation.
 pub trait Gradients: Backend {
     /// dx = dy·W
-    fn linear_backward(dy: FloatTensor<Self>, words: IntTensor<Self>, format: WeightFormat) -> FloatTensor<Self>;
+    fn linear_backward(
+        dy: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        format: WeightFormat,
+    ) -> FloatTensor<Self>;
 
     /// (y, u): u = drop(x)·Aᵀ is kept for dB.
     fn lora_linear_forward(
@@ -115,7 +134,11 @@ pub trait Gradients: Backend {
         adapter: Adapter<Self>,
         format: WeightFormat,
         want_dx: bool,
-    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (
+        Option<FloatTensor<Self>>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    );
 
     fn attention_forward(
         q: FloatTensor<Self>,
@@ -144,8 +167,17 @@ pub trait Gradients: Backend {
     /// `gradient` times the one element of `upstream`.
     fn scaled(gradient: FloatTensor<Self>, upstream: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    fn rms_norm_backward(dy: FloatTensor<Self>, x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self>;
+    fn rms_norm_backward(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self>;
 
     /// (dgate, dup)
-    fn swiglu_backward(dy: FloatTensor<Self>, gate: FloatTensor<Self>, up: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn swiglu_backward(
+        dy: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }

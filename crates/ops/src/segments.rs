@@ -27,7 +27,15 @@ impl Segments {
 
     /// Training layout: segment i is rows `offsets[i]..offsets[i + 1]`, of queries and keys.
     pub fn from_offsets(offsets: &[usize]) -> Segments {
-        Segments::new(offsets.windows(2).map(|w| Segment { q: w[0]..w[1], k: w[0]..w[1] }).collect())
+        Segments::new(
+            offsets
+                .windows(2)
+                .map(|w| Segment {
+                    q: w[0]..w[1],
+                    k: w[0]..w[1],
+                })
+                .collect(),
+        )
     }
 
     pub fn iter(&self) -> std::slice::Iter<'_, Segment> {
@@ -40,18 +48,27 @@ impl Segments {
         queries.sort_by_key(|q| q.start);
         let mut next = 0;
         for q in queries {
-            assert_eq!(q.start, next, "segments must cover the query rows once each, in one piece");
+            assert_eq!(
+                q.start, next,
+                "segments must cover the query rows once each, in one piece"
+            );
             next = q.end;
         }
         assert_eq!(next, q_rows, "segments must cover all query rows");
-        assert!(self.iter().all(|s| s.k.end <= k_rows), "a segment ends after the last key row ({k_rows})");
+        assert!(
+            self.iter().all(|s| s.k.end <= k_rows),
+            "a segment ends after the last key row ({k_rows})"
+        );
     }
 
     /// The backward pass lets each segment write the gradient of its own keys.
     pub(crate) fn check_disjoint_keys(&self) {
         let mut keys: Vec<_> = self.iter().map(|s| s.k.clone()).collect();
         keys.sort_by_key(|k| k.start);
-        assert!(keys.windows(2).all(|w| w[0].end <= w[1].start), "attention to shared keys is not differentiable");
+        assert!(
+            keys.windows(2).all(|w| w[0].end <= w[1].start),
+            "attention to shared keys is not differentiable"
+        );
     }
 }
 

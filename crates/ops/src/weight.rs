@@ -15,8 +15,19 @@ impl Weight {
     pub fn nf4(quantized: &nf4::Quantized, device: &Device) -> Weight {
         let (words, nested_offset) = nf4_words(quantized);
         let [out_features, in_features] = quantized.shape;
-        let encoding = Encoding::Nf4 { dtype: quantized.dtype, nested_offset };
-        Weight::new(words, WeightFormat { out_features, in_features, encoding }, device)
+        let encoding = Encoding::Nf4 {
+            dtype: quantized.dtype,
+            nested_offset,
+        };
+        Weight::new(
+            words,
+            WeightFormat {
+                out_features,
+                in_features,
+                encoding,
+            },
+            device,
+        )
     }
 
     /// A dense weight from the little-endian bytes of its row-major values.
@@ -25,18 +36,42 @@ impl Weight {
     /// When `bytes` does not hold `shape[0] * shape[1]` values.
     pub fn dense(bytes: &[u8], dtype: DenseDtype, shape: [usize; 2], device: &Device) -> Weight {
         let [out_features, in_features] = shape;
-        assert_eq!(bytes.len(), out_features * in_features * dtype.bytes(), "bytes of a {shape:?} weight");
+        assert_eq!(
+            bytes.len(),
+            out_features * in_features * dtype.bytes(),
+            "bytes of a {shape:?} weight"
+        );
         let encoding = Encoding::Dense(dtype);
-        Weight::new(words_of(bytes), WeightFormat { out_features, in_features, encoding }, device)
+        Weight::new(
+            words_of(bytes),
+            WeightFormat {
+                out_features,
+                in_features,
+                encoding,
+            },
+            device,
+        )
     }
 
     /// A dense f32 weight.
     pub fn dense_f32(values: &[f32], shape: [usize; 2], device: &Device) -> Weight {
         let [out_features, in_features] = shape;
-        assert_eq!(values.len(), out_features * in_features, "values of a {shape:?} weight");
+        assert_eq!(
+            values.len(),
+            out_features * in_features,
+            "values of a {shape:?} weight"
+        );
         let encoding = Encoding::Dense(DenseDtype::F32);
         let words = values.iter().map(|v| v.to_bits()).collect();
-        Weight::new(words, WeightFormat { out_features, in_features, encoding }, device)
+        Weight::new(
+            words,
+            WeightFormat {
+                out_features,
+                in_features,
+                encoding,
+            },
+            device,
+        )
     }
 
     fn new(words: Vec<u32>, format: WeightFormat, device: &Device) -> Weight {

@@ -5,11 +5,11 @@
 //! logsumexp per row and head. linear_cross_entropy: dh, computed with the loss. rms_norm, swiglu:
 //! their inputs. rotary: the angles. Weights of norms, biases and angles are frozen: no gradient.
 
+use crate::format::WeightFormat;
 use crate::kernels::adamw::AdamW;
 use crate::kernels::dropout::Dropout;
 use crate::schema::{Adapter, Gradients as OpGradients, Ops as QloraOps, SavedAttention};
 use crate::segments::{AttentionOptions, Segments};
-use crate::format::WeightFormat;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -54,8 +54,15 @@ impl<B: Differentiable> Backward<B, 3> for LoraLinearStep {
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
         let [x_node, a_node, b_node] = ops.parents;
-        let LoraLinearState { x, u, words, adapter, format } = ops.state;
-        let (dx, da, db) = B::lora_linear_backward(dy, x, u, words, adapter, format, x_node.is_some());
+        let LoraLinearState {
+            x,
+            u,
+            words,
+            adapter,
+            format,
+        } = ops.state;
+        let (dx, da, db) =
+            B::lora_linear_backward(dy, x, u, words, adapter, format, x_node.is_some());
         for (node, gradient) in [(x_node, dx), (a_node, Some(da)), (b_node, Some(db))] {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 grads.register::<B>(node.id, gradient);
@@ -128,7 +135,13 @@ impl<B: Differentiable> Backward<B, 1> for RotaryStep {
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
-        let RotaryState { cos, sin, position_ids, heads, inverse } = ops.state;
+        let RotaryState {
+            cos,
+            sin,
+            position_ids,
+            heads,
+            inverse,
+        } = ops.state;
         if let [Some(x)] = ops.parents {
             grads.register::<B>(x.id, B::rotary(dy, cos, sin, position_ids, heads, !inverse));
         }
@@ -154,7 +167,12 @@ impl<B: Differentiable> Backward<B, 2> for SwigluStep {
 }
 
 impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
-    fn linear(x: FloatTensor<Self>, words: IntTensor<Self>, bias: FloatTensor<Self>, format: WeightFormat) -> FloatTensor<Self> {
+    fn linear(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        bias: FloatTensor<Self>,
+        format: WeightFormat,
+    ) -> FloatTensor<Self> {
         let (x, guard) = x.into_parts();
         let y = <B as QloraOps>::linear(x, words.clone(), bias.into_primitive(), format);
         match LinearStep.prepare::<C>([guard]).compute_bound().stateful() {
@@ -173,18 +191,44 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
         scaling: f32,
         dropout: Option<Dropout>,
     ) -> FloatTensor<Self> {
-        let ((x, x_guard), (a, a_guard), (b, b_guard)) = (x.into_parts(), a.into_parts(), b.into_parts());
+        let ((x, x_guard), (a, a_guard), (b, b_guard)) =
+            (x.into_parts(), a.into_parts(), b.into_parts());
         let bias = bias.into_primitive();
-        let adapter = Adapter { a, b, scaling, dropout };
-        let (y, u) = B::lora_linear_forward(x.clone(), words.clone(), bias, adapter.clone(), format);
-        match LoraLinearStep.prepare::<C>([x_guard, a_guard, b_guard]).compute_bound().stateful() {
-            OpsKind::Tracked(step) => step.finish(LoraLinearState { x, u, words, adapter, format }, y),
+        let adapter = Adapter {
+            a,
+            b,
+            scaling,
+            dropout,
+        };
+        let (y, u) =
+            B::lora_linear_forward(x.clone(), words.clone(), bias, adapter.clone(), format);
+        match LoraLinearStep
+            .prepare::<C>([x_guard, a_guard, b_guard])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(step) => step.finish(
+                LoraLinearState {
+                    x,
+                    u,
+                    words,
+                    adapter,
+                    format,
+                },
+                y,
+            ),
             OpsKind::UnTracked(step) => step.finish(y),
         }
     }
 
-    fn embedding(words: IntTensor<Self>, format: WeightFormat, ids: Arc<[u32]>) -> FloatTensor<Self> {
-        <Self as burn::backend::AutodiffBackend>::from_inner(<B as QloraOps>::embedding(words, format, ids))
+    fn embedding(
+        words: IntTensor<Self>,
+        format: WeightFormat,
+        ids: Arc<[u32]>,
+    ) -> FloatTensor<Self> {
+        <Self as burn::backend::AutodiffBackend>::from_inner(<B as QloraOps>::embedding(
+            words, format, ids,
+        ))
     }
 
     fn attention(
@@ -194,10 +238,15 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
         segments: Segments,
         options: AttentionOptions,
     ) -> FloatTensor<Self> {
-        let ((q, q_guard), (k, k_guard), (v, v_guard)) = (q.into_parts(), k.into_parts(), v.into_parts());
+        let ((q, q_guard), (k, k_guard), (v, v_guard)) =
+            (q.into_parts(), k.into_parts(), v.into_parts());
         let saved = B::attention_forward(q, k, v, segments.clone(), options);
         let o = saved.o.clone();
-        match AttentionStep.prepare::<C>([q_guard, k_guard, v_guard]).compute_bound().stateful() {
+        match AttentionStep
+            .prepare::<C>([q_guard, k_guard, v_guard])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(step) => {
                 segments.check_disjoint_keys();
                 step.finish((saved, segments, options), o)
@@ -206,18 +255,33 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
         }
     }
 
-    fn linear_cross_entropy(h: FloatTensor<Self>, words: IntTensor<Self>, format: WeightFormat, targets: Arc<[u32]>) -> FloatTensor<Self> {
+    fn linear_cross_entropy(
+        h: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        format: WeightFormat,
+        targets: Arc<[u32]>,
+    ) -> FloatTensor<Self> {
         let (h, guard) = h.into_parts();
-        match LinearCrossEntropyStep.prepare::<C>([guard]).compute_bound().stateful() {
+        match LinearCrossEntropyStep
+            .prepare::<C>([guard])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(step) => {
                 let (loss, dh) = B::linear_cross_entropy_forward(h, words, format, targets);
                 step.finish(dh, loss)
             }
-            OpsKind::UnTracked(step) => step.finish(B::linear_cross_entropy(h, words, format, targets)),
+            OpsKind::UnTracked(step) => {
+                step.finish(B::linear_cross_entropy(h, words, format, targets))
+            }
         }
     }
 
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self> {
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self> {
         let ((x, guard), weight) = (x.into_parts(), weight.into_primitive());
         let y = B::rms_norm(x.clone(), weight.clone(), epsilon);
         match RmsNormStep.prepare::<C>([guard]).compute_bound().stateful() {
@@ -235,9 +299,25 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
         inverse: bool,
     ) -> FloatTensor<Self> {
         let ((x, guard), cos, sin) = (x.into_parts(), cos.into_primitive(), sin.into_primitive());
-        let y = B::rotary(x, cos.clone(), sin.clone(), position_ids.clone(), heads, inverse);
+        let y = B::rotary(
+            x,
+            cos.clone(),
+            sin.clone(),
+            position_ids.clone(),
+            heads,
+            inverse,
+        );
         match RotaryStep.prepare::<C>([guard]).compute_bound().stateful() {
-            OpsKind::Tracked(step) => step.finish(RotaryState { cos, sin, position_ids, heads, inverse }, y),
+            OpsKind::Tracked(step) => step.finish(
+                RotaryState {
+                    cos,
+                    sin,
+                    position_ids,
+                    heads,
+                    inverse,
+                },
+                y,
+            ),
             OpsKind::UnTracked(step) => step.finish(y),
         }
     }
@@ -245,7 +325,11 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         let ((gate, gate_guard), (up, up_guard)) = (gate.into_parts(), up.into_parts());
         let y = B::swiglu(gate.clone(), up.clone());
-        match SwigluStep.prepare::<C>([gate_guard, up_guard]).compute_bound().stateful() {
+        match SwigluStep
+            .prepare::<C>([gate_guard, up_guard])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(step) => step.finish((gate, up), y),
             OpsKind::UnTracked(step) => step.finish(y),
         }

@@ -1,5 +1,6 @@
 //! The CPU: Flex tensors as slices, handed to the kernels without copying.
 
+use crate::format::WeightFormat;
 use crate::kernels::adamw::{self, AdamW};
 use crate::kernels::dropout::Dropout;
 use crate::kernels::linear::LoraView;
@@ -8,7 +9,6 @@ use crate::kernels::simd::Level;
 use crate::kernels::{attention, cross_entropy, linear, normalize, rotary, swiglu};
 use crate::schema::{Adapter, Gradients, Ops, SavedAttention};
 use crate::segments::{AttentionOptions, Segments};
-use crate::format::WeightFormat;
 use burn::backend::Flex;
 use burn::tensor::TensorData;
 use burn_flex::FlexTensor;
@@ -16,7 +16,11 @@ use std::sync::Arc;
 
 /// The same tensor, its elements in order without gaps: no copy when they already are.
 pub(crate) fn packed(t: FlexTensor) -> FlexTensor {
-    if t.layout().contiguous_offsets().is_some() { t } else { t.to_contiguous() }
+    if t.layout().contiguous_offsets().is_some() {
+        t
+    } else {
+        t.to_contiguous()
+    }
 }
 
 /// The elements of a [`packed`] f32 tensor.
@@ -30,7 +34,12 @@ pub(crate) fn matrix(values: Vec<f32>, columns: usize) -> FlexTensor {
 }
 
 fn view(words: &FlexTensor, format: WeightFormat) -> WeightView<'_> {
-    WeightView::new(words.as_slice::<u32>().expect("a weight is made of u32 words"), format)
+    WeightView::new(
+        words
+            .as_slice::<u32>()
+            .expect("a weight is made of u32 words"),
+        format,
+    )
 }
 
 fn columns(t: &FlexTensor) -> usize {
@@ -46,13 +55,29 @@ struct HostAdapter {
 
 impl HostAdapter {
     fn new(adapter: Adapter<Flex>) -> Self {
-        let Adapter { a, b, scaling, dropout } = adapter;
-        HostAdapter { a: packed(a), b: packed(b), scaling, dropout }
+        let Adapter {
+            a,
+            b,
+            scaling,
+            dropout,
+        } = adapter;
+        HostAdapter {
+            a: packed(a),
+            b: packed(b),
+            scaling,
+            dropout,
+        }
     }
 
     fn view(&self) -> LoraView<'_> {
         let rank = self.a.layout().shape()[0];
-        LoraView { a: floats(&self.a), b: floats(&self.b), rank, scaling: self.scaling, dropout: self.dropout }
+        LoraView {
+            a: floats(&self.a),
+            b: floats(&self.b),
+            rank,
+            scaling: self.scaling,
+            dropout: self.dropout,
+        }
     }
 }
 
@@ -61,9 +86,20 @@ fn bias_of(bias: &FlexTensor) -> Option<&[f32]> {
 }
 
 impl Ops for Flex {
-    fn linear(x: FlexTensor, words: FlexTensor, bias: FlexTensor, format: WeightFormat) -> FlexTensor {
+    fn linear(
+        x: FlexTensor,
+        words: FlexTensor,
+        bias: FlexTensor,
+        format: WeightFormat,
+    ) -> FlexTensor {
         let (x, bias) = (packed(x), packed(bias));
-        let (y, _) = linear::forward(Level::best(), floats(&x), view(&words, format), bias_of(&bias), None);
+        let (y, _) = linear::forward(
+            Level::best(),
+            floats(&x),
+            view(&words, format),
+            bias_of(&bias),
+            None,
+        );
         matrix(y, format.out_features)
     }
 
@@ -77,7 +113,19 @@ impl Ops for Flex {
         scaling: f32,
         dropout: Option<Dropout>,
     ) -> FlexTensor {
-        Self::lora_linear_forward(x, words, bias, Adapter { a, b, scaling, dropout }, format).0
+        Self::lora_linear_forward(
+            x,
+            words,
+            bias,
+            Adapter {
+                a,
+                b,
+                scaling,
+                dropout,
+            },
+            format,
+        )
+        .0
     }
 
     fn embedding(words: FlexTensor, format: WeightFormat, ids: Arc<[u32]>) -> FlexTensor {
@@ -91,30 +139,70 @@ impl Ops for Flex {
         matrix(rows, width)
     }
 
-    fn attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, segments: Segments, options: AttentionOptions) -> FlexTensor {
+    fn attention(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        segments: Segments,
+        options: AttentionOptions,
+    ) -> FlexTensor {
         Self::attention_forward(q, k, v, segments, options).o
     }
 
-    fn linear_cross_entropy(h: FlexTensor, words: FlexTensor, format: WeightFormat, targets: Arc<[u32]>) -> FlexTensor {
+    fn linear_cross_entropy(
+        h: FlexTensor,
+        words: FlexTensor,
+        format: WeightFormat,
+        targets: Arc<[u32]>,
+    ) -> FlexTensor {
         let h = packed(h);
-        let (loss, _) = cross_entropy::forward(Level::best(), floats(&h), view(&words, format), &targets, false);
+        let (loss, _) = cross_entropy::forward(
+            Level::best(),
+            floats(&h),
+            view(&words, format),
+            &targets,
+            false,
+        );
         FlexTensor::from_data(TensorData::new(vec![loss as f32], [1]))
     }
 
     fn rms_norm(x: FlexTensor, weight: FlexTensor, epsilon: f32) -> FlexTensor {
         let (x, weight) = (packed(x), packed(weight));
-        matrix(normalize::forward(Level::best(), floats(&x), floats(&weight), epsilon), columns(&x))
+        matrix(
+            normalize::forward(Level::best(), floats(&x), floats(&weight), epsilon),
+            columns(&x),
+        )
     }
 
-    fn rotary(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, position_ids: Arc<[u32]>, heads: usize, inverse: bool) -> FlexTensor {
+    fn rotary(
+        x: FlexTensor,
+        cos: FlexTensor,
+        sin: FlexTensor,
+        position_ids: Arc<[u32]>,
+        heads: usize,
+        inverse: bool,
+    ) -> FlexTensor {
         let (x, cos, sin) = (packed(x), packed(cos), packed(sin));
         let sign = if inverse { -1.0 } else { 1.0 };
-        matrix(rotary::rotate(floats(&x), floats(&cos), floats(&sin), &position_ids, heads, sign), columns(&x))
+        matrix(
+            rotary::rotate(
+                floats(&x),
+                floats(&cos),
+                floats(&sin),
+                &position_ids,
+                heads,
+                sign,
+            ),
+            columns(&x),
+        )
     }
 
     fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
         let (gate, up) = (packed(gate), packed(up));
-        matrix(swiglu::forward(Level::best(), floats(&gate), floats(&up)), columns(&gate))
+        matrix(
+            swiglu::forward(Level::best(), floats(&gate), floats(&up)),
+            columns(&gate),
+        )
     }
 
     fn adamw(
@@ -126,7 +214,13 @@ impl Ops for Flex {
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let grad = packed(grad);
         let (mut param, mut m, mut v) = (whole(param), whole(exp_avg), whole(exp_avg_sq));
-        adamw::update(param.storage_mut(), floats(&grad), m.storage_mut(), v.storage_mut(), &options);
+        adamw::update(
+            param.storage_mut(),
+            floats(&grad),
+            m.storage_mut(),
+            v.storage_mut(),
+            &options,
+        );
         (param, m, v)
     }
 }
@@ -134,13 +228,25 @@ impl Ops for Flex {
 /// A tensor that is all of its buffer, so that it can be changed in place (copied only if shared).
 fn whole(t: FlexTensor) -> FlexTensor {
     let elements = t.layout().num_elements();
-    if t.layout().contiguous_offsets() == Some((0, elements)) && t.bytes().len() == elements * 4 { t } else { t.to_contiguous() }
+    if t.layout().contiguous_offsets() == Some((0, elements)) && t.bytes().len() == elements * 4 {
+        t
+    } else {
+        t.to_contiguous()
+    }
 }
 
 impl Gradients for Flex {
     fn linear_backward(dy: FlexTensor, words: FlexTensor, format: WeightFormat) -> FlexTensor {
         let dy = packed(dy);
-        let gradients = linear::backward(Level::best(), floats(&dy), &[], &[], view(&words, format), None, true);
+        let gradients = linear::backward(
+            Level::best(),
+            floats(&dy),
+            &[],
+            &[],
+            view(&words, format),
+            None,
+            true,
+        );
         matrix(gradients.dx.expect("asked for"), format.in_features)
     }
 
@@ -153,7 +259,13 @@ impl Gradients for Flex {
     ) -> (FlexTensor, FlexTensor) {
         let (x, bias, adapter) = (packed(x), packed(bias), HostAdapter::new(adapter));
         let lora = adapter.view();
-        let (y, u) = linear::forward(Level::best(), floats(&x), view(&words, format), bias_of(&bias), Some(lora));
+        let (y, u) = linear::forward(
+            Level::best(),
+            floats(&x),
+            view(&words, format),
+            bias_of(&bias),
+            Some(lora),
+        );
         (matrix(y, format.out_features), matrix(u, lora.rank))
     }
 
@@ -169,9 +281,21 @@ impl Gradients for Flex {
         let (dy, x, adapter) = (packed(dy), packed(x), HostAdapter::new(adapter));
         let lora = adapter.view();
         let weight = view(&words, format);
-        let gradients = linear::backward(Level::best(), floats(&dy), floats(&x), floats(&u), weight, Some(lora), want_dx);
+        let gradients = linear::backward(
+            Level::best(),
+            floats(&dy),
+            floats(&x),
+            floats(&u),
+            weight,
+            Some(lora),
+            want_dx,
+        );
         let (da, db) = gradients.da_db.expect("there is an adapter");
-        (gradients.dx.map(|dx| matrix(dx, format.in_features)), matrix(da, format.in_features), matrix(db, lora.rank))
+        (
+            gradients.dx.map(|dx| matrix(dx, format.in_features)),
+            matrix(da, format.in_features),
+            matrix(db, lora.rank),
+        )
     }
 
     fn attention_forward(
@@ -182,7 +306,14 @@ impl Gradients for Flex {
         options: AttentionOptions,
     ) -> SavedAttention<Flex> {
         let (q, k, v) = (packed(q), packed(k), packed(v));
-        let (o, lse) = attention::forward(Level::best(), floats(&q), floats(&k), floats(&v), &segments, &options);
+        let (o, lse) = attention::forward(
+            Level::best(),
+            floats(&q),
+            floats(&k),
+            floats(&v),
+            &segments,
+            &options,
+        );
         let (o, lse) = (matrix(o, columns(&q)), matrix(lse, options.heads));
         SavedAttention { q, k, v, o, lse }
     }
@@ -201,8 +332,13 @@ impl Gradients for Flex {
             o: floats(&saved.o),
             lse: floats(&saved.lse),
         };
-        let (dq, dk, dv) = attention::backward(Level::best(), floats(&d_o), &slices, &segments, &options);
-        (matrix(dq, columns(&saved.q)), matrix(dk, columns(&saved.k)), matrix(dv, columns(&saved.v)))
+        let (dq, dk, dv) =
+            attention::backward(Level::best(), floats(&d_o), &slices, &segments, &options);
+        (
+            matrix(dq, columns(&saved.q)),
+            matrix(dk, columns(&saved.k)),
+            matrix(dv, columns(&saved.v)),
+        )
     }
 
     fn linear_cross_entropy_forward(
@@ -212,23 +348,53 @@ impl Gradients for Flex {
         targets: Arc<[u32]>,
     ) -> (FlexTensor, FlexTensor) {
         let h = packed(h);
-        let (loss, dh) = cross_entropy::forward(Level::best(), floats(&h), view(&words, format), &targets, true);
-        (FlexTensor::from_data(TensorData::new(vec![loss as f32], [1])), matrix(dh, format.in_features))
+        let (loss, dh) = cross_entropy::forward(
+            Level::best(),
+            floats(&h),
+            view(&words, format),
+            &targets,
+            true,
+        );
+        (
+            FlexTensor::from_data(TensorData::new(vec![loss as f32], [1])),
+            matrix(dh, format.in_features),
+        )
     }
 
     fn scaled(gradient: FlexTensor, upstream: FlexTensor) -> FlexTensor {
         let factor = floats(&packed(upstream))[0];
         let mut gradient = whole(gradient);
-        gradient.storage_mut::<f32>().iter_mut().for_each(|v| *v *= factor);
+        gradient
+            .storage_mut::<f32>()
+            .iter_mut()
+            .for_each(|v| *v *= factor);
         gradient
     }
 
-    fn rms_norm_backward(dy: FlexTensor, x: FlexTensor, weight: FlexTensor, epsilon: f32) -> FlexTensor {
+    fn rms_norm_backward(
+        dy: FlexTensor,
+        x: FlexTensor,
+        weight: FlexTensor,
+        epsilon: f32,
+    ) -> FlexTensor {
         let (dy, x, weight) = (packed(dy), packed(x), packed(weight));
-        matrix(normalize::backward(Level::best(), floats(&dy), floats(&x), floats(&weight), epsilon), columns(&x))
+        matrix(
+            normalize::backward(
+                Level::best(),
+                floats(&dy),
+                floats(&x),
+                floats(&weight),
+                epsilon,
+            ),
+            columns(&x),
+        )
     }
 
-    fn swiglu_backward(dy: FlexTensor, gate: FlexTensor, up: FlexTensor) -> (FlexTensor, FlexTensor) {
+    fn swiglu_backward(
+        dy: FlexTensor,
+        gate: FlexTensor,
+        up: FlexTensor,
+    ) -> (FlexTensor, FlexTensor) {
         let (dy, gate, up) = (packed(dy), packed(gate), packed(up));
         let (dgate, dup) = swiglu::backward(Level::best(), floats(&dy), floats(&gate), floats(&up));
         (matrix(dgate, columns(&gate)), matrix(dup, columns(&gate)))

@@ -15,7 +15,13 @@ pub struct AdamW {
 }
 
 /// Updates param, exp_avg and exp_avg_sq in place.
-pub fn update(param: &mut [f32], grad: &[f32], exp_avg: &mut [f32], exp_avg_sq: &mut [f32], o: &AdamW) {
+pub fn update(
+    param: &mut [f32],
+    grad: &[f32],
+    exp_avg: &mut [f32],
+    exp_avg_sq: &mut [f32],
+    o: &AdamW,
+) {
     let decay = (1.0 - o.lr * o.weight_decay) as f32;
     let beta2 = o.beta2 as f32;
     let (rest1, rest2) = ((1.0 - o.beta1) as f32, (1.0 - o.beta2) as f32);

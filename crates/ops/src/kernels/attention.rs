@@ -19,7 +19,14 @@ const QUERIES: usize = 32;
 const QUERIES_PER_TASK: usize = 256;
 
 /// o `[tokens, heads·head_dim]` and logsumexp `[tokens, heads]`.
-pub fn forward(level: Level, q: &[f32], k: &[f32], v: &[f32], segments: &Segments, options: &AttentionOptions) -> (Vec<f32>, Vec<f32>) {
+pub fn forward(
+    level: Level,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    segments: &Segments,
+    options: &AttentionOptions,
+) -> (Vec<f32>, Vec<f32>) {
     let (width, heads) = (options.heads * options.head_dim, options.heads);
     let tokens = q.len() / width;
     let (mut o, mut lse) = (output(tokens * width), output(tokens * heads));
@@ -32,11 +39,16 @@ pub fn forward(level: Level, q: &[f32], k: &[f32], v: &[f32], segments: &Segment
         }
     }
     let k_row = options.kv_heads * options.head_dim;
-    tasks.into_par_iter().with_max_len(1).for_each_init(Vec::new, |scratch, (segment, rows, head)| {
-        let span = segment.k.start * k_row..segment.k.end * k_row;
-        let keys = [(&k[span.clone()], &v[span])];
-        forward_task(level, q, &keys, segment, rows, head, options, scratch, o_at, lse_at);
-    });
+    tasks.into_par_iter().with_max_len(1).for_each_init(
+        Vec::new,
+        |scratch, (segment, rows, head)| {
+            let span = segment.k.start * k_row..segment.k.end * k_row;
+            let keys = [(&k[span.clone()], &v[span])];
+            forward_task(
+                level, q, &keys, segment, rows, head, options, scratch, o_at, lse_at,
+            );
+        },
+    );
     (o, lse)
 }
 
@@ -46,7 +58,13 @@ pub type Pieces<'a> = [(&'a [f32], &'a [f32])];
 
 /// o `[tokens, heads·head_dim]` of queries that continue cached sequences: sequence i has the query
 /// rows `offsets[i]..offsets[i + 1]`, the last of its keys.
-pub fn forward_cached(level: Level, q: &[f32], offsets: &[usize], sequences: &[Vec<(&[f32], &[f32])>], options: &AttentionOptions) -> Vec<f32> {
+pub fn forward_cached(
+    level: Level,
+    q: &[f32],
+    offsets: &[usize],
+    sequences: &[Vec<(&[f32], &[f32])>],
+    options: &AttentionOptions,
+) -> Vec<f32> {
     let k_row = options.kv_heads * options.head_dim;
     let mut o = output(q.len());
     let mut lse = output(offsets.last().map_or(0, |last| last * options.heads));
@@ -54,15 +72,24 @@ pub fn forward_cached(level: Level, q: &[f32], offsets: &[usize], sequences: &[V
     let mut tasks = Vec::new();
     for (offsets, pieces) in offsets.windows(2).zip(sequences) {
         let length = pieces.iter().map(|(k, _)| k.len() / k_row).sum();
-        let segment = Segment { q: offsets[0]..offsets[1], k: 0..length };
+        let segment = Segment {
+            q: offsets[0]..offsets[1],
+            k: 0..length,
+        };
         for start in (0..segment.q.len()).step_by(QUERIES_PER_TASK) {
             let rows = start..(start + QUERIES_PER_TASK).min(segment.q.len());
-            tasks.extend((0..options.heads).map(|head| (segment.clone(), pieces, rows.clone(), head)));
+            tasks.extend(
+                (0..options.heads).map(|head| (segment.clone(), pieces, rows.clone(), head)),
+            );
         }
     }
-    tasks.into_par_iter().for_each_init(Vec::new, |scratch, (segment, pieces, rows, head)| {
-        forward_task(level, q, pieces, &segment, rows, head, options, scratch, o_at, lse_at);
-    });
+    tasks
+        .into_par_iter()
+        .for_each_init(Vec::new, |scratch, (segment, pieces, rows, head)| {
+            forward_task(
+                level, q, pieces, &segment, rows, head, options, scratch, o_at, lse_at,
+            );
+        });
     o
 }
 
@@ -110,22 +137,58 @@ fn forward_task(
                 }
                 let columns = (visible.end - block).min(count);
                 let a = Strided::rows(&q[shape.q_offset(i)..], shape.q_row);
-                multiply(level, some, columns, d, a, keys.as_ptr(), KEYS, scores.as_mut_ptr(), KEYS, false);
+                multiply(
+                    level,
+                    some,
+                    columns,
+                    d,
+                    a,
+                    keys.as_ptr(),
+                    KEYS,
+                    scores.as_mut_ptr(),
+                    KEYS,
+                    false,
+                );
                 for r in 0..some {
                     let span = clip(shape.visible(i + r), block, columns);
                     let row = &mut scores[r * KEYS..r * KEYS + columns];
-                    let (largest, sum) = (&mut largest[i + r - rows.start], &mut sums[i + r - rows.start]);
-                    let rescale = softmax_row(level, row, span.start, span.end, options.scale, options.softcap, largest, sum);
+                    let (largest, sum) = (
+                        &mut largest[i + r - rows.start],
+                        &mut sums[i + r - rows.start],
+                    );
+                    let rescale = softmax_row(
+                        level,
+                        row,
+                        span.start,
+                        span.end,
+                        options.scale,
+                        options.softcap,
+                        largest,
+                        sum,
+                    );
                     if rescale != 1.0 {
                         // SAFETY: as above.
-                        let row = unsafe { std::slice::from_raw_parts_mut(o.at(shape.q_offset(i + r)), d) };
+                        let row = unsafe {
+                            std::slice::from_raw_parts_mut(o.at(shape.q_offset(i + r)), d)
+                        };
                         row.iter_mut().for_each(|v| *v *= rescale);
                     }
                 }
                 // SAFETY: as above.
                 let target = unsafe { o.at(shape.q_offset(i)) };
                 let p = Strided::rows(scores, KEYS);
-                multiply(level, some, d, columns, p, v[at..].as_ptr(), shape.k_row, target, shape.q_row, true);
+                multiply(
+                    level,
+                    some,
+                    d,
+                    columns,
+                    p,
+                    v[at..].as_ptr(),
+                    shape.k_row,
+                    target,
+                    shape.q_row,
+                    true,
+                );
             }
         }
         first = end;
@@ -135,7 +198,9 @@ fn forward_task(
         let row = unsafe { std::slice::from_raw_parts_mut(o.at(shape.q_offset(i)), d) };
         let inverse = 1.0 / sums[at];
         row.iter_mut().for_each(|v| *v *= inverse);
-        unsafe { *lse.at((segment.q.start + i) * options.heads + head) = largest[at] + sums[at].ln() };
+        unsafe {
+            *lse.at((segment.q.start + i) * options.heads + head) = largest[at] + sums[at].ln()
+        };
     }
 }
 
@@ -149,15 +214,34 @@ pub struct Saved<'a> {
 }
 
 /// (dq, dk, dv) for d_o.
-pub fn backward(level: Level, d_o: &[f32], saved: &Saved<'_>, segments: &Segments, options: &AttentionOptions) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+pub fn backward(
+    level: Level,
+    d_o: &[f32],
+    saved: &Saved<'_>,
+    segments: &Segments,
+    options: &AttentionOptions,
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let group = options.heads / options.kv_heads;
     let mut dq = vec![0.0; saved.q.len()];
-    let (mut dk, mut dv) = (vec![0.0; saved.k.len() * group], vec![0.0; saved.v.len() * group]);
-    let targets = (Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr()));
-    let tasks: Vec<_> = segments.iter().flat_map(|segment| (0..options.heads).map(move |head| (segment, head))).collect();
-    tasks.into_par_iter().with_max_len(1).for_each_init(Vec::new, |scratch, (segment, head)| {
-        backward_task(level, d_o, saved, segment, head, options, scratch, targets);
-    });
+    let (mut dk, mut dv) = (
+        vec![0.0; saved.k.len() * group],
+        vec![0.0; saved.v.len() * group],
+    );
+    let targets = (
+        Shared(dq.as_mut_ptr()),
+        Shared(dk.as_mut_ptr()),
+        Shared(dv.as_mut_ptr()),
+    );
+    let tasks: Vec<_> = segments
+        .iter()
+        .flat_map(|segment| (0..options.heads).map(move |head| (segment, head)))
+        .collect();
+    tasks
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each_init(Vec::new, |scratch, (segment, head)| {
+            backward_task(level, d_o, saved, segment, head, options, scratch, targets);
+        });
     if group == 1 {
         return (dq, dk, dv);
     }
@@ -169,12 +253,15 @@ pub fn backward(level: Level, d_o: &[f32], saved: &Saved<'_>, segments: &Segment
 fn sum_of_group(per_head: &[f32], options: &AttentionOptions) -> Vec<f32> {
     let (d, group) = (options.head_dim, options.heads / options.kv_heads);
     let mut sum = output(per_head.len() / group);
-    sum.par_chunks_mut(d).zip(per_head.par_chunks(d * group)).with_min_len(256).for_each(|(sum, heads)| {
-        sum.copy_from_slice(&heads[..d]);
-        for head in heads[d..].chunks_exact(d) {
-            sum.iter_mut().zip(head).for_each(|(s, v)| *s += v);
-        }
-    });
+    sum.par_chunks_mut(d)
+        .zip(per_head.par_chunks(d * group))
+        .with_min_len(256)
+        .for_each(|(sum, heads)| {
+            sum.copy_from_slice(&heads[..d]);
+            for head in heads[d..].chunks_exact(d) {
+                sum.iter_mut().zip(head).for_each(|(s, v)| *s += v);
+            }
+        });
     sum
 }
 
@@ -199,13 +286,33 @@ fn backward_task(
     let (ds, delta) = rest.split_at_mut(QUERIES * KEYS);
     for (i, delta) in delta.iter_mut().enumerate() {
         let at = shape.q_offset(i);
-        *delta = d_o[at..at + d].iter().zip(&saved.o[at..at + d]).map(|(a, b)| a * b).sum();
+        *delta = d_o[at..at + d]
+            .iter()
+            .zip(&saved.o[at..at + d])
+            .map(|(a, b)| a * b)
+            .sum();
     }
     let first = shape.visible(0).start;
     for block in (first / KEYS * KEYS..segment.k.len()).step_by(KEYS) {
         let count = KEYS.min(segment.k.len() - block);
-        transpose(level, &saved.k[shape.k_offset(block)..], shape.k_row, count, d, keys, KEYS);
-        transpose(level, &saved.v[shape.k_offset(block)..], shape.k_row, count, d, values, KEYS);
+        transpose(
+            level,
+            &saved.k[shape.k_offset(block)..],
+            shape.k_row,
+            count,
+            d,
+            keys,
+            KEYS,
+        );
+        transpose(
+            level,
+            &saved.v[shape.k_offset(block)..],
+            shape.k_row,
+            count,
+            d,
+            values,
+            KEYS,
+        );
         for i in (0..length).step_by(QUERIES) {
             let some = QUERIES.min(length - i);
             let visible = shape.visible(i).start..shape.visible(i + some - 1).end;
@@ -215,22 +322,90 @@ fn backward_task(
             let columns = (visible.end - block).min(count);
             let queries = Strided::rows(&saved.q[shape.q_offset(i)..], shape.q_row);
             let gradient = Strided::rows(&d_o[shape.q_offset(i)..], shape.q_row);
-            multiply(level, some, columns, d, queries, keys.as_ptr(), KEYS, p.as_mut_ptr(), KEYS, false);
-            multiply(level, some, columns, d, gradient, values.as_ptr(), KEYS, ds.as_mut_ptr(), KEYS, false);
+            multiply(
+                level,
+                some,
+                columns,
+                d,
+                queries,
+                keys.as_ptr(),
+                KEYS,
+                p.as_mut_ptr(),
+                KEYS,
+                false,
+            );
+            multiply(
+                level,
+                some,
+                columns,
+                d,
+                gradient,
+                values.as_ptr(),
+                KEYS,
+                ds.as_mut_ptr(),
+                KEYS,
+                false,
+            );
             for r in 0..some {
                 let span = clip(shape.visible(i + r), block, columns);
-                let (p, ds) = (&mut p[r * KEYS..r * KEYS + columns], &mut ds[r * KEYS..r * KEYS + columns]);
+                let (p, ds) = (
+                    &mut p[r * KEYS..r * KEYS + columns],
+                    &mut ds[r * KEYS..r * KEYS + columns],
+                );
                 let lse = saved.lse[(segment.q.start + i + r) * options.heads + head];
-                score_gradient_row(level, p, ds, span.start, span.end, options.scale, options.softcap, lse, delta[i + r]);
+                score_gradient_row(
+                    level,
+                    p,
+                    ds,
+                    span.start,
+                    span.end,
+                    options.scale,
+                    options.softcap,
+                    lse,
+                    delta[i + r],
+                );
             }
             // SAFETY: this task alone writes this segment's rows of this head, in all three.
             unsafe {
                 let q_at = shape.q_offset(i);
                 let k_at = ((segment.k.start + block) * options.heads + head) * d;
                 let k_row = options.heads * d;
-                multiply(level, some, d, columns, Strided::rows(ds, KEYS), saved.k[shape.k_offset(block)..].as_ptr(), shape.k_row, dq.at(q_at), shape.q_row, true);
-                multiply(level, columns, d, some, Strided::columns(ds, KEYS), saved.q[q_at..].as_ptr(), shape.q_row, dk.at(k_at), k_row, true);
-                multiply(level, columns, d, some, Strided::columns(p, KEYS), d_o[q_at..].as_ptr(), shape.q_row, dv.at(k_at), k_row, true);
+                multiply(
+                    level,
+                    some,
+                    d,
+                    columns,
+                    Strided::rows(ds, KEYS),
+                    saved.k[shape.k_offset(block)..].as_ptr(),
+                    shape.k_row,
+                    dq.at(q_at),
+                    shape.q_row,
+                    true,
+                );
+                multiply(
+                    level,
+                    columns,
+                    d,
+                    some,
+                    Strided::columns(ds, KEYS),
+                    saved.q[q_at..].as_ptr(),
+                    shape.q_row,
+                    dk.at(k_at),
+                    k_row,
+                    true,
+                );
+                multiply(
+                    level,
+                    columns,
+                    d,
+                    some,
+                    Strided::columns(p, KEYS),
+                    d_o[q_at..].as_ptr(),
+                    shape.q_row,
+                    dv.at(k_at),
+                    k_row,
+                    true,
+                );
             }
         }
     }
@@ -318,10 +493,17 @@ unsafe fn softmax_row_generic<S: Simd>(
             top = S::max(top, s);
         }
         if rest > 0 {
-            let s = capped::<S>(S::mul(S::load_partial(p.add(whole), rest), S::splat(scale)), softcap);
+            let s = capped::<S>(
+                S::mul(S::load_partial(p.add(whole), rest), S::splat(scale)),
+                softcap,
+            );
             S::store_partial(p.add(whole), s, rest);
         }
-        let new = row[whole..].iter().copied().fold(S::largest(top), f32::max).max(*largest);
+        let new = row[whole..]
+            .iter()
+            .copied()
+            .fold(S::largest(top), f32::max)
+            .max(*largest);
         let shift = S::splat(new);
         let p = row.as_mut_ptr();
         let mut total = S::splat(0.0);
@@ -335,7 +517,11 @@ unsafe fn softmax_row_generic<S: Simd>(
             S::store_partial(p.add(whole), e, rest);
         }
         let total = row[whole..].iter().fold(S::sum(total), |a, e| a + e);
-        let rescale = if *largest == new { 1.0 } else { (*largest - new).exp() };
+        let rescale = if *largest == new {
+            1.0
+        } else {
+            (*largest - new).exp()
+        };
         *largest = new;
         *sum = *sum * rescale + total;
         rescale
@@ -398,7 +584,10 @@ unsafe fn score_gradient_row_generic<S: Simd>(
             S::store(pd.add(j), g);
         }
         if rest > 0 {
-            let (e, g) = step(S::load_partial(pp.add(whole), rest), S::load_partial(pd.add(whole), rest));
+            let (e, g) = step(
+                S::load_partial(pp.add(whole), rest),
+                S::load_partial(pd.add(whole), rest),
+            );
             S::store_partial(pp.add(whole), e, rest);
             S::store_partial(pd.add(whole), g, rest);
         }

@@ -21,13 +21,31 @@ const ENTRIES: usize = 192;
 const SPLITS: usize = 16;
 
 /// Returns the loss (sum of nats) and, when asked, dh `[rows, hidden]` for an upstream gradient of 1.
-pub fn forward(level: Level, h: &[f32], weight: WeightView<'_>, targets: &[u32], want_gradient: bool) -> (f64, Vec<f32>) {
+pub fn forward(
+    level: Level,
+    h: &[f32],
+    weight: WeightView<'_>,
+    targets: &[u32],
+    want_gradient: bool,
+) -> (f64, Vec<f32>) {
     let hidden = weight.format.in_features;
-    let mut dh = if want_gradient { output(h.len()) } else { Vec::new() };
+    let mut dh = if want_gradient {
+        output(h.len())
+    } else {
+        Vec::new()
+    };
     let mut loss = 0.0;
-    for (i, (h, targets)) in h.chunks(ROWS * hidden).zip(targets.chunks(ROWS)).enumerate() {
+    for (i, (h, targets)) in h
+        .chunks(ROWS * hidden)
+        .zip(targets.chunks(ROWS))
+        .enumerate()
+    {
         let at = i * ROWS * hidden;
-        let dh = if want_gradient { &mut dh[at..at + h.len()] } else { &mut [] };
+        let dh = if want_gradient {
+            &mut dh[at..at + h.len()]
+        } else {
+            &mut []
+        };
         loss += some_rows(level, h, weight, targets, dh);
     }
     (loss, dh)
@@ -40,7 +58,13 @@ struct Partial {
     weighted: Vec<f32>,
 }
 
-fn some_rows(level: Level, h: &[f32], weight: WeightView<'_>, targets: &[u32], dh: &mut [f32]) -> f64 {
+fn some_rows(
+    level: Level,
+    h: &[f32],
+    weight: WeightView<'_>,
+    targets: &[u32],
+    dh: &mut [f32],
+) -> f64 {
     let (vocabulary, hidden) = (weight.format.out_features, weight.format.in_features);
     let rows = targets.len();
     let per_split = vocabulary.div_ceil(SPLITS).next_multiple_of(ENTRIES);
@@ -62,44 +86,90 @@ fn some_rows(level: Level, h: &[f32], weight: WeightView<'_>, targets: &[u32], d
                 scratch.tile(level, h, weight, start, count);
                 for (i, target) in targets.iter().enumerate() {
                     let logits = &mut scratch.logits[i * ENTRIES..i * ENTRIES + count];
-                    if let Some(logit) = (*target as usize).checked_sub(start).and_then(|t| logits.get(t)) {
+                    if let Some(logit) = (*target as usize)
+                        .checked_sub(start)
+                        .and_then(|t| logits.get(t))
+                    {
                         // SAFETY: a target lies in one tile only.
                         unsafe { *logits_at.at(i) = *logit };
                     }
-                    let rescale = softmax_row(level, logits, &mut partial.largest[i], &mut partial.sums[i]);
+                    let rescale =
+                        softmax_row(level, logits, &mut partial.largest[i], &mut partial.sums[i]);
                     if rescale != 1.0 && !dh.is_empty() {
-                        partial.weighted[i * hidden..(i + 1) * hidden].iter_mut().for_each(|v| *v *= rescale);
+                        partial.weighted[i * hidden..(i + 1) * hidden]
+                            .iter_mut()
+                            .for_each(|v| *v *= rescale);
                     }
                 }
                 if !dh.is_empty() {
                     let p = Strided::rows(&scratch.logits, ENTRIES);
-                    multiply(level, rows, hidden, count, p, scratch.natural.as_ptr(), hidden, partial.weighted.as_mut_ptr(), hidden, true);
+                    multiply(
+                        level,
+                        rows,
+                        hidden,
+                        count,
+                        p,
+                        scratch.natural.as_ptr(),
+                        hidden,
+                        partial.weighted.as_mut_ptr(),
+                        hidden,
+                        true,
+                    );
                 }
             }
             partial
         })
         .collect();
-    merge(level, h.len() / rows, &partials, &target_logits, targets, weight, dh)
+    merge(
+        level,
+        h.len() / rows,
+        &partials,
+        &target_logits,
+        targets,
+        weight,
+        dh,
+    )
 }
 
-fn merge(level: Level, hidden: usize, partials: &[Partial], target_logits: &[f32], targets: &[u32], weight: WeightView<'_>, dh: &mut [f32]) -> f64 {
+fn merge(
+    level: Level,
+    hidden: usize,
+    partials: &[Partial],
+    target_logits: &[f32],
+    targets: &[u32],
+    weight: WeightView<'_>,
+    dh: &mut [f32],
+) -> f64 {
     let mut loss = 0.0;
     let mut target_row = vec![0.0; hidden];
     for (i, target) in targets.iter().enumerate() {
-        let largest = partials.iter().fold(f32::NEG_INFINITY, |a, p| a.max(p.largest[i]));
-        let sum: f64 = partials.iter().map(|p| p.sums[i] as f64 * ((p.largest[i] - largest) as f64).exp()).sum();
+        let largest = partials
+            .iter()
+            .fold(f32::NEG_INFINITY, |a, p| a.max(p.largest[i]));
+        let sum: f64 = partials
+            .iter()
+            .map(|p| p.sums[i] as f64 * ((p.largest[i] - largest) as f64).exp())
+            .sum();
         loss += largest as f64 + sum.ln() - target_logits[i] as f64;
         if dh.is_empty() {
             continue;
         }
         let target = *target as usize;
-        weight.rows(level, target..target + 1, 0..hidden, &mut target_row, hidden);
+        weight.rows(
+            level,
+            target..target + 1,
+            0..hidden,
+            &mut target_row,
+            hidden,
+        );
         let dh = &mut dh[i * hidden..(i + 1) * hidden];
         dh.iter_mut().zip(&target_row).for_each(|(d, w)| *d = -w);
         for p in partials {
             let share = (((p.largest[i] - largest) as f64).exp() / sum) as f32;
             let weighted = &p.weighted[i * hidden..(i + 1) * hidden];
-            dh.iter_mut().zip(weighted).for_each(|(d, w)| *d += share * w);
+            dh.iter_mut()
+                .zip(weighted)
+                .for_each(|(d, w)| *d += share * w);
         }
     }
     loss
@@ -123,18 +193,50 @@ impl Scratch {
     }
 
     /// Converts entries `start..start + count` of W and computes their logits for every row of h.
-    fn tile(&mut self, level: Level, h: &[f32], weight: WeightView<'_>, start: usize, count: usize) {
+    fn tile(
+        &mut self,
+        level: Level,
+        h: &[f32],
+        weight: WeightView<'_>,
+        start: usize,
+        count: usize,
+    ) {
         let (hidden, width) = (self.hidden, 3 * level.lanes());
         let rows = h.len() / hidden;
-        weight.rows(level, start..start + count, 0..hidden, &mut self.natural, hidden);
+        weight.rows(
+            level,
+            start..start + count,
+            0..hidden,
+            &mut self.natural,
+            hidden,
+        );
         for first in (0..count).step_by(width) {
             let lanes = width.min(count - first);
             for from in (0..hidden).step_by(DEPTH) {
                 let depth = DEPTH.min(hidden - from);
-                transpose(level, &self.natural[first * hidden + from..], hidden, lanes, depth, &mut self.panel, width);
+                transpose(
+                    level,
+                    &self.natural[first * hidden + from..],
+                    hidden,
+                    lanes,
+                    depth,
+                    &mut self.panel,
+                    width,
+                );
                 let a = Strided::rows(&h[from..], hidden);
                 let logits = self.logits[first..].as_mut_ptr();
-                multiply(level, rows, lanes, depth, a, self.panel.as_ptr(), width, logits, ENTRIES, from > 0);
+                multiply(
+                    level,
+                    rows,
+                    lanes,
+                    depth,
+                    a,
+                    self.panel.as_ptr(),
+                    width,
+                    logits,
+                    ENTRIES,
+                    from > 0,
+                );
             }
         }
     }
@@ -169,7 +271,11 @@ unsafe fn softmax_row_generic<S: Simd>(row: &mut [f32], largest: &mut f32, sum: 
             S::store_partial(p.add(whole), e, rest);
         }
         let total = row[whole..].iter().fold(S::sum(total), |a, e| a + e);
-        let rescale = if *largest == new { 1.0 } else { (*largest - new).exp() };
+        let rescale = if *largest == new {
+            1.0
+        } else {
+            (*largest - new).exp()
+        };
         *largest = new;
         *sum = *sum * rescale + total;
         rescale

@@ -15,7 +15,11 @@ pub struct Dropout {
 impl Dropout {
     /// What element `(row, col)` is multiplied by: 0 or 1 / (1 − p).
     pub fn factor(&self, row: usize, col: usize) -> f32 {
-        if keep(self.row_key(row), col, self.threshold()) { self.scale() } else { 0.0 }
+        if keep(self.row_key(row), col, self.threshold()) {
+            self.scale()
+        } else {
+            0.0
+        }
     }
 
     /// `out[j] = values[j] · factor(row, col + j)`
@@ -23,7 +27,11 @@ impl Dropout {
     pub(crate) fn apply(&self, row: usize, col: usize, values: &[f32], out: &mut [f32]) {
         let (key, threshold, scale) = (self.row_key(row), self.threshold(), self.scale());
         for (j, (o, v)) in out.iter_mut().zip(values).enumerate() {
-            *o = if keep(key, col + j, threshold) { v * scale } else { 0.0 };
+            *o = if keep(key, col + j, threshold) {
+                v * scale
+            } else {
+                0.0
+            };
         }
     }
 
@@ -32,7 +40,11 @@ impl Dropout {
     pub(crate) fn add(&self, row: usize, col: usize, values: &[f32], out: &mut [f32]) {
         let (key, threshold, scale) = (self.row_key(row), self.threshold(), self.scale());
         for (j, (o, v)) in out.iter_mut().zip(values).enumerate() {
-            *o += if keep(key, col + j, threshold) { v * scale } else { 0.0 };
+            *o += if keep(key, col + j, threshold) {
+                v * scale
+            } else {
+                0.0
+            };
         }
     }
 
@@ -46,7 +58,10 @@ impl Dropout {
 
     /// SplitMix64 of the seed and the row.
     fn row_key(&self, row: usize) -> u32 {
-        let mut z = self.seed ^ (row as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed
+            ^ (row as u64)
+                .wrapping_add(1)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) as u32

@@ -12,7 +12,7 @@ use super::dropout::Dropout;
 use super::matmul::{Strided, multiply};
 use super::panel::{WeightView, transpose};
 use super::simd::Level;
-use super::{Shared, output};
+use super::{Shared, few_rows, output};
 use rayon::prelude::*;
 
 /// Depth of a panel: with 48 lanes, 36 KiB of a 48 KiB L1.
@@ -50,10 +50,13 @@ pub fn forward(
     let m = x.len() / k;
     let u = lora.map_or_else(Vec::new, |lora| project(level, x, k, &lora));
     let mut y = output(m * n);
+    if m <= few_rows::MOST {
+        few_rows::forward(level, x, &u, weight, bias, lora, &mut y);
+        return (y, u);
+    }
     let target = Shared(y.as_mut_ptr());
     let width = 3 * level.lanes();
-    let plan = Plan::new(m, n, width);
-    plan.run(|scratch, rows, lanes| {
+    Plan::new(m, n, width).run(|scratch, rows, lanes| {
         let size = width * DEPTH.max(lora.map_or(0, |l| l.rank));
         scratch.resize(2 * size, 0.0);
         let (panel, natural) = scratch.split_at_mut(size);
@@ -69,17 +72,56 @@ pub fn forward(
         let mut accumulate = bias.is_some();
         for start in (0..k).step_by(DEPTH) {
             let depth = DEPTH.min(k - start);
-            weight.panel(level, lanes.clone(), start..start + depth, panel, width, natural);
+            weight.panel(
+                level,
+                lanes.clone(),
+                start..start + depth,
+                panel,
+                width,
+                natural,
+            );
             let a = Strided::rows(&x[first * k + start..], k);
-            multiply(level, count, lanes.len(), depth, a, panel.as_ptr(), width, tile, n, accumulate);
+            multiply(
+                level,
+                count,
+                lanes.len(),
+                depth,
+                a,
+                panel.as_ptr(),
+                width,
+                tile,
+                n,
+                accumulate,
+            );
             accumulate = true;
         }
         if let Some(lora) = lora {
             let r = lora.rank;
-            transpose(level, &lora.b[lanes.start * r..], r, lanes.len(), r, panel, width);
-            panel[..r * width].iter_mut().for_each(|v| *v *= lora.scaling);
+            transpose(
+                level,
+                &lora.b[lanes.start * r..],
+                r,
+                lanes.len(),
+                r,
+                panel,
+                width,
+            );
+            panel[..r * width]
+                .iter_mut()
+                .for_each(|v| *v *= lora.scaling);
             let a = Strided::rows(&u[first * r..], r);
-            multiply(level, count, lanes.len(), r, a, panel.as_ptr(), width, tile, n, accumulate);
+            multiply(
+                level,
+                count,
+                lanes.len(),
+                r,
+                a,
+                panel.as_ptr(),
+                width,
+                tile,
+                n,
+                accumulate,
+            );
         }
     });
     (y, u)
@@ -100,7 +142,10 @@ pub fn backward(
     let t = lora.map_or_else(Vec::new, |lora| back_project(level, dy, n, &lora));
     let dx = want_dx.then(|| input_gradient(level, dy, &t, m, weight, lora));
     let da_db = lora.map(|lora| {
-        (gradient_of_a(level, x, k, m, &t, &lora), gradient_of_b(level, dy, n, m, u, &lora))
+        (
+            gradient_of_a(level, x, k, m, &t, &lora),
+            gradient_of_b(level, dy, n, m, u, &lora),
+        )
     });
     LinearGradients { dx, da_db }
 }
@@ -128,7 +173,18 @@ fn input_gradient(
             let depth = DEPTH.min(n - start);
             weight.rows(level, start..start + depth, lanes.clone(), panel, width);
             let a = Strided::rows(&dy[first * n + start..], n);
-            multiply(level, count, lanes.len(), depth, a, panel.as_ptr(), width, tile, k, start > 0);
+            multiply(
+                level,
+                count,
+                lanes.len(),
+                depth,
+                a,
+                panel.as_ptr(),
+                width,
+                tile,
+                k,
+                start > 0,
+            );
         }
         let Some(lora) = lora else { return };
         let r = lora.rank;
@@ -141,10 +197,28 @@ fn input_gradient(
         for i in (0..count).step_by(ROWS) {
             let some = ROWS.min(count - i);
             let a = Strided::rows(&t[(first + i) * r..], r);
-            multiply(level, some, lanes.len(), r, a, b, k, product.as_mut_ptr(), width, false);
+            multiply(
+                level,
+                some,
+                lanes.len(),
+                r,
+                a,
+                b,
+                k,
+                product.as_mut_ptr(),
+                width,
+                false,
+            );
             for i_row in 0..some {
-                let row = unsafe { std::slice::from_raw_parts_mut(tile.add((i + i_row) * k), lanes.len()) };
-                dropout.add(first + i + i_row, lanes.start, &product[i_row * width..], row);
+                let row = unsafe {
+                    std::slice::from_raw_parts_mut(tile.add((i + i_row) * k), lanes.len())
+                };
+                dropout.add(
+                    first + i + i_row,
+                    lanes.start,
+                    &product[i_row * width..],
+                    row,
+                );
             }
         }
     });
@@ -157,20 +231,39 @@ fn project(level: Level, x: &[f32], k: usize, lora: &LoraView<'_>) -> Vec<f32> {
     let mut transposed = output(k * r);
     transpose(level, lora.a, k, r, k, &mut transposed, r);
     let mut u = output(x.len() / k * r);
-    u.par_chunks_mut(ROWS * r).zip(x.par_chunks(ROWS * k)).enumerate().for_each_init(Vec::new, |dropped, (chunk, (u, x))| {
-        let rows = x.len() / k;
-        let x = match lora.dropout {
-            None => x,
-            Some(dropout) => {
-                dropped.resize(x.len(), 0.0);
-                for i in 0..rows {
-                    dropout.apply(chunk * ROWS + i, 0, &x[i * k..(i + 1) * k], &mut dropped[i * k..(i + 1) * k]);
+    u.par_chunks_mut(ROWS * r)
+        .zip(x.par_chunks(ROWS * k))
+        .enumerate()
+        .for_each_init(Vec::new, |dropped, (chunk, (u, x))| {
+            let rows = x.len() / k;
+            let x = match lora.dropout {
+                None => x,
+                Some(dropout) => {
+                    dropped.resize(x.len(), 0.0);
+                    for i in 0..rows {
+                        dropout.apply(
+                            chunk * ROWS + i,
+                            0,
+                            &x[i * k..(i + 1) * k],
+                            &mut dropped[i * k..(i + 1) * k],
+                        );
+                    }
+                    &dropped[..x.len()]
                 }
-                &dropped[..x.len()]
-            }
-        };
-        multiply(level, rows, r, k, Strided::rows(x, k), transposed.as_ptr(), r, u.as_mut_ptr(), r, false);
-    });
+            };
+            multiply(
+                level,
+                rows,
+                r,
+                k,
+                Strided::rows(x, k),
+                transposed.as_ptr(),
+                r,
+                u.as_mut_ptr(),
+                r,
+                false,
+            );
+        });
     u
 }
 
@@ -178,16 +271,36 @@ fn project(level: Level, x: &[f32], k: usize, lora: &LoraView<'_>) -> Vec<f32> {
 fn back_project(level: Level, dy: &[f32], n: usize, lora: &LoraView<'_>) -> Vec<f32> {
     let r = lora.rank;
     let mut t = output(dy.len() / n * r);
-    t.par_chunks_mut(ROWS * r).zip(dy.par_chunks(ROWS * n)).for_each(|(t, dy)| {
-        let rows = dy.len() / n;
-        multiply(level, rows, r, n, Strided::rows(dy, n), lora.b.as_ptr(), r, t.as_mut_ptr(), r, false);
-        t.iter_mut().for_each(|v| *v *= lora.scaling);
-    });
+    t.par_chunks_mut(ROWS * r)
+        .zip(dy.par_chunks(ROWS * n))
+        .for_each(|(t, dy)| {
+            let rows = dy.len() / n;
+            multiply(
+                level,
+                rows,
+                r,
+                n,
+                Strided::rows(dy, n),
+                lora.b.as_ptr(),
+                r,
+                t.as_mut_ptr(),
+                r,
+                false,
+            );
+            t.iter_mut().for_each(|v| *v *= lora.scaling);
+        });
     t
 }
 
 /// dA = tᵀ·drop(x), `[rank, in]`
-fn gradient_of_a(level: Level, x: &[f32], k: usize, m: usize, t: &[f32], lora: &LoraView<'_>) -> Vec<f32> {
+fn gradient_of_a(
+    level: Level,
+    x: &[f32],
+    k: usize,
+    m: usize,
+    t: &[f32],
+    lora: &LoraView<'_>,
+) -> Vec<f32> {
     let r = lora.rank;
     let mut da = output(r * k);
     let target = Shared(da.as_mut_ptr());
@@ -209,14 +322,32 @@ fn gradient_of_a(level: Level, x: &[f32], k: usize, m: usize, t: &[f32], lora: &
                     (scratch.as_ptr(), width)
                 }
             };
-            multiply(level, r, lanes.len(), depth, a, b, b_row, tile, k, start > 0);
+            multiply(
+                level,
+                r,
+                lanes.len(),
+                depth,
+                a,
+                b,
+                b_row,
+                tile,
+                k,
+                start > 0,
+            );
         }
     });
     da
 }
 
 /// dB = s·dyᵀ·u, `[out, rank]`, computed as its transpose: lanes over `out`.
-fn gradient_of_b(level: Level, dy: &[f32], n: usize, m: usize, u: &[f32], lora: &LoraView<'_>) -> Vec<f32> {
+fn gradient_of_b(
+    level: Level,
+    dy: &[f32],
+    n: usize,
+    m: usize,
+    u: &[f32],
+    lora: &LoraView<'_>,
+) -> Vec<f32> {
     let r = lora.rank;
     let mut db = output(n * r);
     let target = Shared(db.as_mut_ptr());
@@ -226,10 +357,22 @@ fn gradient_of_b(level: Level, dy: &[f32], n: usize, m: usize, u: &[f32], lora: 
         for start in (0..m).step_by(DEPTH) {
             let a = Strided::columns(&u[start * r..], r);
             let b = dy[start * n + lanes.start..].as_ptr();
-            multiply(level, r, lanes.len(), DEPTH.min(m - start), a, b, n, scratch.as_mut_ptr(), width, start > 0);
+            multiply(
+                level,
+                r,
+                lanes.len(),
+                DEPTH.min(m - start),
+                a,
+                b,
+                n,
+                scratch.as_mut_ptr(),
+                width,
+                start > 0,
+            );
         }
         // SAFETY: this task alone writes these rows of dB.
-        let rows = unsafe { std::slice::from_raw_parts_mut(target.at(lanes.start * r), lanes.len() * r) };
+        let rows =
+            unsafe { std::slice::from_raw_parts_mut(target.at(lanes.start * r), lanes.len() * r) };
         for (i, row) in rows.chunks_exact_mut(r).enumerate() {
             for (j, v) in row.iter_mut().enumerate() {
                 *v = lora.scaling * scratch[j * width + i];
@@ -251,22 +394,41 @@ impl Plan {
     /// Panels of `width` lanes; rows are split too where threads outnumber panels.
     fn new(rows: usize, lanes: usize, width: usize) -> Plan {
         let panels = lanes.div_ceil(width).max(1);
-        let pieces = (2 * rayon::current_num_threads()).div_ceil(panels).clamp(1, rows.div_ceil(64).max(1));
-        Plan { rows, rows_per_task: rows.div_ceil(pieces).next_multiple_of(8), lanes, width }
+        let pieces = (2 * rayon::current_num_threads())
+            .div_ceil(panels)
+            .clamp(1, rows.div_ceil(64).max(1));
+        Plan {
+            rows,
+            rows_per_task: rows.div_ceil(pieces).next_multiple_of(8),
+            lanes,
+            width,
+        }
     }
 
     fn columns(lanes: usize, width: usize) -> Plan {
-        Plan { rows: 1, rows_per_task: 1, lanes, width }
+        Plan {
+            rows: 1,
+            rows_per_task: 1,
+            lanes,
+            width,
+        }
     }
 
-    fn run(&self, task: impl Fn(&mut Vec<f32>, std::ops::Range<usize>, std::ops::Range<usize>) + Sync) {
+    fn run(
+        &self,
+        task: impl Fn(&mut Vec<f32>, std::ops::Range<usize>, std::ops::Range<usize>) + Sync,
+    ) {
         let panels = self.lanes.div_ceil(self.width);
         let pieces = self.rows.div_ceil(self.rows_per_task.max(1));
-        (0..panels * pieces).into_par_iter().with_max_len(1).for_each_init(Vec::new, |scratch, i| {
-            let (panel, piece) = (i / pieces, i % pieces);
-            let rows = piece * self.rows_per_task..((piece + 1) * self.rows_per_task).min(self.rows);
-            let lanes = panel * self.width..((panel + 1) * self.width).min(self.lanes);
-            task(scratch, rows, lanes);
-        });
+        (0..panels * pieces)
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each_init(Vec::new, |scratch, i| {
+                let (panel, piece) = (i / pieces, i % pieces);
+                let rows =
+                    piece * self.rows_per_task..((piece + 1) * self.rows_per_task).min(self.rows);
+                let lanes = panel * self.width..((panel + 1) * self.width).min(self.lanes);
+                task(scratch, rows, lanes);
+            });
     }
 }

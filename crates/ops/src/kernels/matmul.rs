@@ -20,18 +20,29 @@ pub struct Strided {
 impl Strided {
     /// Row-major, starting at `values[0]`.
     pub fn rows(values: &[f32], row: usize) -> Strided {
-        Strided { pointer: values.as_ptr(), row, col: 1 }
+        Strided {
+            pointer: values.as_ptr(),
+            row,
+            col: 1,
+        }
     }
 
     /// The transpose of a row-major matrix with row stride `row`.
     pub fn columns(values: &[f32], row: usize) -> Strided {
-        Strided { pointer: values.as_ptr(), row: 1, col: row }
+        Strided {
+            pointer: values.as_ptr(),
+            row: 1,
+            col: row,
+        }
     }
 
     /// # Safety
     /// Element (i, j) must lie inside the matrix.
     pub unsafe fn offset(self, i: usize, j: usize) -> Strided {
-        Strided { pointer: unsafe { self.pointer.add(i * self.row + j * self.col) }, ..self }
+        Strided {
+            pointer: unsafe { self.pointer.add(i * self.row + j * self.col) },
+            ..self
+        }
     }
 }
 
@@ -95,25 +106,70 @@ unsafe fn column<S: Simd, const V: usize>(
         if last == S::LANES {
             if S::TILE_ROWS == 8 {
                 while m - i >= 8 {
-                    tile::<S, 8, V, false>(last, depth, a.offset(i, 0), b, b_row, c.add(i * c_row), c_row, accumulate);
+                    tile::<S, 8, V, false>(
+                        last,
+                        depth,
+                        a.offset(i, 0),
+                        b,
+                        b_row,
+                        c.add(i * c_row),
+                        c_row,
+                        accumulate,
+                    );
                     i += 8;
                 }
             }
             while m - i >= 4 {
-                tile::<S, 4, V, false>(last, depth, a.offset(i, 0), b, b_row, c.add(i * c_row), c_row, accumulate);
+                tile::<S, 4, V, false>(
+                    last,
+                    depth,
+                    a.offset(i, 0),
+                    b,
+                    b_row,
+                    c.add(i * c_row),
+                    c_row,
+                    accumulate,
+                );
                 i += 4;
             }
             while i < m {
-                tile::<S, 1, V, false>(last, depth, a.offset(i, 0), b, b_row, c.add(i * c_row), c_row, accumulate);
+                tile::<S, 1, V, false>(
+                    last,
+                    depth,
+                    a.offset(i, 0),
+                    b,
+                    b_row,
+                    c.add(i * c_row),
+                    c_row,
+                    accumulate,
+                );
                 i += 1;
             }
         } else {
             while m - i >= 4 {
-                tile::<S, 4, V, true>(last, depth, a.offset(i, 0), b, b_row, c.add(i * c_row), c_row, accumulate);
+                tile::<S, 4, V, true>(
+                    last,
+                    depth,
+                    a.offset(i, 0),
+                    b,
+                    b_row,
+                    c.add(i * c_row),
+                    c_row,
+                    accumulate,
+                );
                 i += 4;
             }
             while i < m {
-                tile::<S, 1, V, true>(last, depth, a.offset(i, 0), b, b_row, c.add(i * c_row), c_row, accumulate);
+                tile::<S, 1, V, true>(
+                    last,
+                    depth,
+                    a.offset(i, 0),
+                    b,
+                    b_row,
+                    c.add(i * c_row),
+                    c_row,
+                    accumulate,
+                );
                 i += 1;
             }
         }
@@ -134,7 +190,11 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize, const PARTIAL: bool>(
 ) {
     unsafe {
         let read = |p: *const f32, v: usize| {
-            if PARTIAL && v == V - 1 { S::load_partial(p.add(v * S::LANES), last) } else { S::load(p.add(v * S::LANES)) }
+            if PARTIAL && v == V - 1 {
+                S::load_partial(p.add(v * S::LANES), last)
+            } else {
+                S::load(p.add(v * S::LANES))
+            }
         };
         let mut sum = [[S::splat(0.0); V]; R];
         if accumulate {

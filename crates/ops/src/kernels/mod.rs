@@ -5,6 +5,7 @@ pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
 pub mod dropout;
+mod few_rows;
 pub mod linear;
 pub mod matmul;
 pub mod normalize;

@@ -1,7 +1,7 @@
 //! RMSNorm: y = x / √(mean(x²) + ε) · w, and dx with 1/rms recomputed from x.
 
-use super::simd::{Level, Simd, simd_dispatch};
 use super::output;
+use super::simd::{Level, Simd, simd_dispatch};
 use rayon::prelude::*;
 
 /// Rows of a task.
@@ -11,9 +11,11 @@ const ROWS: usize = 64;
 pub fn forward(level: Level, x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
     let width = weight.len();
     let mut y = output(x.len());
-    y.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width)).for_each(|(y, x)| {
-        forward_rows(level, x, weight, epsilon, y);
-    });
+    y.par_chunks_mut(ROWS * width)
+        .zip(x.par_chunks(ROWS * width))
+        .for_each(|(y, x)| {
+            forward_rows(level, x, weight, epsilon, y);
+        });
     y
 }
 
@@ -22,9 +24,12 @@ pub fn backward(level: Level, dy: &[f32], x: &[f32], weight: &[f32], epsilon: f3
     let width = weight.len();
     let mut dx = output(x.len());
     let chunk = ROWS * width;
-    dx.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).zip(dy.par_chunks(chunk)).for_each(|((dx, x), dy)| {
-        backward_rows(level, dy, x, weight, epsilon, dx);
-    });
+    dx.par_chunks_mut(chunk)
+        .zip(x.par_chunks(chunk))
+        .zip(dy.par_chunks(chunk))
+        .for_each(|((dx, x), dy)| {
+            backward_rows(level, dy, x, weight, epsilon, dx);
+        });
     dx
 }
 
@@ -53,9 +58,19 @@ unsafe fn forward_rows_generic<S: Simd>(x: &[f32], weight: &[f32], epsilon: f32,
 
 /// dx = r·(w·dy) − x·r³/width·Σ(w·dy·x), r = 1/rms
 #[inline(always)]
-unsafe fn backward_rows_generic<S: Simd>(dy: &[f32], x: &[f32], weight: &[f32], epsilon: f32, dx: &mut [f32]) {
+unsafe fn backward_rows_generic<S: Simd>(
+    dy: &[f32],
+    x: &[f32],
+    weight: &[f32],
+    epsilon: f32,
+    dx: &mut [f32],
+) {
     let width = weight.len();
-    for ((dx, x), dy) in dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(dy.chunks_exact(width)) {
+    for ((dx, x), dy) in dx
+        .chunks_exact_mut(width)
+        .zip(x.chunks_exact(width))
+        .zip(dy.chunks_exact(width))
+    {
         // SAFETY: the four slices are `width` long.
         unsafe {
             let inverse = inverse_rms::<S>(x, epsilon);
@@ -68,7 +83,12 @@ unsafe fn backward_rows_generic<S: Simd>(dy: &[f32], x: &[f32], weight: &[f32], 
             let inverse = S::splat(inverse);
             for_lanes::<S>(width, |j, n| {
                 let g = S::mul(get::<S>(dy, j, n), get::<S>(weight, j, n));
-                put::<S>(dx, j, n, S::fma(g, inverse, S::mul(get::<S>(x, j, n), along)));
+                put::<S>(
+                    dx,
+                    j,
+                    n,
+                    S::fma(g, inverse, S::mul(get::<S>(x, j, n), along)),
+                );
             });
         }
     }
@@ -104,7 +124,11 @@ pub(crate) fn for_lanes<S: Simd>(length: usize, mut step: impl FnMut(usize, usiz
 pub(crate) unsafe fn get<S: Simd>(values: &[f32], j: usize, n: usize) -> S::V {
     debug_assert!(j + n <= values.len());
     let p = unsafe { values.as_ptr().add(j) };
-    if n == S::LANES { unsafe { S::load(p) } } else { unsafe { S::load_partial(p, n) } }
+    if n == S::LANES {
+        unsafe { S::load(p) }
+    } else {
+        unsafe { S::load_partial(p, n) }
+    }
 }
 
 /// # Safety
@@ -113,5 +137,9 @@ pub(crate) unsafe fn get<S: Simd>(values: &[f32], j: usize, n: usize) -> S::V {
 pub(crate) unsafe fn put<S: Simd>(values: &mut [f32], j: usize, n: usize, v: S::V) {
     debug_assert!(j + n <= values.len());
     let p = unsafe { values.as_mut_ptr().add(j) };
-    if n == S::LANES { unsafe { S::store(p, v) } } else { unsafe { S::store_partial(p, v, n) } }
+    if n == S::LANES {
+        unsafe { S::store(p, v) }
+    } else {
+        unsafe { S::store_partial(p, v, n) }
+    }
 }

@@ -19,7 +19,11 @@ pub struct WeightView<'a> {
 
 #[derive(Clone, Copy)]
 enum Source<'a> {
-    Nf4 { codes: &'a [u8], scales: Scales<'a>, dtype: nf4::Dtype },
+    Nf4 {
+        codes: &'a [u8],
+        scales: Scales<'a>,
+        dtype: nf4::Dtype,
+    },
     F32(&'a [f32]),
     Half(&'a [u16], DenseDtype),
 }
@@ -27,7 +31,12 @@ enum Source<'a> {
 #[derive(Clone, Copy)]
 enum Scales<'a> {
     Plain(&'a [f32]),
-    Nested { codes: &'a [u8], absmax: &'a [f32], map: &'a [f32], offset: f32 },
+    Nested {
+        codes: &'a [u8],
+        absmax: &'a [f32],
+        map: &'a [f32],
+        offset: f32,
+    },
 }
 
 impl Scales<'_> {
@@ -35,9 +44,12 @@ impl Scales<'_> {
     fn get(&self, block: usize) -> f32 {
         match self {
             Scales::Plain(absmax) => absmax[block],
-            Scales::Nested { codes, absmax, map, offset } => {
-                map[codes[block] as usize] * absmax[block / nf4::NESTED_BLOCK_SIZE] + offset
-            }
+            Scales::Nested {
+                codes,
+                absmax,
+                map,
+                offset,
+            } => map[codes[block] as usize] * absmax[block / nf4::NESTED_BLOCK_SIZE] + offset,
         }
     }
 }
@@ -47,7 +59,10 @@ impl<'a> WeightView<'a> {
     pub fn new(words: &'a [u32], format: WeightFormat) -> Self {
         let elements = format.out_features * format.in_features;
         let source = match format.encoding {
-            Encoding::Nf4 { dtype, nested_offset } => {
+            Encoding::Nf4 {
+                dtype,
+                nested_offset,
+            } => {
                 let blocks = elements.div_ceil(nf4::BLOCK_SIZE);
                 let (codes, rest) = words.split_at(elements.div_ceil(2).div_ceil(4));
                 let scales = match nested_offset {
@@ -63,7 +78,11 @@ impl<'a> WeightView<'a> {
                         }
                     }
                 };
-                Source::Nf4 { codes: bytemuck::cast_slice(codes), scales, dtype }
+                Source::Nf4 {
+                    codes: bytemuck::cast_slice(codes),
+                    scales,
+                    dtype,
+                }
             }
             Encoding::Dense(DenseDtype::F32) => Source::F32(bytemuck::cast_slice(words)),
             Encoding::Dense(dtype) => Source::Half(bytemuck::cast_slice(words), dtype),
@@ -72,7 +91,14 @@ impl<'a> WeightView<'a> {
     }
 
     /// Columns `cols` of the rows `rows`, row-major with row stride `stride`, into `out`.
-    pub fn rows(&self, level: super::simd::Level, rows: Range<usize>, cols: Range<usize>, out: &mut [f32], stride: usize) {
+    pub fn rows(
+        &self,
+        level: super::simd::Level,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
         assert!(rows.end <= self.format.out_features && cols.end <= self.format.in_features);
         assert!(rows.is_empty() || out.len() >= (rows.len() - 1) * stride + cols.len());
         fill(level, *self, rows, cols, out, stride)
@@ -93,7 +119,15 @@ impl<'a> WeightView<'a> {
         assert!(height <= width && out.len() >= depth * width);
         if let Source::F32(values) = self.source {
             let first = rows.start * self.format.in_features + cols.start;
-            return transpose(level, &values[first..], self.format.in_features, height, depth, out, width);
+            return transpose(
+                level,
+                &values[first..],
+                self.format.in_features,
+                height,
+                depth,
+                out,
+                width,
+            );
         }
         self.rows(level, rows, cols, scratch, depth);
         transpose(level, scratch, depth, height, depth, out, width);
@@ -105,13 +139,23 @@ simd_dispatch! {
 }
 
 #[inline(always)]
-unsafe fn fill_generic<S: Simd>(view: WeightView<'_>, rows: Range<usize>, cols: Range<usize>, out: &mut [f32], stride: usize) {
+unsafe fn fill_generic<S: Simd>(
+    view: WeightView<'_>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    out: &mut [f32],
+    stride: usize,
+) {
     let width = view.format.in_features;
     for (i, row) in rows.enumerate() {
         let first = row * width + cols.start;
         let out = &mut out[i * stride..i * stride + cols.len()];
         match view.source {
-            Source::Nf4 { codes, scales, dtype } => unsafe { nf4_run::<S>(codes, scales, dtype, first, out) },
+            Source::Nf4 {
+                codes,
+                scales,
+                dtype,
+            } => unsafe { nf4_run::<S>(codes, scales, dtype, first, out) },
             Source::F32(values) => out.copy_from_slice(&values[first..first + cols.len()]),
             Source::Half(values, DenseDtype::F16) => {
                 for (o, v) in out.iter_mut().zip(&values[first..first + cols.len()]) {
@@ -129,7 +173,13 @@ unsafe fn fill_generic<S: Simd>(view: WeightView<'_>, rows: Range<usize>, cols: 
 
 /// The consecutive elements `first..first + out.len()` of the flat matrix.
 #[inline(always)]
-unsafe fn nf4_run<S: Simd>(codes: &[u8], scales: Scales<'_>, dtype: nf4::Dtype, first: usize, out: &mut [f32]) {
+unsafe fn nf4_run<S: Simd>(
+    codes: &[u8],
+    scales: Scales<'_>,
+    dtype: nf4::Dtype,
+    first: usize,
+    out: &mut [f32],
+) {
     let mut done = 0;
     while done < out.len() {
         let at = first + done;
@@ -141,12 +191,22 @@ unsafe fn nf4_run<S: Simd>(codes: &[u8], scales: Scales<'_>, dtype: nf4::Dtype, 
             let codes = &codes[at / 2..(at + run) / 2];
             for j in 0..run / 16 {
                 // SAFETY: 8 of the run's code bytes, 16 of its values.
-                unsafe { S::look_up_16(&table, codes.as_ptr().add(8 * j), piece.as_mut_ptr().add(16 * j)) };
+                unsafe {
+                    S::look_up_16(
+                        &table,
+                        codes.as_ptr().add(8 * j),
+                        piece.as_mut_ptr().add(16 * j),
+                    )
+                };
             }
         } else {
             for (j, o) in piece.iter_mut().enumerate() {
                 let byte = codes[(at + j) / 2];
-                *o = table[if (at + j) % 2 == 0 { byte >> 4 } else { byte & 15 } as usize];
+                *o = table[if (at + j) % 2 == 0 {
+                    byte >> 4
+                } else {
+                    byte & 15
+                } as usize];
             }
         }
         done += run;
@@ -170,7 +230,14 @@ simd_dispatch! {
 }
 
 #[inline(always)]
-unsafe fn transpose_generic<S: Simd>(src: &[f32], ld: usize, height: usize, depth: usize, out: &mut [f32], width: usize) {
+unsafe fn transpose_generic<S: Simd>(
+    src: &[f32],
+    ld: usize,
+    height: usize,
+    depth: usize,
+    out: &mut [f32],
+    width: usize,
+) {
     let l = S::LANES;
     assert!(height <= width && out.len() >= depth * width);
     assert!(height == 0 || depth == 0 || src.len() >= (height - 1) * ld + depth);
@@ -178,7 +245,14 @@ unsafe fn transpose_generic<S: Simd>(src: &[f32], ld: usize, height: usize, dept
     for p in (0..deep).step_by(l) {
         for i in (0..tall).step_by(l) {
             // SAFETY: the l × l blocks lie inside the ranges asserted above.
-            unsafe { S::transpose(src.as_ptr().add(i * ld + p), ld, out.as_mut_ptr().add(p * width + i), width) };
+            unsafe {
+                S::transpose(
+                    src.as_ptr().add(i * ld + p),
+                    ld,
+                    out.as_mut_ptr().add(p * width + i),
+                    width,
+                )
+            };
         }
     }
     for p in 0..depth {

@@ -9,13 +9,27 @@ use rayon::prelude::*;
 const ROWS: usize = 64;
 
 /// x `[tokens, heads·head_dim]`, cos and sin `[positions, head_dim / 2]`; `sign` is 1 or −1.
-pub fn rotate(x: &[f32], cos: &[f32], sin: &[f32], position_ids: &[u32], heads: usize, sign: f32) -> Vec<f32> {
+pub fn rotate(
+    x: &[f32],
+    cos: &[f32],
+    sin: &[f32],
+    position_ids: &[u32],
+    heads: usize,
+    sign: f32,
+) -> Vec<f32> {
     let width = x.len() / position_ids.len().max(1);
     let half = width / heads / 2;
     let mut y = output(x.len());
-    let chunks = y.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width)).zip(position_ids.par_chunks(ROWS));
+    let chunks = y
+        .par_chunks_mut(ROWS * width)
+        .zip(x.par_chunks(ROWS * width))
+        .zip(position_ids.par_chunks(ROWS));
     chunks.for_each(|((y, x), position_ids)| {
-        for ((y, x), position) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(position_ids) {
+        for ((y, x), position) in y
+            .chunks_exact_mut(width)
+            .zip(x.chunks_exact(width))
+            .zip(position_ids)
+        {
             let at = *position as usize * half;
             let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
             for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {

@@ -304,9 +304,18 @@ mod x86 {
                     let e = _mm512_shuffle_f32x4::<0x88>(g2, g3);
                     let f = _mm512_shuffle_f32x4::<0xdd>(g2, g3);
                     _mm512_storeu_ps(dst.add(c * dst_ld), _mm512_shuffle_f32x4::<0x88>(a, e));
-                    _mm512_storeu_ps(dst.add((4 + c) * dst_ld), _mm512_shuffle_f32x4::<0x88>(b, f));
-                    _mm512_storeu_ps(dst.add((8 + c) * dst_ld), _mm512_shuffle_f32x4::<0xdd>(a, e));
-                    _mm512_storeu_ps(dst.add((12 + c) * dst_ld), _mm512_shuffle_f32x4::<0xdd>(b, f));
+                    _mm512_storeu_ps(
+                        dst.add((4 + c) * dst_ld),
+                        _mm512_shuffle_f32x4::<0x88>(b, f),
+                    );
+                    _mm512_storeu_ps(
+                        dst.add((8 + c) * dst_ld),
+                        _mm512_shuffle_f32x4::<0xdd>(a, e),
+                    );
+                    _mm512_storeu_ps(
+                        dst.add((12 + c) * dst_ld),
+                        _mm512_shuffle_f32x4::<0xdd>(b, f),
+                    );
                 }
             }
         }
@@ -419,7 +428,10 @@ mod x86 {
                 let low = _mm_and_si128(bytes, mask);
                 let high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), mask);
                 let index = _mm_unpacklo_epi8(high, low);
-                let (first, second) = (_mm256_loadu_ps(table.as_ptr()), _mm256_loadu_ps(table.as_ptr().add(8)));
+                let (first, second) = (
+                    _mm256_loadu_ps(table.as_ptr()),
+                    _mm256_loadu_ps(table.as_ptr().add(8)),
+                );
                 for (half, codes) in [index, _mm_srli_si128::<8>(index)].into_iter().enumerate() {
                     let index = _mm256_cvtepu8_epi32(codes);
                     let a = _mm256_permutevar8x32_ps(first, index);
@@ -454,8 +466,14 @@ mod x86 {
                 }
                 for c in 0..4 {
                     let (top, bottom) = (r[c], r[4 + c]);
-                    _mm256_storeu_ps(dst.add(c * dst_ld), _mm256_permute2f128_ps::<0x20>(top, bottom));
-                    _mm256_storeu_ps(dst.add((4 + c) * dst_ld), _mm256_permute2f128_ps::<0x31>(top, bottom));
+                    _mm256_storeu_ps(
+                        dst.add(c * dst_ld),
+                        _mm256_permute2f128_ps::<0x20>(top, bottom),
+                    );
+                    _mm256_storeu_ps(
+                        dst.add((4 + c) * dst_ld),
+                        _mm256_permute2f128_ps::<0x31>(top, bottom),
+                    );
                 }
             }
         }
@@ -562,7 +580,9 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn scale_by_power(p: [f32; 8], n: [f32; 8]) -> [f32; 8] {
-        zip(p, n, |p, n| p * f32::from_bits((((n as i32) + 127) << 23) as u32))
+        zip(p, n, |p, n| {
+            p * f32::from_bits((((n as i32) + 127) << 23) as u32)
+        })
     }
     #[inline(always)]
     unsafe fn zero_below(v: [f32; 8], x: [f32; 8], limit: [f32; 8]) -> [f32; 8] {

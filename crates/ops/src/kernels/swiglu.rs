@@ -10,9 +10,12 @@ const CHUNK: usize = 16 * 1024;
 /// y = gate / (1 + e^−gate) · up
 pub fn forward(level: Level, gate: &[f32], up: &[f32]) -> Vec<f32> {
     let mut y = output(gate.len());
-    y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK)).for_each(|((y, gate), up)| {
-        forward_run(level, gate, up, y);
-    });
+    y.par_chunks_mut(CHUNK)
+        .zip(gate.par_chunks(CHUNK))
+        .zip(up.par_chunks(CHUNK))
+        .for_each(|((y, gate), up)| {
+            forward_run(level, gate, up, y);
+        });
     y
 }
 
@@ -20,10 +23,15 @@ pub fn forward(level: Level, gate: &[f32], up: &[f32]) -> Vec<f32> {
 pub fn backward(level: Level, dy: &[f32], gate: &[f32], up: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let (mut dgate, mut dup) = (output(gate.len()), output(gate.len()));
     let targets = dgate.par_chunks_mut(CHUNK).zip(dup.par_chunks_mut(CHUNK));
-    let sources = dy.par_chunks(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK));
-    targets.zip(sources).for_each(|((dgate, dup), ((dy, gate), up))| {
-        backward_run(level, dy, gate, up, dgate, dup);
-    });
+    let sources = dy
+        .par_chunks(CHUNK)
+        .zip(gate.par_chunks(CHUNK))
+        .zip(up.par_chunks(CHUNK));
+    targets
+        .zip(sources)
+        .for_each(|((dgate, dup), ((dy, gate), up))| {
+            backward_run(level, dy, gate, up, dgate, dup);
+        });
     (dgate, dup)
 }
 
@@ -48,12 +56,23 @@ unsafe fn forward_generic<S: Simd>(gate: &[f32], up: &[f32], y: &mut [f32]) {
     assert!(up.len() == gate.len() && y.len() == gate.len());
     for_lanes::<S>(gate.len(), |j, n| unsafe {
         let g = get::<S>(gate, j, n);
-        put::<S>(y, j, n, S::mul(S::mul(g, sigmoid::<S>(g)), get::<S>(up, j, n)));
+        put::<S>(
+            y,
+            j,
+            n,
+            S::mul(S::mul(g, sigmoid::<S>(g)), get::<S>(up, j, n)),
+        );
     });
 }
 
 #[inline(always)]
-unsafe fn backward_generic<S: Simd>(dy: &[f32], gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+unsafe fn backward_generic<S: Simd>(
+    dy: &[f32],
+    gate: &[f32],
+    up: &[f32],
+    dgate: &mut [f32],
+    dup: &mut [f32],
+) {
     assert!([dy.len(), up.len(), dgate.len(), dup.len()] == [gate.len(); 4]);
     for_lanes::<S>(gate.len(), |j, n| unsafe {
         let (dy, g, u) = (get::<S>(dy, j, n), get::<S>(gate, j, n), get::<S>(up, j, n));

@@ -25,11 +25,21 @@ fn row(q: &[f64], k: &[f64], s: &Segment, i: usize, head: usize, o: &AttentionOp
     }
     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
-    Row { first, p: scores.iter().map(|s| (s - largest).exp() / sum).collect(), slope }
+    Row {
+        first,
+        p: scores.iter().map(|s| (s - largest).exp() / sum).collect(),
+        slope,
+    }
 }
 
 /// o, shaped as q `[tokens, heads·head_dim]`.
-pub fn forward(q: &[f64], k: &[f64], v: &[f64], segments: &Segments, o: &AttentionOptions) -> Vec<f64> {
+pub fn forward(
+    q: &[f64],
+    k: &[f64],
+    v: &[f64],
+    segments: &Segments,
+    o: &AttentionOptions,
+) -> Vec<f64> {
     let d = o.head_dim;
     let mut out = vec![0.0; q.len()];
     for s in segments.iter() {
@@ -38,7 +48,9 @@ pub fn forward(q: &[f64], k: &[f64], v: &[f64], segments: &Segments, o: &Attenti
                 let row = row(q, k, s, i, head, o);
                 let at = ((s.q.start + i) * o.heads + head) * d;
                 for (j, p) in row.p.iter().enumerate() {
-                    let to = ((s.k.start + row.first + j) * o.kv_heads + head / (o.heads / o.kv_heads)) * d;
+                    let to = ((s.k.start + row.first + j) * o.kv_heads
+                        + head / (o.heads / o.kv_heads))
+                        * d;
                     for c in 0..d {
                         out[at + c] += p * v[to + c];
                     }
@@ -50,7 +62,14 @@ pub fn forward(q: &[f64], k: &[f64], v: &[f64], segments: &Segments, o: &Attenti
 }
 
 /// (dq, dk, dv) for d_o.
-pub fn backward(d_o: &[f64], q: &[f64], k: &[f64], v: &[f64], segments: &Segments, o: &AttentionOptions) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+pub fn backward(
+    d_o: &[f64],
+    q: &[f64],
+    k: &[f64],
+    v: &[f64],
+    segments: &Segments,
+    o: &AttentionOptions,
+) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let (d, scale) = (o.head_dim, o.scale as f64);
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
     for s in segments.iter() {
@@ -58,8 +77,12 @@ pub fn backward(d_o: &[f64], q: &[f64], k: &[f64], v: &[f64], segments: &Segment
             for head in 0..o.heads {
                 let row = row(q, k, s, i, head, o);
                 let at = ((s.q.start + i) * o.heads + head) * d;
-                let to = |j: usize| ((s.k.start + row.first + j) * o.kv_heads + head / (o.heads / o.kv_heads)) * d;
-                let dp: Vec<f64> = (0..row.p.len()).map(|j| (0..d).map(|c| d_o[at + c] * v[to(j) + c]).sum()).collect();
+                let to = |j: usize| {
+                    ((s.k.start + row.first + j) * o.kv_heads + head / (o.heads / o.kv_heads)) * d
+                };
+                let dp: Vec<f64> = (0..row.p.len())
+                    .map(|j| (0..d).map(|c| d_o[at + c] * v[to(j) + c]).sum())
+                    .collect();
                 let delta: f64 = row.p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
                 for j in 0..row.p.len() {
                     let ds = scale * row.p[j] * (dp[j] - delta) * row.slope[j];

@@ -7,7 +7,11 @@ pub fn rms_norm(x: &[f64], weight: &[f64], epsilon: f64) -> Vec<f64> {
     let mut y = Vec::with_capacity(x.len());
     for x in x.chunks_exact(weight.len()) {
         let mean = x.iter().map(|v| v * v).sum::<f64>() / weight.len() as f64;
-        y.extend(x.iter().zip(weight).map(|(x, w)| x / (mean + epsilon).sqrt() * w));
+        y.extend(
+            x.iter()
+                .zip(weight)
+                .map(|(x, w)| x / (mean + epsilon).sqrt() * w),
+        );
     }
     y
 }
@@ -19,13 +23,22 @@ pub fn rms_norm_backward(dy: &[f64], x: &[f64], weight: &[f64], epsilon: f64) ->
     for (x, dy) in x.chunks_exact(width).zip(dy.chunks_exact(width)) {
         let r = 1.0 / (x.iter().map(|v| v * v).sum::<f64>() / width as f64 + epsilon).sqrt();
         let dot: f64 = (0..width).map(|j| dy[j] * weight[j] * x[j]).sum();
-        dx.extend((0..width).map(|j| r * dy[j] * weight[j] - x[j] * r * r * r * dot / width as f64));
+        dx.extend(
+            (0..width).map(|j| r * dy[j] * weight[j] - x[j] * r * r * r * dot / width as f64),
+        );
     }
     dx
 }
 
 /// Half-split rotation of every head by its row's position; by the negative angle if `inverse`.
-pub fn rotary(x: &[f64], cos: &[f64], sin: &[f64], position_ids: &[u32], heads: usize, inverse: bool) -> Vec<f64> {
+pub fn rotary(
+    x: &[f64],
+    cos: &[f64],
+    sin: &[f64],
+    position_ids: &[u32],
+    heads: usize,
+    inverse: bool,
+) -> Vec<f64> {
     let width = x.len() / position_ids.len();
     let half = width / heads / 2;
     let mut y = vec![0.0; x.len()];
@@ -49,19 +62,32 @@ fn sigmoid(x: f64) -> f64 {
 
 /// silu(gate)·up
 pub fn swiglu(gate: &[f64], up: &[f64]) -> Vec<f64> {
-    gate.iter().zip(up).map(|(g, u)| g * sigmoid(*g) * u).collect()
+    gate.iter()
+        .zip(up)
+        .map(|(g, u)| g * sigmoid(*g) * u)
+        .collect()
 }
 
 /// (dgate, dup) of [`swiglu`].
 pub fn swiglu_backward(dy: &[f64], gate: &[f64], up: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let slope = |g: f64| sigmoid(g) * (1.0 + g * (1.0 - sigmoid(g)));
-    let dgate = (0..dy.len()).map(|i| dy[i] * up[i] * slope(gate[i])).collect();
-    let dup = (0..dy.len()).map(|i| dy[i] * gate[i] * sigmoid(gate[i])).collect();
+    let dgate = (0..dy.len())
+        .map(|i| dy[i] * up[i] * slope(gate[i]))
+        .collect();
+    let dup = (0..dy.len())
+        .map(|i| dy[i] * gate[i] * sigmoid(gate[i]))
+        .collect();
     (dgate, dup)
 }
 
 /// One step of torch.optim.AdamW on (param, exp_avg, exp_avg_sq).
-pub fn adamw(param: &mut [f64], grad: &[f64], exp_avg: &mut [f64], exp_avg_sq: &mut [f64], o: &AdamW) {
+pub fn adamw(
+    param: &mut [f64],
+    grad: &[f64],
+    exp_avg: &mut [f64],
+    exp_avg_sq: &mut [f64],
+    o: &AdamW,
+) {
     for i in 0..param.len() {
         let g = grad[i] * o.grad_scale;
         param[i] *= 1.0 - o.lr * o.weight_decay;

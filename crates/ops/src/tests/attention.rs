@@ -5,21 +5,44 @@ use crate::reference::{self, widen};
 use crate::segments::{AttentionOptions, Segment, Segments};
 
 fn options(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionOptions {
-    AttentionOptions { heads, kv_heads, head_dim, scale: 1.5 / (head_dim as f32).sqrt(), window: None, softcap: None }
+    AttentionOptions {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 1.5 / (head_dim as f32).sqrt(),
+        window: None,
+        softcap: None,
+    }
 }
 
 fn check(level: Level, segments: &Segments, [q_rows, k_rows]: [usize; 2], o: &AttentionOptions) {
     let what = format!("{segments:?} {o:?} {level:?}");
     let mut random = Random::new((q_rows + 10 * k_rows + o.heads) as u64);
     let q = random.values(q_rows * o.heads * o.head_dim);
-    let (k, v) = (random.values(k_rows * o.kv_heads * o.head_dim), random.values(k_rows * o.kv_heads * o.head_dim));
+    let (k, v) = (
+        random.values(k_rows * o.kv_heads * o.head_dim),
+        random.values(k_rows * o.kv_heads * o.head_dim),
+    );
     let d_o = random.values(q.len());
     let (out, lse) = attention::forward(level, &q, &k, &v, segments, o);
     let expected = reference::attention::forward(&widen(&q), &widen(&k), &widen(&v), segments, o);
     close(&out, &expected, 2e-6, &format!("o of {what}"));
-    let saved = Saved { q: &q, k: &k, v: &v, o: &out, lse: &lse };
+    let saved = Saved {
+        q: &q,
+        k: &k,
+        v: &v,
+        o: &out,
+        lse: &lse,
+    };
     let (dq, dk, dv) = attention::backward(level, &d_o, &saved, segments, o);
-    let expected = reference::attention::backward(&widen(&d_o), &widen(&q), &widen(&k), &widen(&v), segments, o);
+    let expected = reference::attention::backward(
+        &widen(&d_o),
+        &widen(&q),
+        &widen(&k),
+        &widen(&v),
+        segments,
+        o,
+    );
     close(&dq, &expected.0, 1e-5, &format!("dq of {what}"));
     close(&dk, &expected.1, 1e-5, &format!("dk of {what}"));
     close(&dv, &expected.2, 1e-5, &format!("dv of {what}"));
@@ -30,7 +53,12 @@ fn ragged_segments_attend_as_the_specification_says() {
     for level in Level::available() {
         for offsets in [vec![0, 1], vec![0, 5, 6, 40], vec![0, 33, 33, 230, 300]] {
             let rows = *offsets.last().unwrap();
-            check(level, &Segments::from_offsets(&offsets), [rows, rows], &options(4, 2, 16));
+            check(
+                level,
+                &Segments::from_offsets(&offsets),
+                [rows, rows],
+                &options(4, 2, 16),
+            );
         }
     }
 }
@@ -41,7 +69,16 @@ fn grouped_queries_windows_softcaps_and_odd_head_sizes_attend_as_the_specificati
     for base in [options(6, 2, 8), options(3, 3, 20), options(3, 1, 64)] {
         for window in [None, Some(1), Some(50), Some(230)] {
             for softcap in [None, Some(0.7)] {
-                check(Level::best(), &segments, [260, 260], &AttentionOptions { window, softcap, ..base });
+                check(
+                    Level::best(),
+                    &segments,
+                    [260, 260],
+                    &AttentionOptions {
+                        window,
+                        softcap,
+                        ..base
+                    },
+                );
             }
         }
     }
@@ -49,7 +86,17 @@ fn grouped_queries_windows_softcaps_and_odd_head_sizes_attend_as_the_specificati
 
 #[test]
 fn queries_that_continue_a_longer_sequence_see_all_of_it() {
-    let segments = Segments::new(vec![Segment { q: 0..3, k: 2..250 }, Segment { q: 3..4, k: 250..251 }, Segment { q: 4..70, k: 260..500 }]);
+    let segments = Segments::new(vec![
+        Segment { q: 0..3, k: 2..250 },
+        Segment {
+            q: 3..4,
+            k: 250..251,
+        },
+        Segment {
+            q: 4..70,
+            k: 260..500,
+        },
+    ]);
     check(Level::best(), &segments, [70, 500], &options(4, 2, 32));
 }
 
@@ -76,7 +123,13 @@ fn attention_gives_the_same_bits_for_any_number_of_threads() {
     let (k, v) = (random.values(400 * 32), random.values(400 * 32));
     same_bits_for_any_threads(|| {
         let (mut out, lse) = attention::forward(Level::best(), &q, &k, &v, &segments, &o);
-        let saved = Saved { q: &q, k: &k, v: &v, o: &out, lse: &lse };
+        let saved = Saved {
+            q: &q,
+            k: &k,
+            v: &v,
+            o: &out,
+            lse: &lse,
+        };
         let (dq, dk, dv) = attention::backward(Level::best(), &d_o, &saved, &segments, &o);
         for part in [dq, dk, dv] {
             out.extend(part);

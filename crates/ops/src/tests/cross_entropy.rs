@@ -6,24 +6,40 @@ use crate::kernels::simd::Level;
 use crate::reference::{self, widen};
 
 fn format(vocabulary: usize, hidden: usize) -> WeightFormat {
-    WeightFormat { out_features: vocabulary, in_features: hidden, encoding: Encoding::Dense(DenseDtype::F32) }
+    WeightFormat {
+        out_features: vocabulary,
+        in_features: hidden,
+        encoding: Encoding::Dense(DenseDtype::F32),
+    }
 }
 
 #[test]
 fn loss_and_gradient_equal_the_specification_on_ragged_vocabularies() {
     for level in Level::available() {
-        for (rows, vocabulary, hidden) in [(1, 7, 5), (3, 193, 40), (300, 1000, 64), (20, 5000, 200)] {
+        for (rows, vocabulary, hidden) in
+            [(1, 7, 5), (3, 193, 40), (300, 1000, 64), (20, 5000, 200)]
+        {
             let mut random = Random::new(vocabulary as u64);
-            let (h, w) = (random.values(rows * hidden), random.values(vocabulary * hidden));
+            let (h, w) = (
+                random.values(rows * hidden),
+                random.values(vocabulary * hidden),
+            );
             let targets: Vec<u32> = (0..rows).map(|i| (i * 7919 % vocabulary) as u32).collect();
             let words: Vec<u32> = w.iter().map(|v| v.to_bits()).collect();
             let view = WeightView::new(&words, format(vocabulary, hidden));
             let (loss, dh) = cross_entropy::forward(level, &h, view, &targets, true);
-            let (expected, expected_dh) = reference::cross_entropy::forward(&widen(&h), &widen(&w), hidden, &targets);
+            let (expected, expected_dh) =
+                reference::cross_entropy::forward(&widen(&h), &widen(&w), hidden, &targets);
             let what = format!("{rows}x{hidden}->{vocabulary} {level:?}");
-            assert!((loss - expected).abs() <= 2e-6 * expected, "{what}: {loss} instead of {expected}");
+            assert!(
+                (loss - expected).abs() <= 2e-6 * expected,
+                "{what}: {loss} instead of {expected}"
+            );
             close(&dh, &expected_dh, 5e-6, &what);
-            assert_eq!(loss, cross_entropy::forward(level, &h, view, &targets, false).0);
+            assert_eq!(
+                loss,
+                cross_entropy::forward(level, &h, view, &targets, false).0
+            );
         }
     }
 }
@@ -31,13 +47,19 @@ fn loss_and_gradient_equal_the_specification_on_ragged_vocabularies() {
 #[test]
 fn logits_far_apart_neither_overflow_nor_vanish() {
     let (hidden, vocabulary) = (2, 400);
-    let w: Vec<f32> = (0..vocabulary).flat_map(|v| [v as f32, -(v as f32)]).collect();
+    let w: Vec<f32> = (0..vocabulary)
+        .flat_map(|v| [v as f32, -(v as f32)])
+        .collect();
     let words: Vec<u32> = w.iter().map(|v| v.to_bits()).collect();
     let view = WeightView::new(&words, format(vocabulary, hidden));
     let (h, targets) = ([3.0, -3.0, -3.0, 3.0], [0, 5]);
     let (loss, dh) = cross_entropy::forward(Level::best(), &h, view, &targets, true);
-    let (expected, expected_dh) = reference::cross_entropy::forward(&widen(&h), &widen(&w), hidden, &targets);
-    assert!((loss - expected).abs() <= 1e-6 * expected, "{loss} instead of {expected}");
+    let (expected, expected_dh) =
+        reference::cross_entropy::forward(&widen(&h), &widen(&w), hidden, &targets);
+    assert!(
+        (loss - expected).abs() <= 1e-6 * expected,
+        "{loss} instead of {expected}"
+    );
     close(&dh, &expected_dh, 1e-6, "dh");
 }
 
@@ -50,7 +72,10 @@ fn cross_entropy_gives_the_same_bits_for_any_number_of_threads() {
     same_bits_for_any_threads(|| {
         let view = WeightView::new(&words, format(4000, 32));
         let (loss, mut dh) = cross_entropy::forward(Level::best(), &h, view, &targets, true);
-        dh.extend([f32::from_bits(loss.to_bits() as u32), f32::from_bits((loss.to_bits() >> 32) as u32)]);
+        dh.extend([
+            f32::from_bits(loss.to_bits() as u32),
+            f32::from_bits((loss.to_bits() >> 32) as u32),
+        ]);
         dh
     });
 }

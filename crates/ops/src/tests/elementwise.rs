@@ -9,11 +9,25 @@ fn rms_norm_and_its_gradient_equal_the_specification() {
     for level in Level::available() {
         for (rows, width) in [(1, 1), (70, 33), (3, 576)] {
             let mut random = Random::new(width as u64);
-            let (x, dy, w) = (random.values(rows * width), random.values(rows * width), random.values(width));
+            let (x, dy, w) = (
+                random.values(rows * width),
+                random.values(rows * width),
+                random.values(width),
+            );
             let y = normalize::forward(level, &x, &w, 1e-5);
-            close(&y, &reference::rms_norm(&widen(&x), &widen(&w), 1e-5), 1e-6, "y");
+            close(
+                &y,
+                &reference::rms_norm(&widen(&x), &widen(&w), 1e-5),
+                1e-6,
+                "y",
+            );
             let dx = normalize::backward(level, &dy, &x, &w, 1e-5);
-            close(&dx, &reference::rms_norm_backward(&widen(&dy), &widen(&x), &widen(&w), 1e-5), 2e-6, "dx");
+            close(
+                &dx,
+                &reference::rms_norm_backward(&widen(&dy), &widen(&x), &widen(&w), 1e-5),
+                2e-6,
+                "dx",
+            );
         }
     }
 }
@@ -22,9 +36,16 @@ fn rms_norm_and_its_gradient_equal_the_specification() {
 fn swiglu_and_its_gradients_equal_the_specification_far_out_too() {
     for level in Level::available() {
         let mut random = Random::new(8);
-        let gate: Vec<f32> = (0..20_011).map(|i| random.next() * [1.0, 10.0, 100.0, 1000.0][i % 4]).collect();
+        let gate: Vec<f32> = (0..20_011)
+            .map(|i| random.next() * [1.0, 10.0, 100.0, 1000.0][i % 4])
+            .collect();
         let (up, dy) = (random.values(gate.len()), random.values(gate.len()));
-        close(&swiglu::forward(level, &gate, &up), &reference::swiglu(&widen(&gate), &widen(&up)), 1e-6, "y");
+        close(
+            &swiglu::forward(level, &gate, &up),
+            &reference::swiglu(&widen(&gate), &widen(&up)),
+            1e-6,
+            "y",
+        );
         let (dgate, dup) = swiglu::backward(level, &dy, &gate, &up);
         let expected = reference::swiglu_backward(&widen(&dy), &widen(&gate), &widen(&up));
         close(&dgate, &expected.0, 2e-6, "dgate");
@@ -39,11 +60,25 @@ fn rotary_turns_each_head_by_its_position_and_back() {
     let x = random.values(tokens * heads * 2 * half);
     let angles = random.values(positions * half);
     let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
-    let position_ids: Vec<u32> = (0..tokens as u32).map(|i| i * 7 % positions as u32).collect();
+    let position_ids: Vec<u32> = (0..tokens as u32)
+        .map(|i| i * 7 % positions as u32)
+        .collect();
     let y = rotary::rotate(&x, &cos, &sin, &position_ids, heads, 1.0);
-    let expected = reference::rotary(&widen(&x), &widen(&cos), &widen(&sin), &position_ids, heads, false);
+    let expected = reference::rotary(
+        &widen(&x),
+        &widen(&cos),
+        &widen(&sin),
+        &position_ids,
+        heads,
+        false,
+    );
     close(&y, &expected, 1e-6, "y");
-    close(&rotary::rotate(&y, &cos, &sin, &position_ids, heads, -1.0), &widen(&x), 1e-6, "x again");
+    close(
+        &rotary::rotate(&y, &cos, &sin, &position_ids, heads, -1.0),
+        &widen(&x),
+        1e-6,
+        "x again",
+    );
 }
 
 #[test]
@@ -54,7 +89,15 @@ fn adamw_follows_torch_over_several_steps() {
     let (mut wide, mut wide_m, mut wide_v) = (widen(&param), widen(&m), widen(&v));
     for step in 1..=5 {
         let grad = random.values(1000);
-        let o = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step, grad_scale: 0.5 };
+        let o = AdamW {
+            lr: 1e-2,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            step,
+            grad_scale: 0.5,
+        };
         adamw::update(&mut param, &grad, &mut m, &mut v, &o);
         reference::adamw(&mut wide, &widen(&grad), &mut wide_m, &mut wide_v, &o);
     }

@@ -35,17 +35,29 @@ pub fn close(actual: &[f32], expected: &[f64], tolerance: f64, what: &str) {
     let largest = expected.iter().fold(0.1f64, |a, b| a.max(b.abs()));
     for (i, (a, e)) in actual.iter().zip(expected).enumerate() {
         let error = (*a as f64 - e).abs() / largest;
-        assert!(error <= tolerance, "{what}[{i}]: {a} instead of {e} ({error:.1e} of the largest)");
+        assert!(
+            error <= tolerance,
+            "{what}[{i}]: {a} instead of {e} ({error:.1e} of the largest)"
+        );
     }
 }
 
 /// Runs `f` with 1, 2 and 5 threads and expects the same bits.
 #[track_caller]
 pub fn same_bits_for_any_threads(f: impl Fn() -> Vec<f32> + Send + Sync) {
-    let run = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(&f);
+    let run = |threads| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap()
+            .install(&f)
+    };
     let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
     let one = bits(run(1));
     for threads in [2, 5] {
-        assert!(one == bits(run(threads)), "{threads} threads give other bits than one");
+        assert!(
+            one == bits(run(threads)),
+            "{threads} threads give other bits than one"
+        );
     }
 }

@@ -1,1 +1,252 @@
+//! Through the door: burn tensors, the tape, the cache.
 
+use super::{Random, close};
+use crate::reference::{self, widen};
+use crate::{AttentionOptions, Dropout, KvCache, Lora, Segment, Segments, Weight};
+use burn::tensor::{Device, Tensor, TensorData};
+
+fn tensor(values: &[f32], columns: usize, device: &Device) -> Tensor<2> {
+    Tensor::from_data(
+        TensorData::new(values.to_vec(), [values.len() / columns, columns]),
+        device,
+    )
+}
+
+fn values(t: Tensor<2>) -> Vec<f32> {
+    t.into_data().try_to_vec().unwrap()
+}
+
+fn quantized(n: usize, k: usize, random: &mut Random) -> nf4::Quantized {
+    nf4::quantize(&random.values(n * k), [n, k], nf4::Dtype::BF16, true)
+}
+
+#[test]
+fn the_tape_gives_the_gradients_of_a_linear_whose_input_is_used_twice() {
+    let (m, n, k, rank) = (20, 50, 96, 4);
+    let plain = Device::flex();
+    let device = plain.clone().autodiff();
+    let mut random = Random::new(1);
+    let q = quantized(n, k, &mut random);
+    let weight = Weight::nf4(&q, &plain);
+    let (x, dy) = (random.values(m * k), random.values(m * n));
+    let (a, b) = (random.values(rank * k), random.values(n * rank));
+    let dropout = Dropout { p: 0.25, seed: 3 };
+
+    let (xt, at, bt) = (
+        tensor(&x, k, &device).require_grad(),
+        tensor(&a, k, &device).require_grad(),
+        tensor(&b, rank, &device).require_grad(),
+    );
+    let lora = Lora {
+        a: &at,
+        b: &bt,
+        scaling: 2.0,
+        dropout: Some(dropout),
+    };
+    let y = crate::linear(xt.clone(), &weight, None, Some(lora))
+        + crate::linear(xt.clone(), &weight, None, None);
+    let mut gradients = (y * tensor(&dy, n, &device)).sum().backward();
+
+    let mask: Vec<f64> = (0..m * k)
+        .map(|i| dropout.factor(i / k, i % k) as f64)
+        .collect();
+    let (wa, wb) = (widen(&a), widen(&b));
+    let plain = reference::linear::Lora {
+        a: &wa,
+        b: &wb,
+        rank,
+        scaling: 2.0,
+        mask: &mask,
+    };
+    let w = widen(&q.dequantize());
+    let (dx, da, db) =
+        reference::linear::backward(&widen(&dy), &widen(&x), &w, [n, k], Some(plain));
+    let (again, ..) = reference::linear::backward(&widen(&dy), &widen(&x), &w, [n, k], None);
+    let dx: Vec<f64> = dx.iter().zip(again).map(|(a, b)| a + b).collect();
+    close(
+        &values(xt.grad_remove(&mut gradients).unwrap()),
+        &dx,
+        2e-6,
+        "dx",
+    );
+    close(
+        &values(at.grad_remove(&mut gradients).unwrap()),
+        &da,
+        2e-6,
+        "dA",
+    );
+    close(
+        &values(bt.grad_remove(&mut gradients).unwrap()),
+        &db,
+        2e-6,
+        "dB",
+    );
+}
+
+#[test]
+fn a_frozen_input_and_a_trained_adapter_still_give_gradients() {
+    let plain = Device::flex();
+    let device = plain.clone().autodiff();
+    let mut random = Random::new(2);
+    let weight = Weight::nf4(&quantized(8, 64, &mut random), &plain);
+    let (a, b) = (
+        tensor(&random.values(2 * 64), 64, &device).require_grad(),
+        tensor(&random.values(16), 2, &device).require_grad(),
+    );
+    let x = crate::embedding(
+        &[1, 0, 7],
+        &Weight::dense_f32(&random.values(8 * 64), [8, 64], &plain),
+    );
+    let lora = Lora {
+        a: &a,
+        b: &b,
+        scaling: 1.0,
+        dropout: None,
+    };
+    let gradients = crate::linear(x, &weight, None, Some(lora)).sum().backward();
+    assert!(a.grad(&gradients).is_some() && b.grad(&gradients).is_some());
+}
+
+#[test]
+fn a_chain_of_every_operation_has_the_gradient_of_its_specification() {
+    let (tokens, heads, head_dim, vocabulary) = (30, 2, 8, 40);
+    let width = heads * head_dim;
+    let plain = Device::flex();
+    let device = plain.clone().autodiff();
+    let mut random = Random::new(3);
+    let x = random.values(tokens * width);
+    let norm = random.values(width);
+    let angles = random.values(tokens * head_dim / 2);
+    let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+    let position_ids: Vec<u32> = (0..tokens as u32).rev().collect();
+    let head = random.values(vocabulary * width);
+    let targets: Vec<u32> = (0..tokens as u32).collect();
+    let segments = Segments::from_offsets(&[0, 12, 30]);
+    let o = AttentionOptions {
+        heads,
+        kv_heads: heads,
+        head_dim,
+        scale: 0.4,
+        window: None,
+        softcap: None,
+    };
+
+    let xt = tensor(&x, width, &device).require_grad();
+    let nt = Tensor::<1>::from_data(TensorData::new(norm.clone(), [width]), &plain);
+    let (ct, st) = (
+        tensor(&cos, head_dim / 2, &plain),
+        tensor(&sin, head_dim / 2, &plain),
+    );
+    let h = crate::rms_norm(xt.clone(), &nt, 1e-5);
+    let r = crate::rotary(h.clone(), &ct, &st, &position_ids, heads);
+    let attended = crate::attention(r.clone(), r, h.clone(), &segments, &o);
+    let y = crate::swiglu(attended, h);
+    let loss = crate::linear_cross_entropy(
+        y,
+        &Weight::dense_f32(&head, [vocabulary, width], &plain),
+        &targets,
+    ) * 0.5;
+    let actual_loss = loss.clone().into_data().try_to_vec::<f32>().unwrap()[0] as f64;
+    let mut gradients = loss.backward();
+    let dx = values(xt.grad_remove(&mut gradients).unwrap());
+
+    use reference::{attention, cross_entropy, elementwise as e};
+    let (wx, wn, wc, ws, wh) = (
+        widen(&x),
+        widen(&norm),
+        widen(&cos),
+        widen(&sin),
+        widen(&head),
+    );
+    let h = e::rms_norm(&wx, &wn, 1e-5);
+    let r = e::rotary(&h, &wc, &ws, &position_ids, heads, false);
+    let attended = attention::forward(&r, &r, &h, &segments, &o);
+    let y = e::swiglu(&attended, &h);
+    let (loss, dy) = cross_entropy::forward(&y, &wh, width, &targets);
+    assert!(
+        (actual_loss - 0.5 * loss).abs() < 1e-5 * loss,
+        "{actual_loss} instead of {}",
+        0.5 * loss
+    );
+    let dy: Vec<f64> = dy.iter().map(|d| 0.5 * d).collect();
+    let (d_attended, mut dh) = e::swiglu_backward(&dy, &attended, &h);
+    let (dq, dk, dv) = attention::backward(&d_attended, &r, &r, &h, &segments, &o);
+    let dr: Vec<f64> = dq.iter().zip(dk).map(|(a, b)| a + b).collect();
+    let back = e::rotary(&dr, &wc, &ws, &position_ids, heads, true);
+    dh.iter_mut()
+        .zip(dv)
+        .zip(back)
+        .for_each(|((d, a), b)| *d += a + b);
+    close(&dx, &e::rms_norm_backward(&dh, &wx, &wn, 1e-5), 1e-5, "dx");
+}
+
+#[test]
+fn a_slice_of_a_tensor_is_read_where_it_lies() {
+    let plain = Device::flex();
+    let mut random = Random::new(4);
+    let weight = Weight::nf4(&quantized(10, 64, &mut random), &plain);
+    let x = random.values(6 * 64);
+    let all = values(crate::linear(tensor(&x, 64, &plain), &weight, None, None));
+    let some = values(crate::linear(
+        tensor(&x, 64, &plain).slice([2..5]),
+        &weight,
+        None,
+        None,
+    ));
+    assert_eq!(some, all[20..50]);
+    let transposed = tensor(&x, 6, &plain).transpose();
+    let copied = tensor(&values(transposed.clone()), 64, &plain);
+    assert_eq!(
+        values(crate::linear(transposed, &weight, None, None)),
+        values(crate::linear(copied, &weight, None, None))
+    );
+}
+
+#[test]
+fn a_cache_attends_like_the_whole_sequence_after_sharing_and_dropping() {
+    let o = AttentionOptions {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        scale: 0.25,
+        window: None,
+        softcap: None,
+    };
+    let (row, plain) = (32, Device::flex());
+    let mut random = Random::new(5);
+    let (prompt_k, prompt_v) = (random.values(200 * row), random.values(200 * row));
+    let mut prompt = KvCache::new(1, 2, 16);
+    prompt.append(
+        tensor(&prompt_k, row, &plain),
+        tensor(&prompt_v, row, &plain),
+        &[0, 200],
+    );
+    let mut cache = prompt.replicate(0, 3);
+    let (k, v) = (random.values(6 * row), random.values(6 * row));
+    cache.append(
+        tensor(&k, row, &plain),
+        tensor(&v, row, &plain),
+        &[0, 1, 3, 6],
+    );
+    cache.retain(&[true, false, true]);
+    assert_eq!([cache.length(0), cache.length(1)], [201, 203]);
+    assert_eq!(cache.bytes(), 2 * 4 * row * (200 + 1 + 3));
+
+    let q = random.values(4 * 64);
+    let actual = values(cache.attend(tensor(&q, 64, &plain), &[0, 1, 4], &o));
+    let whole = |own: &[f32], from: usize, to: usize, prompt: &[f32]| {
+        [prompt, &own[from * row..to * row]].concat()
+    };
+    let keys = [whole(&k, 0, 1, &prompt_k), whole(&k, 3, 6, &prompt_k)].concat();
+    let vals = [whole(&v, 0, 1, &prompt_v), whole(&v, 3, 6, &prompt_v)].concat();
+    let segments = Segments::new(vec![
+        Segment { q: 0..1, k: 0..201 },
+        Segment {
+            q: 1..4,
+            k: 201..404,
+        },
+    ]);
+    let expected =
+        reference::attention::forward(&widen(&q), &widen(&keys), &widen(&vals), &segments, &o);
+    close(&actual, &expected, 2e-6, "o");
+}
