@@ -18,7 +18,6 @@ const IMPORTERS: [(&str, &[&str]); 8] = [
             "jsonl-validate",
             "jsonl-split",
             "tokenize-pack",
-            "prompt-cost",
             "adapter-eval",
         ],
     ),
@@ -58,7 +57,7 @@ const IMPORTERS: [(&str, &[&str]); 8] = [
 ];
 
 /// Built in seconds, for they never see burn.
-const WITHOUT_BURN: [&str; 12] = [
+const WITHOUT_BURN: [&str; 13] = [
     "cli",
     "dataset",
     "tokens",
@@ -71,6 +70,7 @@ const WITHOUT_BURN: [&str; 12] = [
     "tokenize-pack",
     "model-import",
     "adapter-export",
+    "prompt-cost",
 ];
 
 #[test]
