@@ -79,7 +79,7 @@ pub(crate) fn check(
     findings: &mut Findings,
     letters: &mut Letters,
 ) {
-    if text.is_ascii() && !text.bytes().any(is_odd_byte) {
+    if text.is_ascii() && !has_odd_byte(text) {
         letters[Script::Latin as usize] += 1; // a count only matters against other scripts
         return;
     }
@@ -148,6 +148,10 @@ fn are_look_alikes(a: Script, b: Script) -> bool {
     is_one(a) && is_one(b)
 }
 
-fn is_odd_byte(byte: u8) -> bool {
-    (byte < 0x20 && byte != b'\n' && byte != b'\t' && byte != b'\r') || byte == 0x7F
+/// Without an early exit the loop is vectorised.
+fn has_odd_byte(text: &str) -> bool {
+    let is_odd = |byte: u8| {
+        ((byte < 0x20) & (byte != b'\n') & (byte != b'\t') & (byte != b'\r')) | (byte == 0x7F)
+    };
+    text.bytes().fold(false, |any, byte| any | is_odd(byte))
 }

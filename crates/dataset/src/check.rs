@@ -9,6 +9,7 @@ use crate::characters::{self, Letters, Script};
 use crate::finding::{Finding, Findings};
 use crate::keys;
 use crate::minhash::Signature;
+use crate::plain;
 use crate::record::{List, Message, Record, Written};
 use crate::rows::not_utf8;
 use crate::rules::{Rule, Severities, Severity};
@@ -65,7 +66,8 @@ pub struct Checker<'o> {
     answers: Answers<'o>,
     tools: Tools,
     said: Vec<u8>,
-    asked: String,
+    asked: Vec<u8>,
+    is_suspect: bool,
 }
 
 impl<'o> Checker<'o> {
@@ -75,12 +77,13 @@ impl<'o> Checker<'o> {
             answers: Answers::new(options),
             tools: Tools::default(),
             said: Vec::new(),
-            asked: String::new(),
+            asked: Vec::new(),
+            is_suspect: true,
         }
     }
 
-    /// Checks line `number` of a file; `bytes` may include its end.
-    pub fn check(&mut self, number: u64, bytes: &[u8]) -> Checked {
+    /// Checks a line; `bytes` may include its end. `number` is what its findings say.
+    pub fn check(&mut self, number: u64, bytes: &[u8], is_first_of_file: bool) -> Checked {
         let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         let (bytes, ends_in_crlf) = match bytes.strip_suffix(b"\r") {
             Some(bytes) => (bytes, true),
@@ -96,7 +99,7 @@ impl<'o> Checker<'o> {
                 ends_in_crlf,
             };
         }
-        let facts = self.check_text(number, bytes, &mut findings);
+        let facts = self.check_text(is_first_of_file, bytes, &mut findings);
         Checked {
             findings: findings.list,
             facts,
@@ -105,9 +108,14 @@ impl<'o> Checker<'o> {
         }
     }
 
-    fn check_text(&mut self, number: u64, bytes: &[u8], findings: &mut Findings) -> Option<Facts> {
+    fn check_text(
+        &mut self,
+        is_first_of_file: bool,
+        bytes: &[u8],
+        findings: &mut Findings,
+    ) -> Option<Facts> {
         let bytes = match bytes.strip_prefix(b"\xEF\xBB\xBF") {
-            Some(bytes) if number == 1 => {
+            Some(bytes) if is_first_of_file => {
                 findings.add(Rule::ByteOrderMark, || {
                     "begins with a byte order mark".into()
                 });
@@ -123,6 +131,10 @@ impl<'o> Checker<'o> {
                 return None;
             }
         };
+        self.is_suspect = secrets::is_suspect(text);
+        if let Some(record) = plain::read(text) {
+            return self.check_record(text, &record, findings);
+        }
         match Record::parse(text) {
             Ok(record) => self.check_record(text, &record, findings),
             Err(error) => {
@@ -321,7 +333,9 @@ impl<'o> Checker<'o> {
             });
         }
         characters::check(text, place, findings, letters);
-        secrets::check(text, place, findings);
+        if self.is_suspect {
+            secrets::check(text, place, findings);
+        }
     }
 
     /// Prompt and completion, plain text, token ids.
@@ -397,9 +411,10 @@ impl<'o> Checker<'o> {
         let wants_signature = self.options.near_duplicates.is_some() && !self.asked.is_empty();
         Facts {
             example: xxh3_128(&self.said),
-            prompt: xxh3_64(self.asked.as_bytes()),
+            prompt: xxh3_64(&self.asked),
             script: most.unwrap_or_default(),
-            signature: wants_signature.then(|| Box::new(Signature::of(&self.asked))),
+            signature: wants_signature
+                .then(|| Box::new(Signature::of(&String::from_utf8_lossy(&self.asked)))),
             ..Facts::default()
         }
     }

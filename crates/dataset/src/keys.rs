@@ -8,7 +8,7 @@ use crate::{Chat, Example, Role};
 /// Two examples with the same key ask the same: all that is said before the last answer, but for
 /// case, white space and the system prompt, which every example of a file tends to share.
 pub fn prompt_key(example: &Example) -> u64 {
-    let mut prompt = String::new();
+    let mut prompt = Vec::new();
     match example {
         Example::Chat(chat) => {
             for message in &chat.messages[..prompt_length(chat)] {
@@ -38,16 +38,16 @@ pub fn prompt_key(example: &Example) -> u64 {
             return xxh3_64(&bytes);
         }
     }
-    xxh3_64(prompt.as_bytes())
+    xxh3_64(&prompt)
 }
 
 /// Adds a message to a prompt that is to be hashed; the system prompt is no part of it.
-pub(crate) fn say(prompt: &mut String, role: Role, content: &str) {
+pub(crate) fn say(prompt: &mut Vec<u8>, role: Role, content: &str) {
     if !matches!(role, Role::System | Role::Developer) {
-        prompt.push_str(role.name());
-        prompt.push('\u{0}'); // "ab" + "c" is not "a" + "bc"
+        prompt.extend_from_slice(role.name().as_bytes());
+        prompt.push(0); // "ab" + "c" is not "a" + "bc"
         normalize_into(content, prompt);
-        prompt.push('\u{0}');
+        prompt.push(0);
     }
 }
 
@@ -61,26 +61,32 @@ fn prompt_length(chat: &Chat) -> usize {
 }
 
 /// Lower case, and one space where there was any white space.
-pub fn normalized(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    normalize_into(text, &mut out);
-    out
-}
-
-fn normalize_into(text: &str, out: &mut String) {
-    let start = out.len();
-    for word in text.split_whitespace() {
-        if out.len() > start {
-            out.push(' ');
+fn normalize_into(text: &str, out: &mut Vec<u8>) {
+    let text = text.trim();
+    if text.is_ascii() && is_evenly_spaced(text.as_bytes()) {
+        out.extend(text.bytes().map(|byte| byte.to_ascii_lowercase()));
+        return;
+    }
+    let mut letter_bytes = [0; 4];
+    for (index, word) in text.split_whitespace().enumerate() {
+        if index > 0 {
+            out.push(b' ');
         }
-        if word.is_ascii() {
-            let at = out.len();
-            out.push_str(word);
-            out[at..].make_ascii_lowercase();
-        } else {
-            out.extend(word.chars().flat_map(char::to_lowercase));
+        for letter in word.chars().flat_map(char::to_lowercase) {
+            out.extend_from_slice(letter.encode_utf8(&mut letter_bytes).as_bytes());
         }
     }
+}
+
+/// Only single spaces between words. Without an early exit the loop is vectorised.
+fn is_evenly_spaced(text: &[u8]) -> bool {
+    let following = text.get(1..).unwrap_or_default();
+    let has_other = text.iter().fold(false, |any, byte| any | (*byte < b' '));
+    let has_two = text
+        .iter()
+        .zip(following)
+        .fold(false, |any, (a, b)| any | ((*a == b' ') & (*b == b' ')));
+    !has_other && !has_two
 }
 
 /// The text of a field: `metadata.patient` walks into the line; a plain `code` is a key of the
@@ -157,6 +163,20 @@ mod tests {
         let d = key(r#"{"prompt":"dhobi itches","completion":"z"}"#);
         assert_eq!((a, b), (b, c));
         assert_ne!(c, d);
+    }
+
+    #[test]
+    fn the_short_way_of_normalizing_equals_the_long_one() {
+        for text in ["A  b", " a B ", "a\tb", "Ä b", "a b c", "", " ", "a\u{a0}b"] {
+            let mut short = Vec::new();
+            normalize_into(text, &mut short);
+            let long = text
+                .to_lowercase()
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ");
+            assert_eq!(String::from_utf8(short).unwrap(), long);
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod keys;
 pub mod ledger;
 mod line_counter;
 pub mod minhash;
+mod plain;
 mod record;
 pub mod rows;
 mod rules;

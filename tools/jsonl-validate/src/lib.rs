@@ -10,7 +10,7 @@ use std::io::Write;
 use anyhow::Context;
 use cli::{Hint, Outcome, Output, OutputWriter};
 use dataset::ledger::{Fate, Ledger};
-use dataset::{Checked, Judge, Options, Severities, Severity, Verdict};
+use dataset::{Judge, Options, Severities, Severity, Verdict};
 
 pub use args::Args;
 use args::{FailOn, parse_severity};
@@ -25,15 +25,25 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let mut judge = Judge::new(&options, args.min_per_label);
     let mut sink = Sink::create(&args)?;
     let mut report = Report::create(&args, &options.severities)?;
-    pipeline::each_line(
-        &args,
-        &options,
-        &mut |number, bytes, mut checked: Checked| {
-            let verdict = judge.judge(number, &mut checked);
+    pipeline::each_block(&args, &options, &mut |before, block| {
+        let mut kept = 0..0; // lines that follow one another are written at once
+        for (index, (range, mut checked)) in (1..).zip(block.lines) {
+            for finding in &mut checked.findings {
+                finding.line = Some(before + index);
+            }
+            let verdict = judge.judge(before + index, &mut checked);
             report.add(&checked.findings)?;
-            sink.write(number, bytes, verdict)
-        },
-    )?;
+            let line = &block.bytes[range.clone()];
+            if sink.note(before + index, line, verdict)? {
+                if kept.end != range.start {
+                    sink.output.write_all(&block.bytes[kept])?;
+                    kept = range.start..range.start;
+                }
+                kept.end = range.end;
+            }
+        }
+        Ok(sink.output.write_all(&block.bytes[kept])?)
+    })?;
     if sink.ledger.counts.read() == 0 {
         return Err(anyhow::anyhow!("{}: is empty", args.input.name()))
             .hint("an empty training file would train on nothing");
@@ -107,15 +117,13 @@ impl Sink {
         })
     }
 
-    fn write(&mut self, number: u64, bytes: &[u8], verdict: Verdict) -> anyhow::Result<()> {
+    /// Notes the fate of a line; true when it passes and is yet to be written.
+    fn note(&mut self, number: u64, bytes: &[u8], verdict: Verdict) -> anyhow::Result<bool> {
         let fate = match verdict {
-            Verdict::Keep => {
-                self.output.write_all(bytes)?;
-                Fate::Kept {
-                    output: &self.output_name,
-                    output_line: self.ledger.counts.kept + 1,
-                }
-            }
+            Verdict::Keep => Fate::Kept {
+                output: &self.output_name,
+                output_line: self.ledger.counts.kept + 1,
+            },
             Verdict::Drop(rule) => {
                 if let Some(rejects) = &mut self.rejects {
                     rejects.write_all(bytes)?;
@@ -123,7 +131,8 @@ impl Sink {
                 Fate::Dropped { rule: rule.code() }
             }
         };
-        Ok(self.ledger.record(&self.input_name, number, fate)?)
+        self.ledger.record(&self.input_name, number, fate)?;
+        Ok(verdict == Verdict::Keep)
     }
 
     fn commit(self) -> anyhow::Result<()> {

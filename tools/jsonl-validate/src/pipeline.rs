@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::thread;
 
 use anyhow::Context;
@@ -20,23 +20,26 @@ use crate::args::Args;
 /// Big enough that handing over costs nothing, small enough to stay in the cache.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// Whole lines, and the number of the first.
+/// Whole lines, in their place among the blocks.
 struct Block {
     sequence: usize,
-    first_line: u64,
     bytes: Vec<u8>,
 }
 
-struct CheckedBlock {
-    block: Block,
-    lines: Vec<(Range<usize>, Checked)>,
+/// The lines of a block with what was found in them. Lines are counted from 1 in each block, since
+/// nobody knows yet how many came before.
+pub struct CheckedBlock {
+    sequence: usize,
+    pub bytes: Vec<u8>,
+    pub lines: Vec<(Range<usize>, Checked)>,
 }
 
-/// What is done with a line, in order: its number, its bytes with their end, what was found.
-pub type Each<'a> = dyn FnMut(u64, &[u8], Checked) -> anyhow::Result<()> + 'a;
-
-/// Checks every line of the input.
-pub fn each_line(args: &Args, options: &Options, each: &mut Each) -> anyhow::Result<()> {
+/// Checks every line of the input and hands the blocks on in order, with the number of lines before.
+pub fn each_block(
+    args: &Args,
+    options: &Options,
+    each: &mut dyn FnMut(u64, CheckedBlock) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut reader = args.input.open_raw()?;
     let name = args.input.name();
     let progress = Progress::new("validate", args.input.bytes(), Unit::Bytes);
@@ -44,27 +47,26 @@ pub fn each_line(args: &Args, options: &Options, each: &mut Each) -> anyhow::Res
         .threads
         .unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into))
         .max(1);
+    let (blocks_in, blocks_out) = sync_channel::<Block>(threads);
+    let (checked_in, checked_out) = sync_channel::<CheckedBlock>(threads);
+    let blocks_out = Mutex::new(blocks_out);
     thread::scope(|scope| {
-        let (blocks_in, blocks_out) = sync_channel::<Block>(threads);
-        let (checked_in, checked_out) = sync_channel::<CheckedBlock>(threads);
         let reading = scope.spawn(move || read_blocks(&mut reader, &blocks_in));
-        let blocks_out = Arc::new(Mutex::new(blocks_out));
         for _ in 0..threads {
-            let (blocks_out, checked_in) = (Arc::clone(&blocks_out), checked_in.clone());
-            scope.spawn(move || check_blocks(options, &blocks_out, &checked_in));
+            let (blocks_out, checked_in) = (&blocks_out, checked_in.clone());
+            scope.spawn(move || check_blocks(options, blocks_out, &checked_in));
         }
-        drop((checked_in, blocks_out));
-        in_order(&checked_out, &mut |block| {
-            progress.inc(block.block.bytes.len() as u64);
-            let first_line = block.block.first_line;
-            for (number, (range, checked)) in (first_line..).zip(block.lines) {
-                each(number, &block.block.bytes[range], checked)?;
-            }
-            Ok(())
-        })?;
-        drop(checked_out);
+        drop(checked_in);
+        let done = in_order(&checked_out, &mut |before, block| {
+            progress.inc(block.bytes.len() as u64);
+            each(before, block)
+        });
+        drop(checked_out); // after an error: workers stop, then drain what the reader still sends
+        if done.is_err() {
+            while blocks_out.lock().is_ok_and(|blocks| blocks.recv().is_ok()) {}
+        }
         match reading.join() {
-            Ok(read) => read.context(name),
+            Ok(read) => done.and(read.context(name)),
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
@@ -72,61 +74,36 @@ pub fn each_line(args: &Args, options: &Options, each: &mut Each) -> anyhow::Res
 
 /// Reads blocks that end with a line's end, but for the last.
 fn read_blocks(reader: &mut dyn Read, blocks: &SyncSender<Block>) -> std::io::Result<()> {
-    let (mut sequence, mut first_line) = (0, 1);
+    let mut sequence = 0;
     let mut rest = Vec::new();
     loop {
-        let mut bytes = std::mem::take(&mut rest);
+        let mut bytes = Vec::with_capacity(rest.len() + BLOCK_BYTES);
+        bytes.append(&mut rest);
         let is_last = fill(reader, &mut bytes)?;
         if !is_last {
-            let end = bytes
-                .iter()
-                .rposition(|byte| *byte == b'\n')
-                .map_or(0, |at| at + 1);
-            rest.reserve(BLOCK_BYTES);
+            let end = memchr::memrchr(b'\n', &bytes).map_or(0, |at| at + 1);
             rest.extend_from_slice(&bytes[end..]);
             bytes.truncate(end);
         }
-        let lines = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
-        if !bytes.is_empty()
-            && blocks
-                .send(Block {
-                    sequence,
-                    first_line,
-                    bytes,
-                })
-                .is_err()
-        {
+        if !bytes.is_empty() && blocks.send(Block { sequence, bytes }).is_err() {
             return Ok(()); // the other end has failed and says why
         }
         if is_last {
             return Ok(());
         }
-        first_line += lines;
         sequence += 1;
     }
 }
 
-/// Reads until there is a block with at least one whole line; true at the end of the file.
+/// Reads until there is at least one whole line more; true at the end of the file.
 fn fill(reader: &mut dyn Read, bytes: &mut Vec<u8>) -> std::io::Result<bool> {
-    let mut end = bytes.len();
-    let mut has_line = false;
     loop {
-        bytes.resize(end + BLOCK_BYTES, 0);
-        while end < bytes.len() {
-            match reader.read(&mut bytes[end..]) {
-                Ok(0) => {
-                    bytes.truncate(end);
-                    return Ok(true);
-                }
-                Ok(length) => {
-                    has_line = has_line || bytes[end..end + length].contains(&b'\n');
-                    end += length;
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        let start = bytes.len();
+        let length = Read::take(&mut *reader, BLOCK_BYTES as u64).read_to_end(bytes)?;
+        if length < BLOCK_BYTES {
+            return Ok(true);
         }
-        if has_line {
+        if memchr::memchr(b'\n', &bytes[start..]).is_some() {
             return Ok(false);
         }
     }
@@ -139,18 +116,27 @@ fn check_blocks(
 ) {
     let mut checker = Checker::new(options);
     loop {
-        let Ok(Ok(block)) = blocks.lock().map(|blocks| blocks.recv()) else {
+        let Ok(Ok(Block { sequence, bytes })) = blocks.lock().map(|blocks| blocks.recv()) else {
             return;
         };
-        let mut lines = Vec::new();
+        let mut lines = Vec::with_capacity(bytes.len() / 256 + 1);
         let mut start = 0;
-        for (number, line) in
-            (block.first_line..).zip(block.bytes.split_inclusive(|byte| *byte == b'\n'))
-        {
-            lines.push((start..start + line.len(), checker.check(number, line)));
-            start += line.len();
+        while start < bytes.len() {
+            let end =
+                memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |at| start + at + 1);
+            let is_first_of_file = sequence == 0 && start == 0;
+            let line = checker.check(lines.len() as u64 + 1, &bytes[start..end], is_first_of_file);
+            lines.push((start..end, line));
+            start = end;
         }
-        if checked.send(CheckedBlock { block, lines }).is_err() {
+        if checked
+            .send(CheckedBlock {
+                sequence,
+                bytes,
+                lines,
+            })
+            .is_err()
+        {
             return;
         }
     }
@@ -159,14 +145,16 @@ fn check_blocks(
 /// Hands blocks on in the order in which they were read.
 fn in_order(
     checked: &Receiver<CheckedBlock>,
-    each: &mut dyn FnMut(CheckedBlock) -> anyhow::Result<()>,
+    each: &mut dyn FnMut(u64, CheckedBlock) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut early = BTreeMap::new();
-    let mut next = 0;
+    let (mut next, mut before) = (0, 0);
     for block in checked {
-        early.insert(block.block.sequence, block);
+        early.insert(block.sequence, block);
         while let Some(block) = early.remove(&next) {
-            each(block)?;
+            let lines = block.lines.len() as u64;
+            each(before, block)?;
+            before += lines;
             next += 1;
         }
     }
