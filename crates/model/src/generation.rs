@@ -5,7 +5,7 @@ use ops::KvCache;
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    Decoder, Error, Model,
+    Error, Model,
     lora::{LayerLora, host, named_rng, uniform},
 };
 

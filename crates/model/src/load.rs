@@ -26,8 +26,8 @@ pub enum Quantize {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoadOptions {
     pub quantize: Quantize,
-    /// The type that weights are taken as, transformers' `dtype=`: 4-bit values are rounded to it
-    /// after dequantising. By default the type that the base stores.
+    /// The type that 4-bit values are rounded to after dequantising, transformers' `dtype=`; by
+    /// default f32, which rounds nothing.
     pub dtype: Option<Dtype>,
     pub device: DeviceChoice,
 }
@@ -130,7 +130,7 @@ impl Reader<'_> {
                 check_shape(module, &view.shape, shape)?;
                 match self.options.quantize {
                     Quantize::Nf4 { double_quant } => {
-                        let dtype = match self.options.dtype.unwrap_or(view.dtype) {
+                        let dtype = match self.options.dtype.unwrap_or(Dtype::F32) {
                             Dtype::BF16 => nf4::Dtype::BF16,
                             Dtype::F16 => nf4::Dtype::F16,
                             _ => nf4::Dtype::F32,

@@ -57,7 +57,7 @@ impl AdamW {
             beta2: self.config.beta2,
             eps: self.config.epsilon,
             weight_decay: self.config.weight_decay,
-            step: self.step,
+            step: self.step as usize,
             grad_scale,
         };
         let gradients = gradients.layers.into_iter().flatten().flatten().flatten();

@@ -181,6 +181,7 @@ impl ModelArgs {
             Quantization::None => model::Quantize::None,
         };
         model::LoadOptions {
+            dtype: None,
             quantize,
             device: self.device,
         }

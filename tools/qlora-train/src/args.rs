@@ -152,8 +152,8 @@ pub struct EngineArgs {
     #[arg(long)]
     pub no_double_quant: bool,
 
-    /// Type that the base's weights are taken as: 4-bit values are rounded to it after dequantising,
-    /// as transformers does with dtype=. auto is the type the base stores
+    /// Type that 4-bit values are rounded to after dequantising, transformers' dtype=; auto is f32,
+    /// or what an already quantised base says
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
 

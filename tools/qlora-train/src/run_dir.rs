@@ -293,7 +293,7 @@ fn checkpoint_steps(root: &Path) -> anyhow::Result<Vec<u64>> {
             .file_name();
         let step = name
             .to_str()
-            .and_then(|n| n.strip_prefix("checkpoint-")?.parse().ok());
+            .and_then(|n| n.strip_prefix("checkpoint-")?.parse::<u64>().ok());
         steps.extend(step);
     }
     steps.sort_unstable();
