@@ -82,6 +82,19 @@ impl Rows {
         &self.pieces[self.row_offsets[index] as usize..self.row_offsets[index + 1] as usize]
     }
 
+    /// Some of these rows, as rows of their own.
+    pub fn slice(&self, rows: Range<usize>) -> Rows {
+        let first = self.row_offsets[rows.start];
+        let pieces = first as usize..self.row_offsets[rows.end] as usize;
+        let row_offsets = self.row_offsets[rows.start..=rows.end]
+            .iter()
+            .map(|at| at - first);
+        Rows {
+            pieces: self.pieces[pieces].to_vec(),
+            row_offsets: row_offsets.collect(),
+        }
+    }
+
     fn new() -> Self {
         Rows {
             pieces: Vec::new(),

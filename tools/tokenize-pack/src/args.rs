@@ -1,10 +1,12 @@
 //! The command line of tokenize-pack.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Parser, ValueEnum};
 use cli::{CommonArgs, Input, Output};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokens::Date;
 
 /// Turn training examples into token ids with a loss mask, and pack them into rows.
@@ -43,7 +45,18 @@ pub struct Args {
     /// Packed file for training, or JSONL of packed rows for pipes
     #[arg(long, value_enum, default_value = "safetensors")]
     pub format: Format,
-    /// Write the fate of every line as JSONL: kept, dropped or truncated, and why
+    /// Take every N-th line from the I-th on, as one of N machines does: I/N
+    #[arg(
+        long,
+        value_name = "I/N",
+        default_value = "1/1",
+        hide_default_value = true
+    )]
+    pub shard: Share,
+    /// Write N files, OUTPUT-00001-of-0000N and so on, of equally many rows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99_999))]
+    pub output_shards: Option<u32>,
+    /// Write the fate of every line as CSV: kept, dropped or truncated, why, and in which row it is
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
     /// Instead of packing, show the first N examples token by token, what is learned marked;
@@ -126,6 +139,45 @@ pub enum Long {
 pub enum Format {
     Safetensors,
     Jsonl,
+}
+
+/// One machine's share of the lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// From 1.
+    pub index: usize,
+    pub of: usize,
+}
+
+impl Share {
+    /// Is the `n`-th line of all inputs, counted from 0, in this share?
+    pub fn takes(self, n: u64) -> bool {
+        n % self.of as u64 == self.index as u64 - 1
+    }
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Share, String> {
+        let share = text.split_once('/').and_then(|(index, of)| {
+            let (index, of): (usize, usize) = (index.parse().ok()?, of.parse().ok()?);
+            (1..=of).contains(&index).then_some(Share { index, of })
+        });
+        share.ok_or_else(|| "a share is written I/N with I from 1 to N, such as 2/8".into())
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.index, self.of)
+    }
+}
+
+impl Serialize for Share {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 fn row_length(text: &str) -> Result<usize, String> {

@@ -17,7 +17,7 @@ use cli::{Hint, Input, Outcome, Output};
 use tokens::{Encoded, Meta, Packing, pack, shard};
 
 use args::{Format, Long};
-use ledger::Ledger;
+use ledger::{Fate, Ledger};
 use read::{Interrupted, Place, Reader};
 
 /// Reads, encodes, packs, writes, reports.
@@ -44,6 +44,10 @@ pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
 }
 
 fn check(args: &Args) -> anyhow::Result<()> {
+    if args.output_shards.is_some() && args.output == Output::Stdout {
+        return Err(anyhow!("--output-shards needs files to write"))
+            .hint("-o train.safetensors writes train-00001-of-0000N.safetensors and so on");
+    }
     let packing = Packing::from(args.packing);
     if args.long.is_some() && packing.splits() {
         bail!(
@@ -92,9 +96,8 @@ fn pack_all(args: &Args, reader: &Reader) -> anyhow::Result<()> {
         );
     }
     let train_on = (!came_encoded).then(|| args.train_on.into());
-    let fingerprint = reader.fingerprint().clone();
     let meta = Meta::new(
-        fingerprint,
+        reader.fingerprint().clone(),
         reader.vocab_size(),
         args.max_seq_length,
         packing,
@@ -103,7 +106,9 @@ fn pack_all(args: &Args, reader: &Reader) -> anyhow::Result<()> {
     );
     write::packed(args, &meta, &rows, &spill)?;
     report::print(&meta, spill.lengths(), &ledger);
-    ledger.commit()
+    ledger.commit(&args.files, &rows, |row| {
+        write::lies_in(args, rows.len(), row)
+    })
 }
 
 /// Applies the policy for long examples, and records the fate.
@@ -115,28 +120,27 @@ fn keep(
 ) -> anyhow::Result<Option<Encoded>> {
     let (length, most) = (example.input_ids.len(), args.max_seq_length);
     if length <= most || Packing::from(args.packing).splits() {
-        ledger.kept(place, &args.files)?;
+        ledger.note(place, Fate::Kept, &args.files);
         return Ok(Some(example));
     }
-    let reason = format!("{length} tokens, over {most}");
     match args.long.unwrap_or(Long::Drop) {
         Long::Error => {
-            let error = anyhow!("{}: {reason}", place.name(&args.files));
+            let error = anyhow!("{}: {length} tokens, over {most}", place.name(&args.files));
             return Err(error)
                 .hint("--long drop leaves such examples out, --max-seq-length makes rows longer");
         }
-        Long::Drop => ledger.dropped(place, &args.files, "too_long", &reason)?,
         Long::Truncate => {
             example.input_ids.truncate(most);
             example.loss_mask.truncate(most);
+            // Where the answer begins beyond the cut nothing is left to learn.
             if example.supervised_tokens() > 0 {
-                ledger.truncated(place, &args.files, "too_long", &reason)?;
+                ledger.note(place, Fate::Truncated, &args.files);
                 return Ok(Some(example));
             }
-            let reason = format!("{reason}, and nothing learned is left in them");
-            ledger.dropped(place, &args.files, "too_long", &reason)?;
         }
+        Long::Drop => {}
     }
+    ledger.note(place, Fate::Dropped, &args.files);
     Ok(None)
 }
 

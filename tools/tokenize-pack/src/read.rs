@@ -8,12 +8,12 @@ use dataset::Example;
 use rayon::prelude::*;
 use tokens::{Chat, ChatOptions, Encoded, Error, Fingerprint, Pretokenized, TrainOn, Vocabulary};
 
-use crate::args::Args;
+use crate::args::{Args, Share};
 
 const CHUNK_BYTES: usize = 4 << 20; // enough lines to keep every core busy, little to hold
 
 /// Where an example came from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Index into the inputs.
     pub file: usize,
@@ -33,6 +33,7 @@ pub struct Reader {
     chat: Option<Chat>,
     vocabulary: Vocabulary,
     train_on: TrainOn,
+    share: Share,
 }
 
 /// A line as a list of segments; more than one only where it came packed.
@@ -62,6 +63,7 @@ impl Reader {
             chat,
             vocabulary,
             train_on: args.train_on.into(),
+            share: args.shard,
         })
     }
 
@@ -120,6 +122,7 @@ impl Reader {
     ) -> anyhow::Result<()> {
         let bytes: Option<u64> = files.iter().map(Input::bytes).sum();
         let progress = Progress::new("tokenizing", bytes, Unit::Bytes);
+        let mut all = 0; // lines of all inputs so far
         for (file, input) in files.iter().enumerate() {
             let mut source = input.open()?;
             let mut line = 0;
@@ -128,9 +131,15 @@ impl Reader {
                 if lines.is_empty() {
                     break;
                 }
+                let first = all;
+                all += lines.len() as u64;
+                let is_ours = |n: usize| self.share.takes(first + n as u64);
                 let read: Vec<Option<anyhow::Result<Line>>> = lines
                     .par_iter()
-                    .map(|line| (!line.trim_ascii().is_empty()).then(|| self.line(line)))
+                    .enumerate()
+                    .map(|(n, line)| {
+                        (is_ours(n) && !line.trim_ascii().is_empty()).then(|| self.line(line))
+                    })
                     .collect();
                 for examples in read {
                     line += 1;

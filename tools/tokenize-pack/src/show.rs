@@ -54,16 +54,18 @@ pub fn run(args: &Args, reader: &Reader, count: usize) -> anyhow::Result<()> {
 
 fn one(args: &Args, reader: &Reader, place: Place, example: &Encoded) -> anyhow::Result<Shown> {
     let mut runs: Vec<Run> = Vec::new();
-    for (id, target) in example.input_ids.iter().zip(&example.loss_mask) {
-        let is_learned = *target == 1;
-        if runs.last().is_none_or(|run| run.is_learned != is_learned) {
-            runs.push(Run {
-                is_learned,
-                tokens: Vec::new(),
-            });
-        }
-        let text = text(reader.chat(), *id)?;
-        runs.last_mut().expect("pushed above").tokens.push(text);
+    let mut at = 0;
+    while at < example.input_ids.len() {
+        let is_learned = example.loss_mask[at] == 1;
+        let alike = example.loss_mask[at..]
+            .iter()
+            .take_while(|target| (**target == 1) == is_learned);
+        let end = at + alike.count();
+        runs.push(Run {
+            is_learned,
+            tokens: texts(reader.chat(), &example.input_ids[at..end])?,
+        });
+        at = end;
     }
     let (tokens, learned) = (example.input_ids.len(), example.supervised_tokens());
     let title = format!(
@@ -73,11 +75,25 @@ fn one(args: &Args, reader: &Reader, place: Place, example: &Encoded) -> anyhow:
     Ok(Shown { title, runs })
 }
 
-fn text(chat: Option<&Chat>, id: u32) -> anyhow::Result<String> {
-    Ok(match chat {
-        Some(chat) => chat.decode(&[id], false)?,
-        None => format!("{id} "),
-    })
+/// The text of each token. Tokens that are parts of one character are shown together.
+fn texts(chat: Option<&Chat>, ids: &[u32]) -> anyhow::Result<Vec<String>> {
+    const BYTES_OF_A_CHARACTER: usize = 4;
+    let Some(chat) = chat else {
+        return Ok(ids.iter().map(|id| format!("{id} ")).collect());
+    };
+    let (mut texts, mut at) = (Vec::new(), 0);
+    while at < ids.len() {
+        let longest = (ids.len() - at).min(BYTES_OF_A_CHARACTER);
+        let mut text = chat.decode(&ids[at..=at], false)?;
+        let mut used = 1;
+        while text.contains(char::REPLACEMENT_CHARACTER) && used < longest {
+            used += 1;
+            text = chat.decode(&ids[at..at + used], false)?;
+        }
+        texts.push(text);
+        at += used;
+    }
+    Ok(texts)
 }
 
 fn write_text(out: &mut dyn Write, example: &Shown, colour: bool) -> std::io::Result<()> {

@@ -1,13 +1,16 @@
 //! Packed rows to the output: a packed file, or JSON lines.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
+use std::ops::Range;
 
-use cli::{Hint, Output};
+use anyhow::bail;
+use cli::{Hint, Output, OutputWriter};
 use serde::Serialize;
 use tokens::shard::{self, Examples, segment_loss_mask};
-use tokens::{Meta, Rows};
+use tokens::{Meta, Part, Rows};
 
-use crate::args::{Args, Format};
+use crate::args::{Args, Format, Share};
 use crate::spill::Spill;
 
 /// One packed row as TRL writes it: labels −100 where nothing is learned.
@@ -18,13 +21,67 @@ struct PackedLine<'a> {
     seq_lengths: &'a [usize],
 }
 
+/// Writes all rows to one file, or to several of equally many rows, which appear together.
 pub fn packed(args: &Args, meta: &Meta, rows: &Rows, spill: &Spill) -> anyhow::Result<()> {
-    let mut out = args.output.create()?;
-    match args.format {
-        Format::Safetensors => shard::write(&mut out, meta, rows, spill)?,
-        Format::Jsonl => lines(&mut out, rows, spill)?,
+    let files = args.output_shards.unwrap_or(1) as usize;
+    if files > rows.len() {
+        bail!("{} rows are too few for {files} files", rows.len());
     }
-    out.commit()
+    let mut written = Vec::with_capacity(files);
+    for file in 0..files {
+        let slice = rows.slice(share(rows.len(), file, files));
+        let mut meta = meta.clone();
+        let Share { index, of } = args.shard;
+        meta.part = Part {
+            index: (index - 1) * files + file + 1,
+            of: of * files,
+        };
+        meta.counts = shard::count(&slice, spill)?;
+        let output = file_of(args, file);
+        let mut out = output.create()?;
+        match args.format {
+            Format::Safetensors => shard::write(&mut out, &meta, &slice, spill)?,
+            Format::Jsonl => lines(&mut out, &slice, spill)?,
+        }
+        written.push(out);
+    }
+    written.into_iter().try_for_each(OutputWriter::commit)
+}
+
+/// In which file a row is, and as its which, from 1.
+pub fn lies_in(args: &Args, rows: usize, row: usize) -> (Output, u64) {
+    let files = args.output_shards.unwrap_or(1) as usize;
+    let file = (0..files)
+        .find(|file| share(rows, *file, files).contains(&row))
+        .unwrap_or(0);
+    (
+        file_of(args, file),
+        (row - share(rows, file, files).start) as u64 + 1,
+    )
+}
+
+/// The rows of one of several files.
+fn share(rows: usize, file: usize, files: usize) -> Range<usize> {
+    file * rows / files..(file + 1) * rows / files
+}
+
+fn file_of(args: &Args, file: usize) -> Output {
+    match args.output_shards {
+        Some(files) => numbered(&args.output, file + 1, files),
+        None => args.output.clone(),
+    }
+}
+
+/// `train.safetensors` to `train-00001-of-00004.safetensors`
+fn numbered(output: &Output, file: usize, files: u32) -> Output {
+    let Output::File(path) = output else {
+        return output.clone();
+    };
+    let part = |part: Option<&OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    let (stem, extension) = (part(path.file_stem()), part(path.extension()));
+    let dot = if extension.is_empty() { "" } else { "." };
+    let name = format!("{stem}-{file:05}-of-{files:05}{dot}{extension}");
+    Output::File(path.with_file_name(name))
 }
 
 fn lines(out: &mut dyn Write, rows: &Rows, spill: &Spill) -> anyhow::Result<()> {

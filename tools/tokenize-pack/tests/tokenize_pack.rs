@@ -275,20 +275,21 @@ fn every_line_has_a_fate_and_the_fates_add_up() {
             "--long",
             long,
             "--ledger",
-            "fates.jsonl",
+            "fates.csv",
             "--format",
             "jsonl",
         ];
         let output = tool(dir.path(), &arguments);
-        let ledger = fs::read_to_string(dir.path().join("fates.jsonl")).unwrap_or_default();
-        let fates: Vec<serde_json::Value> = ledger
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
-        (output, fates)
+        (
+            output,
+            fs::read_to_string(dir.path().join("fates.csv")).unwrap_or_default(),
+        )
     };
-    let count = |fates: &[serde_json::Value], fate: &str| {
-        fates.iter().filter(|entry| entry["fate"] == fate).count()
+    let count = |fates: &str, fate: &str| {
+        fates
+            .lines()
+            .filter(|row| row.contains(&format!(",{fate},")))
+            .count()
     };
 
     let (output, _) = run("error");
@@ -308,7 +309,11 @@ fn every_line_has_a_fate_and_the_fates_add_up() {
         "{}",
         stderr(&output)
     );
-    assert_eq!(fates[0]["line"], 1);
+    assert!(
+        fates.starts_with("file,line,fate,rule,output,output_line\ntrain.jsonl,1,kept,,<stdout>,"),
+        "{fates}"
+    );
+    assert!(fates.contains(",dropped,too_long,,\n"), "{fates}");
 
     // Cut at its end an example of this kind has nothing learned left, and is dropped after all.
     let (_, fates) = run("truncate");
@@ -463,5 +468,84 @@ fn conflicting_and_missing_things_are_named() {
         stderr(&no_file).contains("missing.jsonl: "),
         "{}",
         stderr(&no_file)
+    );
+}
+
+#[test]
+fn the_shares_of_several_machines_are_the_whole() {
+    let (dir, base) = folder(&chats(50));
+    let examples = |shard: &str| {
+        let arguments = [
+            "train.jsonl",
+            "--base",
+            &base,
+            "--packing",
+            "none",
+            "--shard",
+            shard,
+            "-o",
+            "s.safetensors",
+        ];
+        let output = tool(dir.path(), &arguments);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let shard = Shard::open(&dir.path().join("s.safetensors")).unwrap();
+        (0..shard.rows())
+            .map(|row| shard.row(row).input_ids)
+            .collect::<Vec<_>>()
+    };
+    let whole = examples("1/1");
+    let shares = [examples("1/3"), examples("2/3"), examples("3/3")];
+    let together: Vec<Vec<u32>> = (0..50)
+        .map(|line| shares[line % 3][line / 3].clone())
+        .collect();
+    assert_eq!(together, whole);
+}
+
+#[test]
+fn rows_can_go_to_several_files_of_equal_size() {
+    let (dir, base) = folder(&chats(50));
+    let arguments = [
+        "train.jsonl",
+        "--base",
+        &base,
+        "--max-seq-length",
+        "256",
+        "-o",
+        "t.safetensors",
+    ];
+    assert_eq!(code(&tool(dir.path(), &arguments)), 0);
+    let output = tool(
+        dir.path(),
+        &[&arguments[..], &["--output-shards", "3"]].concat(),
+    );
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let rows = |name: &str| {
+        let shard = Shard::open(&dir.path().join(name)).unwrap();
+        (0..shard.rows())
+            .map(|row| shard.row(row).input_ids)
+            .collect::<Vec<_>>()
+    };
+    let parts = [1, 2, 3].map(|part| rows(&format!("t-0000{part}-of-00003.safetensors")));
+    assert!(
+        parts
+            .iter()
+            .all(|part| part.len().abs_diff(parts[0].len()) <= 1)
+    );
+    assert_eq!(parts.concat(), rows("t.safetensors"));
+    let second = Shard::open(&dir.path().join("t-00002-of-00003.safetensors")).unwrap();
+    assert_eq!((second.meta().part.index, second.meta().part.of), (2, 3));
+}
+
+#[test]
+fn a_character_of_several_tokens_is_shown_whole() {
+    let (dir, base) = folder(&line("what?", "é 東"));
+    let output = tool(
+        dir.path(),
+        &["train.jsonl", "--base", &base, "--show-mask", "1"],
+    );
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        shown.contains('é') && shown.contains('東') && !shown.contains('\u{FFFD}'),
+        "{shown}"
     );
 }
