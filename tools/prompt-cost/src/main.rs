@@ -1,0 +1,5 @@
+//! The `prompt-cost` program.
+
+fn main() -> std::process::ExitCode {
+    cli::main(prompt_cost::run)
+}

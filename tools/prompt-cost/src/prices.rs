@@ -1,0 +1,94 @@
+//! The user's prices. None is built in.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prices {
+    #[serde(default)]
+    pub currency: String,
+    pub prompted: Model,
+    pub tuned: Model,
+    #[serde(default)]
+    pub training: Training,
+}
+
+/// What a model costs to run.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    #[serde(default)]
+    pub input_per_million_tokens: f64,
+    /// As the input's, if not given.
+    pub cached_input_per_million_tokens: Option<f64>,
+    /// Share of the prompt's tokens that are charged as cached.
+    #[serde(default)]
+    pub cached_share: f64,
+    #[serde(default)]
+    pub output_per_million_tokens: f64,
+    #[serde(default)]
+    pub per_hour: f64,
+}
+
+/// What training costs.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    #[serde(default)]
+    pub per_hour: f64,
+    #[serde(default)]
+    pub once: f64,
+}
+
+impl Prices {
+    pub fn read(path: &Path) -> anyhow::Result<Prices> {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let prices: Prices = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        for (name, model) in [("prompted", prices.prompted), ("tuned", prices.tuned)] {
+            let figures = [
+                model.input_per_million_tokens,
+                model.cached_input_per_million_tokens.unwrap_or(0.0),
+                model.output_per_million_tokens,
+                model.per_hour,
+            ];
+            if figures
+                .iter()
+                .any(|price| !price.is_finite() || *price < 0.0)
+            {
+                bail!("{}: [{name}] has a price below 0", path.display());
+            }
+            if !(0.0..=1.0).contains(&model.cached_share) {
+                bail!(
+                    "{}: [{name}] cached_share is not from 0 to 1",
+                    path.display()
+                );
+            }
+        }
+        let Training { per_hour, once } = prices.training;
+        if [per_hour, once]
+            .iter()
+            .any(|price| !price.is_finite() || *price < 0.0)
+        {
+            bail!("{}: [training] has a price below 0", path.display());
+        }
+        Ok(prices)
+    }
+}
+
+impl Model {
+    /// Cost of a day of requests with this prompt.
+    pub fn per_day(&self, requests: u64, prompt: u64, request: u64, answer: u64) -> f64 {
+        let cached_price = self
+            .cached_input_per_million_tokens
+            .unwrap_or(self.input_per_million_tokens);
+        let prompt_price = self.cached_share * cached_price
+            + (1.0 - self.cached_share) * self.input_per_million_tokens;
+        let per_request = prompt as f64 * prompt_price
+            + request as f64 * self.input_per_million_tokens
+            + answer as f64 * self.output_per_million_tokens;
+        requests as f64 * per_request / 1e6 + 24.0 * self.per_hour
+    }
+}
