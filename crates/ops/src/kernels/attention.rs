@@ -7,8 +7,9 @@
 //! added in order, so the bits do not depend on the threads.
 
 use super::matmul::{Strided, multiply};
+use super::normalize::{get, put};
 use super::panel::transpose;
-use super::simd::{Level, Simd, simd_dispatch};
+use super::simd::{Level, Simd, for_lanes, simd_dispatch};
 use super::{Shared, output};
 use crate::segments::{AttentionOptions, Segment, Segments};
 use rayon::prelude::*;
@@ -565,31 +566,17 @@ unsafe fn score_gradient_row_generic<S: Simd>(
     }
     let (p, ds) = (&mut p[from..to], &mut ds[from..to]);
     unsafe {
-        let step = |raw: S::V, dp: S::V| {
-            let s = capped::<S>(S::mul(raw, S::splat(scale)), softcap);
+        for_lanes!(S, p.len(), |j, n| {
+            let s = capped::<S>(S::mul(get::<S>(p, j, n), S::splat(scale)), softcap);
             let e = S::exp(S::sub(s, S::splat(lse)));
-            let mut g = S::mul(S::mul(e, S::sub(dp, S::splat(delta))), S::splat(scale));
+            let dp = S::sub(get::<S>(ds, j, n), S::splat(delta));
+            let mut g = S::mul(S::mul(e, dp), S::splat(scale));
             if let Some(cap) = softcap {
                 let tanh = S::mul(s, S::splat(1.0 / cap));
                 g = S::mul(g, S::sub(S::splat(1.0), S::mul(tanh, tanh)));
             }
-            (e, g)
-        };
-        let whole = p.len() / S::LANES * S::LANES;
-        let rest = p.len() - whole;
-        let (pp, pd) = (p.as_mut_ptr(), ds.as_mut_ptr());
-        for j in (0..whole).step_by(S::LANES) {
-            let (e, g) = step(S::load(pp.add(j)), S::load(pd.add(j)));
-            S::store(pp.add(j), e);
-            S::store(pd.add(j), g);
-        }
-        if rest > 0 {
-            let (e, g) = step(
-                S::load_partial(pp.add(whole), rest),
-                S::load_partial(pd.add(whole), rest),
-            );
-            S::store_partial(pp.add(whole), e, rest);
-            S::store_partial(pd.add(whole), g, rest);
-        }
+            put::<S>(p, j, n, e);
+            put::<S>(ds, j, n, g);
+        });
     }
 }

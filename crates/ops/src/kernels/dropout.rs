@@ -3,6 +3,8 @@
 //! A counter-based mask: element j of row i is kept by a hash of (seed, i, j) alone, so that the
 //! backward pass, a recomputed layer and any thread see the same mask without storing it.
 
+use super::simd::{Level, Simd, simd_dispatch};
+
 /// Inverted dropout with probability `p`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
@@ -23,29 +25,43 @@ impl Dropout {
     }
 
     /// `out[j] = values[j] · factor(row, col + j)`
-    #[inline(always)]
-    pub(crate) fn apply(&self, row: usize, col: usize, values: &[f32], out: &mut [f32]) {
-        let (key, threshold, scale) = (self.row_key(row), self.threshold(), self.scale());
-        for (j, (o, v)) in out.iter_mut().zip(values).enumerate() {
-            *o = if keep(key, col + j, threshold) {
-                v * scale
-            } else {
-                0.0
-            };
-        }
+    pub(crate) fn apply(
+        &self,
+        level: Level,
+        row: usize,
+        col: usize,
+        values: &[f32],
+        out: &mut [f32],
+    ) {
+        apply(
+            level,
+            self.row_key(row),
+            col,
+            self.threshold(),
+            self.scale(),
+            values,
+            out,
+        );
     }
 
     /// `out[j] += values[j] · factor(row, col + j)`
-    #[inline(always)]
-    pub(crate) fn add(&self, row: usize, col: usize, values: &[f32], out: &mut [f32]) {
-        let (key, threshold, scale) = (self.row_key(row), self.threshold(), self.scale());
-        for (j, (o, v)) in out.iter_mut().zip(values).enumerate() {
-            *o += if keep(key, col + j, threshold) {
-                v * scale
-            } else {
-                0.0
-            };
-        }
+    pub(crate) fn add(
+        &self,
+        level: Level,
+        row: usize,
+        col: usize,
+        values: &[f32],
+        out: &mut [f32],
+    ) {
+        add(
+            level,
+            self.row_key(row),
+            col,
+            self.threshold(),
+            self.scale(),
+            values,
+            out,
+        );
     }
 
     fn scale(&self) -> f32 {
@@ -76,4 +92,49 @@ fn keep(key: u32, col: usize, threshold: u32) -> bool {
     h = (h ^ (h >> 15)).wrapping_mul(0x846c_a68b);
     h ^= h >> 16;
     h >= threshold
+}
+
+simd_dispatch! {
+    fn apply(key: u32, col: usize, threshold: u32, scale: f32, values: &[f32], out: &mut [f32]) = apply_generic
+}
+
+simd_dispatch! {
+    fn add(key: u32, col: usize, threshold: u32, scale: f32, values: &[f32], out: &mut [f32]) = add_generic
+}
+
+// Plain loops: under each level's instructions the compiler vectorises them.
+#[inline(always)]
+unsafe fn apply_generic<S: Simd>(
+    key: u32,
+    col: usize,
+    threshold: u32,
+    scale: f32,
+    values: &[f32],
+    out: &mut [f32],
+) {
+    for (j, (o, v)) in out.iter_mut().zip(values).enumerate() {
+        *o = v * if keep(key, col + j, threshold) {
+            scale
+        } else {
+            0.0
+        };
+    }
+}
+
+#[inline(always)]
+unsafe fn add_generic<S: Simd>(
+    key: u32,
+    col: usize,
+    threshold: u32,
+    scale: f32,
+    values: &[f32],
+    out: &mut [f32],
+) {
+    for (j, (o, v)) in out.iter_mut().zip(values).enumerate() {
+        *o += v * if keep(key, col + j, threshold) {
+            scale
+        } else {
+            0.0
+        };
+    }
 }

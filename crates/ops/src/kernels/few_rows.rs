@@ -7,9 +7,9 @@
 
 use super::Shared;
 use super::linear::LoraView;
-use super::normalize::{for_lanes, get};
+use super::normalize::get;
 use super::panel::WeightView;
-use super::simd::{Level, Simd, simd_dispatch};
+use super::simd::{Level, Simd, for_lanes, simd_dispatch};
 use rayon::prelude::*;
 
 /// Up to this many tokens it pays not to transpose W.
@@ -86,49 +86,34 @@ unsafe fn dot_generic<S: Simd>(
     out: &mut [f32; BUFFER * MOST],
 ) {
     assert!(w.len() >= count * k && x.len() >= m * k && count <= BUFFER && m <= MOST);
-    let (mut i, mut all) = (0, |i: usize, step: usize| unsafe {
-        let x = &x[i * k..];
-        match (count, step) {
-            (4, 4) => dot_tile::<S, 4, 4>(w, x, k, &mut out[i..]),
-            (4, 2) => dot_tile::<S, 4, 2>(w, x, k, &mut out[i..]),
-            (4, _) => dot_tile::<S, 4, 1>(w, x, k, &mut out[i..]),
-            _ => {
-                for j in 0..count {
-                    for s in 0..step {
-                        dot_tile::<S, 1, 1>(
-                            &w[j * k..],
-                            &x[s * k..],
-                            k,
-                            &mut out[j * MOST + i + s..],
-                        );
-                    }
-                }
-            }
-        }
-    });
+    let mut i = 0;
     while i < m {
-        let step = if m - i >= 4 {
-            4
-        } else if m - i >= 2 {
-            2
-        } else {
-            1
-        };
-        all(i, step);
-        i += step;
+        let (rows, out) = (&x[i * k..], &mut out[i..]);
+        // SAFETY: the lengths were asserted.
+        unsafe {
+            i += match (count, m - i) {
+                (4, 4..) => dot_tile::<S, 4, 4>(w, rows, k, out),
+                (4, 2..) => dot_tile::<S, 4, 2>(w, rows, k, out),
+                (4, _) => dot_tile::<S, 4, 1>(w, rows, k, out),
+                (3, _) => dot_tile::<S, 3, 1>(w, rows, k, out),
+                (2, _) => dot_tile::<S, 2, 1>(w, rows, k, out),
+                _ => dot_tile::<S, 1, 1>(w, rows, k, out),
+            };
+        }
     }
 }
 
+/// `J` rows of w with `I` rows of x; returns `I`.
 #[inline(always)]
 unsafe fn dot_tile<S: Simd, const J: usize, const I: usize>(
     w: &[f32],
     x: &[f32],
     k: usize,
     out: &mut [f32],
-) {
+) -> usize {
     unsafe {
         let mut sums = [[S::splat(0.0); I]; J];
-        for_lanes::<S>(k, |p, lanes| {
+        for_lanes!(S, k, |p, lanes| {
             let mut columns = [S::splat(0.0); I];
             for (i, c) in columns.iter_mut().enumerate() {
                 *c = get::<S>(&x[i * k..], p, lanes);
@@ -146,4 +131,5 @@ unsafe fn dot_tile<S: Simd, const J: usize, const I: usize>(
             }
         }
     }
+    I
 }

@@ -214,6 +214,7 @@ fn input_gradient(
                     std::slice::from_raw_parts_mut(tile.add((i + i_row) * k), lanes.len())
                 };
                 dropout.add(
+                    level,
                     first + i + i_row,
                     lanes.start,
                     &product[i_row * width..],
@@ -242,6 +243,7 @@ fn project(level: Level, x: &[f32], k: usize, lora: &LoraView<'_>) -> Vec<f32> {
                     dropped.resize(x.len(), 0.0);
                     for i in 0..rows {
                         dropout.apply(
+                            level,
                             chunk * ROWS + i,
                             0,
                             &x[i * k..(i + 1) * k],
@@ -317,7 +319,7 @@ fn gradient_of_a(
                 Some(dropout) => {
                     for (i, out) in scratch.chunks_exact_mut(width).take(depth).enumerate() {
                         let row = &x[(start + i) * k..(start + i + 1) * k];
-                        dropout.apply(start + i, lanes.start, &row[lanes.clone()], out);
+                        dropout.apply(level, start + i, lanes.start, &row[lanes.clone()], out);
                     }
                     (scratch.as_ptr(), width)
                 }

@@ -1,7 +1,7 @@
 //! RMSNorm: y = x / √(mean(x²) + ε) · w, and dx with 1/rms recomputed from x.
 
 use super::output;
-use super::simd::{Level, Simd, simd_dispatch};
+use super::simd::{Level, Simd, for_lanes, simd_dispatch};
 use rayon::prelude::*;
 
 /// Rows of a task.
@@ -48,7 +48,7 @@ unsafe fn forward_rows_generic<S: Simd>(x: &[f32], weight: &[f32], epsilon: f32,
         // SAFETY: the three slices are `width` long.
         unsafe {
             let inverse = S::splat(inverse_rms::<S>(x, epsilon));
-            for_lanes::<S>(width, |j, n| {
+            for_lanes!(S, width, |j, n| {
                 let v = S::mul(S::mul(get::<S>(x, j, n), inverse), get::<S>(weight, j, n));
                 put::<S>(y, j, n, v);
             });
@@ -75,13 +75,13 @@ unsafe fn backward_rows_generic<S: Simd>(
         unsafe {
             let inverse = inverse_rms::<S>(x, epsilon);
             let mut dot = S::splat(0.0);
-            for_lanes::<S>(width, |j, n| {
+            for_lanes!(S, width, |j, n| {
                 let g = S::mul(get::<S>(dy, j, n), get::<S>(weight, j, n));
                 dot = S::fma(g, get::<S>(x, j, n), dot);
             });
             let along = S::splat(-inverse * inverse * inverse * S::sum(dot) / width as f32);
             let inverse = S::splat(inverse);
-            for_lanes::<S>(width, |j, n| {
+            for_lanes!(S, width, |j, n| {
                 let g = S::mul(get::<S>(dy, j, n), get::<S>(weight, j, n));
                 put::<S>(
                     dx,
@@ -98,23 +98,11 @@ unsafe fn backward_rows_generic<S: Simd>(
 unsafe fn inverse_rms<S: Simd>(x: &[f32], epsilon: f32) -> f32 {
     unsafe {
         let mut squares = S::splat(0.0);
-        for_lanes::<S>(x.len(), |j, n| {
+        for_lanes!(S, x.len(), |j, n| {
             let v = get::<S>(x, j, n);
             squares = S::fma(v, v, squares);
         });
         1.0 / (S::sum(squares) / x.len() as f32 + epsilon).sqrt()
-    }
-}
-
-/// Calls `step(first, count)` for each vector of a slice of this length.
-#[inline(always)]
-pub(crate) fn for_lanes<S: Simd>(length: usize, mut step: impl FnMut(usize, usize)) {
-    let whole = length / S::LANES * S::LANES;
-    for j in (0..whole).step_by(S::LANES) {
-        step(j, S::LANES);
-    }
-    if whole < length {
-        step(whole, length - whole);
     }
 }
 

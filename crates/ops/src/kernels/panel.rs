@@ -220,7 +220,17 @@ pub(crate) fn table(absmax: f32, dtype: nf4::Dtype) -> [f32; 16] {
     for v in &mut table {
         *v *= absmax;
     }
-    dtype.round(&mut table);
+    match dtype {
+        nf4::Dtype::F32 => {}
+        // As `nf4::Dtype::round`, here where it becomes five instructions; absmax is no NaN.
+        nf4::Dtype::BF16 => {
+            for v in &mut table {
+                let bits = v.to_bits();
+                *v = f32::from_bits(bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000);
+            }
+        }
+        nf4::Dtype::F16 => dtype.round(&mut table),
+    }
     table
 }
 

@@ -104,6 +104,25 @@ macro_rules! simd_dispatch {
 }
 pub(crate) use simd_dispatch;
 
+/// Runs the body for each vector of a slice: `j` its first element, `n` how many of it there are.
+/// A macro, because a closure with two call sites is not inlined under `#[target_feature]`.
+macro_rules! for_lanes {
+    ($simd:ident, $length:expr, |$j:ident, $n:ident| $body:block) => {{
+        let length: usize = $length;
+        let mut $j = 0;
+        while $j + $simd::LANES <= length {
+            let $n = $simd::LANES;
+            $body
+            $j += $simd::LANES;
+        }
+        if $j < length {
+            let $n = length - $j;
+            $body
+        }
+    }};
+}
+pub(crate) use for_lanes;
+
 /// The vector operations that kernels are made of.
 ///
 /// # Safety

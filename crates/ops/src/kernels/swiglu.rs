@@ -1,8 +1,8 @@
 //! SwiGLU: y = silu(gate)·up; the sigmoid is recomputed in backward, nothing else is kept.
 
-use super::normalize::{for_lanes, get, put};
+use super::normalize::{get, put};
 use super::output;
-use super::simd::{Level, Simd, simd_dispatch};
+use super::simd::{Level, Simd, for_lanes, simd_dispatch};
 use rayon::prelude::*;
 
 const CHUNK: usize = 16 * 1024;
@@ -54,15 +54,17 @@ unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
 #[inline(always)]
 unsafe fn forward_generic<S: Simd>(gate: &[f32], up: &[f32], y: &mut [f32]) {
     assert!(up.len() == gate.len() && y.len() == gate.len());
-    for_lanes::<S>(gate.len(), |j, n| unsafe {
-        let g = get::<S>(gate, j, n);
-        put::<S>(
-            y,
-            j,
-            n,
-            S::mul(S::mul(g, sigmoid::<S>(g)), get::<S>(up, j, n)),
-        );
-    });
+    unsafe {
+        for_lanes!(S, gate.len(), |j, n| {
+            let g = get::<S>(gate, j, n);
+            put::<S>(
+                y,
+                j,
+                n,
+                S::mul(S::mul(g, sigmoid::<S>(g)), get::<S>(up, j, n)),
+            );
+        });
+    }
 }
 
 #[inline(always)]
@@ -74,13 +76,15 @@ unsafe fn backward_generic<S: Simd>(
     dup: &mut [f32],
 ) {
     assert!([dy.len(), up.len(), dgate.len(), dup.len()] == [gate.len(); 4]);
-    for_lanes::<S>(gate.len(), |j, n| unsafe {
-        let (dy, g, u) = (get::<S>(dy, j, n), get::<S>(gate, j, n), get::<S>(up, j, n));
-        let s = sigmoid::<S>(g);
-        let silu = S::mul(g, s);
-        // silu′ = s·(1 + g·(1 − s)) = s + silu·(1 − s)
-        let slope = S::fma(silu, S::sub(S::splat(1.0), s), s);
-        put::<S>(dgate, j, n, S::mul(S::mul(dy, u), slope));
-        put::<S>(dup, j, n, S::mul(dy, silu));
-    });
+    unsafe {
+        for_lanes!(S, gate.len(), |j, n| {
+            let (dy, g, u) = (get::<S>(dy, j, n), get::<S>(gate, j, n), get::<S>(up, j, n));
+            let s = sigmoid::<S>(g);
+            let silu = S::mul(g, s);
+            // silu′ = s·(1 + g·(1 − s)) = s + silu·(1 − s)
+            let slope = S::fma(silu, S::sub(S::splat(1.0), s), s);
+            put::<S>(dgate, j, n, S::mul(S::mul(dy, u), slope));
+            put::<S>(dup, j, n, S::mul(dy, silu));
+        });
+    }
 }

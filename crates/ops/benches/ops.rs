@@ -1,0 +1,297 @@
+//! How near is each operation to what this machine can multiply?
+//!
+//! `cargo bench -p ops` measures SmolLM2-135M shapes (hidden 576, 9/3 heads of 64, ffn 1536,
+//! rank 16, 512 tokens) and prints a table: time, GFLOP/s, and the share of the best plain f32
+//! matmul measured in the same run (burn's Flex, [512, 576] x [576, 1536], and a register-only
+//! loop of fused multiply-adds for scale). Best of many repetitions, so that a busy machine
+//! disturbs little.
+
+use burn::tensor::{Device, Distribution, Tensor};
+use ops::kernels::matmul::product;
+use ops::kernels::simd::Level;
+use ops::{AttentionOptions, Dropout, Lora, Segments, Weight};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+const TOKENS: usize = 512;
+const HIDDEN: usize = 576;
+const FFN: usize = 1536;
+const RANK: usize = 16;
+const VOCABULARY: usize = 49_152;
+
+/// Best time of one call in seconds.
+fn best(mut f: impl FnMut()) -> f64 {
+    f();
+    let (start, mut best, mut calls) = (Instant::now(), f64::INFINITY, 0);
+    while start.elapsed() < Duration::from_millis(400) || calls < 5 {
+        let call = Instant::now();
+        f();
+        best = best.min(call.elapsed().as_secs_f64());
+        calls += 1;
+    }
+    best
+}
+
+struct Table {
+    limit: f64,
+}
+
+impl Table {
+    fn row(&self, name: &str, seconds: f64, flop: f64) {
+        let rate = flop / seconds / 1e9;
+        let share = 100.0 * rate / self.limit;
+        println!(
+            "{name:<44} {:>9.3} ms {rate:>8.1} GFLOP/s {share:>5.0} %",
+            seconds * 1e3
+        );
+    }
+
+    fn bandwidth(&self, name: &str, seconds: f64, bytes: f64) {
+        println!(
+            "{name:<44} {:>9.3} ms {:>8.1} GB/s",
+            seconds * 1e3,
+            bytes / seconds / 1e9
+        );
+    }
+}
+
+fn random(shape: [usize; 2], device: &Device) -> Tensor<2> {
+    Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), device)
+}
+
+fn quantized(n: usize, k: usize, device: &Device) -> Weight {
+    let values: Vec<f32> = (0..n * k)
+        .map(|i| ((i * 7919) % 1009) as f32 / 1009.0 - 0.5)
+        .collect();
+    Weight::nf4(
+        &nf4::quantize(&values, [n, k], nf4::Dtype::BF16, true),
+        device,
+    )
+}
+
+/// The tile kernel on operands that stay in cache, every thread its own.
+fn tile_limit() -> f64 {
+    let level = Level::best();
+    let flop = 2.0 * (64 * 48 * 192 * 50 * rayon::current_num_threads()) as f64;
+    let seconds = best(|| {
+        rayon::broadcast(|_| {
+            let (a, b) = (vec![1.0f32; 64 * 192], vec![1.0f32; 192 * 48]);
+            let mut c = vec![0.0f32; 64 * 48];
+            for _ in 0..50 {
+                product(level, [64, 48, 192], &a, &b, &mut c);
+                black_box(&mut c);
+            }
+        });
+    });
+    flop / seconds / 1e9
+}
+
+fn main() {
+    let plain = Device::flex();
+    let device = plain.clone().autodiff();
+    let (a, b) = (
+        random([TOKENS, HIDDEN], &plain),
+        random([HIDDEN, FFN], &plain),
+    );
+    let matmul = 2.0 * (TOKENS * HIDDEN * FFN) as f64
+        / best(|| drop(black_box(a.clone().matmul(b.clone()))))
+        / 1e9;
+    let tile = tile_limit();
+    println!(
+        "{} threads, {:?}",
+        rayon::current_num_threads(),
+        Level::best()
+    );
+    println!(
+        "burn's f32 matmul {matmul:.1} GFLOP/s, the tile kernel in cache {tile:.1} GFLOP/s; shares are of the larger"
+    );
+    let table = Table {
+        limit: matmul.max(tile),
+    };
+    linears(&table, &plain, &device);
+    attention(&table, &device);
+    cross_entropy(&table, &device);
+    elementwise(&table, &plain, &device);
+    decoding(&table, &plain);
+}
+
+fn linears(table: &Table, plain: &Device, device: &Device) {
+    let (mut seconds, mut flop) = (0.0, 0.0);
+    for (count, n, k, name) in [
+        (2, HIDDEN, HIDDEN, "q, o"),
+        (2, 192, HIDDEN, "k, v"),
+        (2, FFN, HIDDEN, "gate, up"),
+        (1, HIDDEN, FFN, "down"),
+    ] {
+        let weight = quantized(n, k, plain);
+        let (a, b) = (
+            random([RANK, k], device).require_grad(),
+            random([n, RANK], device).require_grad(),
+        );
+        let x = random([TOKENS, k], device).require_grad();
+        let dropout = Some(Dropout { p: 0.05, seed: 1 });
+        let lora = Lora {
+            a: &a,
+            b: &b,
+            scaling: 2.0,
+            dropout,
+        };
+        let dense = 2.0 * (TOKENS * n * k) as f64;
+        let low_rank = 2.0 * (TOKENS * RANK * (n + k)) as f64;
+        let forward = best(|| drop(black_box(ops::linear(x.clone(), &weight, None, Some(lora)))));
+        let both = best(|| {
+            drop(black_box(
+                ops::linear(x.clone(), &weight, None, Some(lora))
+                    .sum()
+                    .backward(),
+            ))
+        });
+        table.row(
+            &format!("{name}: linear {k} -> {n}, LoRA, dropout"),
+            forward,
+            dense + low_rank,
+        );
+        table.row(
+            &format!("{name}: forward and backward"),
+            both,
+            2.0 * dense + 3.0 * low_rank,
+        );
+        seconds += count as f64 * both;
+        flop += count as f64 * (2.0 * dense + 3.0 * low_rank);
+    }
+    table.row(
+        "all linears of a layer, forward and backward",
+        seconds,
+        flop,
+    );
+}
+
+fn attention(table: &Table, device: &Device) {
+    let options = AttentionOptions {
+        heads: 9,
+        kv_heads: 3,
+        head_dim: 64,
+        scale: 0.125,
+        window: None,
+        softcap: None,
+    };
+    for offsets in [
+        vec![0, TOKENS],
+        (0..=8).map(|i| i * TOKENS / 8).collect(),
+        vec![0, 4096],
+    ] {
+        let segments = Segments::from_offsets(&offsets);
+        let tokens = *offsets.last().expect("not empty");
+        let draw = |width| random([tokens, width], device).require_grad();
+        let (q, k, v) = (draw(576), draw(192), draw(192));
+        let pairs: usize = offsets
+            .windows(2)
+            .map(|w| (w[1] - w[0]) * (w[1] - w[0] + 1) / 2)
+            .sum();
+        let flop = 4.0 * (pairs * 9 * 64) as f64;
+        let run = || ops::attention(q.clone(), k.clone(), v.clone(), &segments, &options);
+        let name = format!(
+            "attention, {} x {} tokens",
+            segments.iter().len(),
+            tokens / segments.iter().len()
+        );
+        table.row(&name, best(|| drop(black_box(run()))), flop);
+        table.row(
+            &format!("{name}, and backward"),
+            best(|| drop(black_box(run().sum().backward()))),
+            3.5 * flop,
+        );
+    }
+}
+
+fn cross_entropy(table: &Table, device: &Device) {
+    let values: Vec<u8> = (0..VOCABULARY * HIDDEN)
+        .flat_map(|i| half::bf16::from_f32(((i * 7919) % 1009) as f32 / 1e4).to_le_bytes())
+        .collect();
+    let head = Weight::dense(
+        &values,
+        ops::DenseDtype::BF16,
+        [VOCABULARY, HIDDEN],
+        &device.clone().inner(),
+    );
+    for rows in [64, 256] {
+        let h = random([rows, HIDDEN], device).require_grad();
+        let targets: Vec<u32> = (0..rows as u32).collect();
+        let flop = 2.0 * (rows * VOCABULARY * HIDDEN) as f64;
+        let plain = h.clone().inner();
+        table.row(
+            &format!("cross-entropy, {rows} rows"),
+            best(|| {
+                drop(black_box(ops::linear_cross_entropy(
+                    plain.clone(),
+                    &head,
+                    &targets,
+                )))
+            }),
+            flop,
+        );
+        let both = best(|| {
+            drop(black_box(
+                ops::linear_cross_entropy(h.clone(), &head, &targets).backward(),
+            ))
+        });
+        table.row(
+            &format!("cross-entropy, {rows} rows, with gradient"),
+            both,
+            2.0 * flop,
+        );
+    }
+}
+
+fn elementwise(table: &Table, plain: &Device, device: &Device) {
+    let bytes = |columns: usize, arrays: usize| (TOKENS * columns * arrays * 4) as f64;
+    let draw = |columns| random([TOKENS, columns], device).require_grad();
+    let (x, gate, up) = (draw(HIDDEN), draw(FFN), draw(FFN));
+    let weight = Tensor::<1>::ones([HIDDEN], plain);
+    table.bandwidth(
+        "rms_norm",
+        best(|| drop(black_box(ops::rms_norm(x.clone(), &weight, 1e-5)))),
+        bytes(HIDDEN, 2),
+    );
+    table.bandwidth(
+        "swiglu",
+        best(|| drop(black_box(ops::swiglu(gate.clone(), up.clone())))),
+        bytes(FFN, 3),
+    );
+    let both = best(|| {
+        drop(black_box(
+            ops::swiglu(gate.clone(), up.clone()).sum().backward(),
+        ))
+    });
+    table.bandwidth("swiglu, and backward", both, bytes(FFN, 8));
+    let (cos, sin) = (random([TOKENS, 32], plain), random([TOKENS, 32], plain));
+    let position_ids: Vec<u32> = (0..TOKENS as u32).collect();
+    table.bandwidth(
+        "rotary",
+        best(|| {
+            drop(black_box(ops::rotary(
+                x.clone(),
+                &cos,
+                &sin,
+                &position_ids,
+                9,
+            )))
+        }),
+        bytes(HIDDEN, 2),
+    );
+}
+
+fn decoding(table: &Table, plain: &Device) {
+    for (n, k) in [(FFN, HIDDEN), (4096, 4096)] {
+        let weight = quantized(n, k, plain);
+        for tokens in [1, 8, 16] {
+            let x = random([tokens, k], plain);
+            let seconds = best(|| drop(black_box(ops::linear(x.clone(), &weight, None, None))));
+            table.bandwidth(
+                &format!("decode {tokens} tokens, {k} -> {n} (4-bit)"),
+                seconds,
+                weight.bytes() as f64,
+            );
+        }
+    }
+}
