@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use checkpoint::Base;
 use checkpoint::adapter::{self, Adapter};
 use cli::{Hint, Input};

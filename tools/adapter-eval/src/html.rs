@@ -7,6 +7,7 @@ use crate::cases::Cases;
 use crate::compare::{Verdict, p_text};
 use crate::metric::{NO_LABEL, OTHER_LABEL};
 use crate::report::{Report, Scored};
+use crate::shots;
 use crate::system::{Finish, Kind, Run};
 use crate::table::{self, overview};
 use crate::verdict::percent;
@@ -135,8 +136,8 @@ fn comparisons(report: &Report) -> Markup {
                     } }
                     tbody { @for comparison in &report.comparisons { tr {
                         td { (title(&comparison.against)) }
-                        td.number { (signed(comparison.difference.mean)) }
-                        td.number { (signed(comparison.difference.low)) " to " (signed(comparison.difference.high)) }
+                        td.number { (table::signed(comparison.difference.mean)) }
+                        td.number { (table::signed(comparison.difference.low)) " to " (table::signed(comparison.difference.high)) }
                         @if binary {
                             td.number { (comparison.only_system.unwrap_or_default()) }
                             td.number { (comparison.only_against.unwrap_or_default()) }
@@ -169,7 +170,7 @@ fn selections(report: &Report) -> Markup {
                         @for (i, candidate) in selection.candidates.iter().enumerate() {
                             @if i > 0 { ", " }
                             span.chosen[candidate.shots == selection.chosen] {
-                                (candidate.shots) " shots " (percent(candidate.score))
+                                (shots::count(candidate.shots)) " " (percent(candidate.score))
                             }
                         }
                         "."
@@ -362,10 +363,6 @@ fn settings(report: &Report) -> Markup {
             p.note { "Answers are as generated, without any constraint on their form." }
         }
     }
-}
-
-fn signed(share: f64) -> String {
-    format!("{:+.1}", share * 100.0)
 }
 
 /// A long text's beginning.

@@ -117,6 +117,11 @@ pub fn best(candidates: &[Candidate]) -> Option<usize> {
         .map(|candidate| candidate.shots)
 }
 
+/// `1 shot`, `8 shots`.
+pub fn count(shots: usize) -> String {
+    format!("{shots} {}", if shots == 1 { "shot" } else { "shots" })
+}
+
 /// Refuses a selection file that holds questions of the test: the best prompt would be chosen on the answers.
 pub fn refuse_test_cases(
     select: &crate::cases::Cases,

@@ -208,7 +208,7 @@ pub fn few_shot(
         });
     }
     let system = System {
-        title: format!("{}, {chosen} shots", system.title),
+        title: format!("{}, {}", system.title, shots::count(chosen)),
         shots: Some(chosen),
         ..system
     };

@@ -73,8 +73,8 @@ pub fn overview(report: &Report) -> (Vec<String>, Vec<Row<'_>>) {
                 || "judged".into(),
                 |comparison| {
                     format!(
-                        "{:+.1}, {}",
-                        -comparison.difference.mean * 100.0,
+                        "{}, {}",
+                        signed(-comparison.difference.mean),
                         p_text(comparison.p_value())
                     )
                 },
@@ -156,4 +156,9 @@ pub fn text(report: &Report) -> String {
 /// 0..=1 as percentage points without the sign.
 pub fn points(share: f64) -> String {
     format!("{:.1}", share * 100.0)
+}
+
+/// A difference in percentage points; none is `+0.0`, never `-0.0`.
+pub fn signed(share: f64) -> String {
+    format!("{:+.1}", share * 100.0 + 0.0)
 }

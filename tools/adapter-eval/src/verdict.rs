@@ -62,9 +62,9 @@ pub fn conclusion(
         sentences.push(match comparison.verdict {
             Verdict::Better => format!("It is {points:.1} points above {name}, which needs no model; {p}."),
             Verdict::WithinChance => format!(
-                "A lookup does as well: {name} needs no model, and the difference of {:+.1} points is within chance; {p}. \
+                "A lookup does as well: {name} needs no model, and the difference of {} points is within chance; {p}. \
                  More cases may tell them apart; if they do not, the lookup suits this task better.",
-                comparison.difference.mean * 100.0
+                crate::table::signed(comparison.difference.mean)
             ),
             Verdict::Worse => format!(
                 "A lookup does better: {name} is {points:.1} points above and needs no model; {p}. \
