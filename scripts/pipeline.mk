@@ -41,6 +41,7 @@ TRAIN_FLAGS    ?=
 # --- How it is judged ------------------------------------------------------------------------------------------
 SHOTS          ?= 8,32
 MAX_NEW_TOKENS ?= 48
+EVAL_BATCH     ?= 32
 EVAL_FLAGS     ?=
 # e.g. --must-beat base nearest: the report then ends with exit status 1 when that is not so
 GATE           ?=
@@ -116,7 +117,7 @@ $(WORK)/run/adapter/adapter_model.safetensors: $(PACKED) $(call flags,train,$(TR
 # --- Judgement -------------------------------------------------------------------------------------------------
 # What does not know the adapter is asked once, and again only when the questions or the prompt change.
 EVAL = --cases $(WORK)/test.jsonl --metric $(METRIC)
-GENERATE = $(EVAL) --base $(BASE) --max-new-tokens $(MAX_NEW_TOKENS) $(EVAL_FLAGS)
+GENERATE = $(EVAL) --base $(BASE) --max-new-tokens $(MAX_NEW_TOKENS) --batch-size $(EVAL_BATCH) $(EVAL_FLAGS)
 WITHOUT_ADAPTER = lookup base-nf4-zero-shot base-full-zero-shot base-nf4-few-shot base-full-few-shot
 REPORTS = $(WITHOUT_ADAPTER:%=$(WORK)/eval/%/report.json)
 
