@@ -9,7 +9,8 @@
 use super::linear::DEPTH;
 use super::matmul::{Strided, multiply};
 use super::panel::{WeightView, transpose};
-use super::simd::{Level, Simd, simd_dispatch};
+use super::simd::Level;
+use super::softmax::softmax_row;
 use super::{Shared, output};
 use rayon::prelude::*;
 
@@ -93,8 +94,8 @@ fn some_rows(
                         // SAFETY: a target lies in one tile only.
                         unsafe { *logits_at.at(i) = *logit };
                     }
-                    let rescale =
-                        softmax_row(level, logits, &mut partial.largest[i], &mut partial.sums[i]);
+                    let (largest, sum) = (&mut partial.largest[i], &mut partial.sums[i]);
+                    let rescale = softmax_row(level, logits, 0, count, 1.0, None, largest, sum);
                     if rescale != 1.0 && !dh.is_empty() {
                         partial.weighted[i * hidden..(i + 1) * hidden]
                             .iter_mut()
@@ -239,45 +240,5 @@ impl Scratch {
                 );
             }
         }
-    }
-}
-
-simd_dispatch! {
-    /// Online softmax: logits become exp(logit − largest); returns the factor for what came before.
-    fn softmax_row(row: &mut [f32], largest: &mut f32, sum: &mut f32) -> f32 = softmax_row_generic
-}
-
-#[inline(always)]
-unsafe fn softmax_row_generic<S: Simd>(row: &mut [f32], largest: &mut f32, sum: &mut f32) -> f32 {
-    unsafe {
-        let whole = row.len() / S::LANES * S::LANES;
-        let rest = row.len() - whole;
-        let p = row.as_mut_ptr();
-        let mut top = S::splat(*largest);
-        for j in (0..whole).step_by(S::LANES) {
-            top = S::max(top, S::load(p.add(j)));
-        }
-        let new = row[whole..].iter().copied().fold(S::largest(top), f32::max);
-        let shift = S::splat(new);
-        let p = row.as_mut_ptr();
-        let mut total = S::splat(0.0);
-        for j in (0..whole).step_by(S::LANES) {
-            let e = S::exp(S::sub(S::load(p.add(j)), shift));
-            S::store(p.add(j), e);
-            total = S::add(total, e);
-        }
-        if rest > 0 {
-            let e = S::exp(S::sub(S::load_partial(p.add(whole), rest), shift));
-            S::store_partial(p.add(whole), e, rest);
-        }
-        let total = row[whole..].iter().fold(S::sum(total), |a, e| a + e);
-        let rescale = if *largest == new {
-            1.0
-        } else {
-            (*largest - new).exp()
-        };
-        *largest = new;
-        *sum = *sum * rescale + total;
-        rescale
     }
 }

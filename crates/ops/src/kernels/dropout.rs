@@ -103,6 +103,7 @@ simd_dispatch! {
 }
 
 // Plain loops: under each level's instructions the compiler vectorises them.
+#[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
 unsafe fn apply_generic<S: Simd>(
     key: u32,
@@ -121,6 +122,7 @@ unsafe fn apply_generic<S: Simd>(
     }
 }
 
+#[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
 unsafe fn add_generic<S: Simd>(
     key: u32,

@@ -187,7 +187,11 @@ unsafe fn nf4_run<S: Simd>(
         let run = (nf4::BLOCK_SIZE - at % nf4::BLOCK_SIZE).min(out.len() - done);
         let table = table(scales.get(block), dtype);
         let piece = &mut out[done..done + run];
-        if at % 2 == 0 && run % 16 == 0 {
+        if run == nf4::BLOCK_SIZE {
+            let codes = &codes[at / 2..at / 2 + nf4::BLOCK_SIZE / 2];
+            // SAFETY: 32 code bytes, 64 values.
+            unsafe { S::look_up_64(&table, codes.as_ptr(), piece.as_mut_ptr()) };
+        } else if at.is_multiple_of(2) && run.is_multiple_of(16) {
             let codes = &codes[at / 2..(at + run) / 2];
             for j in 0..run / 16 {
                 // SAFETY: 8 of the run's code bytes, 16 of its values.
@@ -202,7 +206,7 @@ unsafe fn nf4_run<S: Simd>(
         } else {
             for (j, o) in piece.iter_mut().enumerate() {
                 let byte = codes[(at + j) / 2];
-                *o = table[if (at + j) % 2 == 0 {
+                *o = table[if (at + j).is_multiple_of(2) {
                     byte >> 4
                 } else {
                     byte & 15

@@ -1,0 +1,201 @@
+//! Which vector instructions does this processor have, and how does one kernel serve them all?
+//!
+//! A kernel is written once, generic over [`Simd`] and `#[inline(always)]`; `simd_dispatch!`
+//! instantiates it under `#[target_feature]` for each [`Level`] and chooses at run time.
+//! The summation order of a matmul does not depend on the lane count, so the levels with a fused
+//! multiply-add give the same bits there.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+pub use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub use {avx2::Avx2, avx512::Avx512};
+
+/// A proven-to-exist set of vector instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level(Isa);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Isa {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Level {
+    /// Every level this processor has, fastest first.
+    pub fn available() -> Vec<Level> {
+        let mut levels = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+            {
+                levels.push(Level(Isa::Avx512));
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                levels.push(Level(Isa::Avx2));
+            }
+        }
+        levels.push(Level(Isa::Portable));
+        levels
+    }
+
+    /// The fastest level this processor has.
+    pub fn best() -> Level {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+            {
+                return Level(Isa::Avx512);
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                return Level(Isa::Avx2);
+            }
+        }
+        Level(Isa::Portable)
+    }
+
+    pub(crate) fn isa(self) -> Isa {
+        self.0
+    }
+
+    /// Lanes of the widest f32 vector.
+    pub fn lanes(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => 16,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => 8,
+            Isa::Portable => 8,
+        }
+    }
+}
+
+/// Defines `$name(level, args…)`: the generic kernel compiled once for each level.
+macro_rules! simd_dispatch {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:ident) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name(level: $crate::kernels::simd::Level, $($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
+                unsafe { $generic::<$crate::kernels::simd::Avx512>($($arg),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
+                unsafe { $generic::<$crate::kernels::simd::Avx2>($($arg),*) }
+            }
+            // SAFETY: a `Level` exists only where the processor has its instructions.
+            match level.isa() {
+                #[cfg(target_arch = "x86_64")]
+                $crate::kernels::simd::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                $crate::kernels::simd::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::kernels::simd::Isa::Portable => unsafe { $generic::<$crate::kernels::simd::Portable>($($arg),*) },
+            }
+        }
+    };
+}
+pub(crate) use simd_dispatch;
+
+/// Runs the body for each vector of a slice: `j` its first element, `n` how many of it there are.
+/// A macro, because a closure with two call sites is not inlined under `#[target_feature]`.
+macro_rules! for_lanes {
+    ($simd:ident, $length:expr, |$j:ident, $n:ident| $body:block) => {{
+        let length: usize = $length;
+        let mut $j = 0;
+        while $j + $simd::LANES <= length {
+            let $n = $simd::LANES;
+            $body
+            $j += $simd::LANES;
+        }
+        if $j < length {
+            let $n = length - $j;
+            $body
+        }
+    }};
+}
+pub(crate) use for_lanes;
+
+/// The vector operations that kernels are made of.
+///
+/// # Safety
+/// Every method needs the instructions of its level and pointers valid for the lanes it touches.
+#[allow(clippy::missing_safety_doc)]
+pub trait Simd: Copy {
+    const LANES: usize;
+    /// Rows of the matmul tile that fit the register file beside three vectors.
+    const TILE_ROWS: usize;
+    type V: Copy;
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(p: *const f32) -> Self::V;
+    unsafe fn store(p: *mut f32, v: Self::V);
+    /// The first `n` lanes, the others zero.
+    unsafe fn load_partial(p: *const f32, n: usize) -> Self::V;
+    unsafe fn store_partial(p: *mut f32, v: Self::V, n: usize);
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// a·b + c
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    unsafe fn round(a: Self::V) -> Self::V;
+    unsafe fn sqrt(a: Self::V) -> Self::V;
+    /// p·2ⁿ for whole n in -126..=127
+    unsafe fn scale_by_power(p: Self::V, n: Self::V) -> Self::V;
+    /// v where x ≥ limit, else 0
+    unsafe fn zero_below(v: Self::V, x: Self::V, limit: Self::V) -> Self::V;
+    unsafe fn sum(v: Self::V) -> f32;
+    unsafe fn largest(v: Self::V) -> f32;
+    /// 16 four-bit codes (8 bytes, high nibble first) looked up in `table`.
+    unsafe fn look_up_16(table: &[f32; 16], codes: *const u8, out: *mut f32);
+    /// 64 four-bit codes (32 bytes): a whole NF4 block.
+    #[inline(always)]
+    unsafe fn look_up_64(table: &[f32; 16], codes: *const u8, out: *mut f32) {
+        for j in 0..4 {
+            unsafe { Self::look_up_16(table, codes.add(8 * j), out.add(16 * j)) };
+        }
+    }
+    /// `LANES` bf16 values widened.
+    unsafe fn load_bf16(p: *const u16) -> Self::V;
+    /// A `LANES`×`LANES` block of `src` (row stride `ld`) transposed into `dst` (row stride `dst_ld`).
+    unsafe fn transpose(src: *const f32, ld: usize, dst: *mut f32, dst_ld: usize);
+
+    /// eˣ within 2 ulp on the range of normal results, 0 below it.
+    #[inline(always)]
+    unsafe fn exp(x: Self::V) -> Self::V {
+        unsafe {
+            let lowest = Self::splat(-87.336_54);
+            let clamped = Self::min(Self::max(x, lowest), Self::splat(88.376_26));
+            let n = Self::round(Self::mul(clamped, Self::splat(std::f32::consts::LOG2_E)));
+            let r = Self::fma(n, Self::splat(-0.693_359_4), clamped);
+            let r = Self::fma(n, Self::splat(2.121_944_4e-4), r);
+            let p = Self::splat(1.987_569_1e-4); // Cephes expf
+            let p = Self::fma(p, r, Self::splat(1.398_199_9e-3));
+            let p = Self::fma(p, r, Self::splat(8.333_452e-3));
+            let p = Self::fma(p, r, Self::splat(4.166_579_6e-2));
+            let p = Self::fma(p, r, Self::splat(1.666_666_5e-1));
+            let p = Self::fma(p, r, Self::splat(0.5));
+            let p = Self::fma(p, Self::mul(r, r), Self::add(r, Self::splat(1.0)));
+            Self::zero_below(Self::scale_by_power(p, n), x, lowest)
+        }
+    }
+}
