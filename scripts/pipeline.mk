@@ -109,9 +109,9 @@ TRAIN = --base $(BASE) --train $(WORK)/train.safetensors --eval $(WORK)/valid.sa
 PACKED = $(WORK)/train.safetensors $(WORK)/valid.safetensors
 
 # Interrupted, it goes on where it was; told otherwise, it begins again (--overwrite). A run that had finished is
-# left as it is: touch says that it is up to date.
+# left as it is: touch says that it is up to date. Status 1, no better than the start, is for the report to tell.
 $(WORK)/run/adapter/adapter_model.safetensors: $(PACKED) $(call flags,train,$(TRAIN) --learning-rate $(RATE))
-	$(BIN)/qlora-train $(TRAIN) --learning-rate $(RATE) --out-dir $(WORK)/run --overwrite
+	$(BIN)/qlora-train $(TRAIN) --learning-rate $(RATE) --out-dir $(WORK)/run --overwrite || [ $$? = 1 ]
 	@touch $@
 
 # --- Judgement -------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ report: $(WORK)/report.txt
 RATE_RUNS = $(RATES:%=$(WORK)/sweep/%/adapter/adapter_model.safetensors)
 
 $(RATE_RUNS): $(WORK)/sweep/%/adapter/adapter_model.safetensors: $(PACKED) $(call flags,sweep,$(TRAIN))
-	$(BIN)/qlora-train $(TRAIN) --learning-rate $* --out-dir $(WORK)/sweep/$* --overwrite
+	$(BIN)/qlora-train $(TRAIN) --learning-rate $* --out-dir $(WORK)/sweep/$* --overwrite || [ $$? = 1 ]
 	@touch $@
 
 sweep: $(RATE_RUNS)
