@@ -85,6 +85,11 @@ impl KvCache {
             self.sequences.len() + 1,
             "offsets of every sequence"
         );
+        assert_eq!(
+            [offsets[0], offsets[offsets.len() - 1]],
+            [0, q.dims()[0]],
+            "offsets cover the rows of q"
+        );
         let q = host(q);
         let pieces: Vec<Vec<_>> = self
             .sequences

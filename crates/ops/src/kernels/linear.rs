@@ -139,6 +139,13 @@ pub fn backward(
 ) -> LinearGradients {
     let (n, k) = (weight.format.out_features, weight.format.in_features);
     let m = dy.len() / n;
+    if m == 0 {
+        let zeros = |l: LoraView<'_>| (vec![0.0; l.rank * k], vec![0.0; n * l.rank]);
+        return LinearGradients {
+            dx: want_dx.then(Vec::new),
+            da_db: lora.map(zeros),
+        };
+    }
     let t = lora.map_or_else(Vec::new, |lora| back_project(level, dy, n, &lora));
     let dx = want_dx.then(|| input_gradient(level, dy, &t, m, weight, lora));
     let da_db = lora.map(|lora| {

@@ -17,7 +17,10 @@ pub fn rotate(
     heads: usize,
     sign: f32,
 ) -> Vec<f32> {
-    let width = x.len() / position_ids.len().max(1);
+    if x.is_empty() {
+        return Vec::new();
+    }
+    let width = x.len() / position_ids.len();
     let half = width / heads / 2;
     let mut y = output(x.len());
     let chunks = y

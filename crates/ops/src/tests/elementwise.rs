@@ -1,6 +1,6 @@
 use super::{Random, close};
 use crate::kernels::adamw::{self, AdamW};
-use crate::kernels::simd::Level;
+use crate::kernels::simd::{Level, Simd, simd_dispatch};
 use crate::kernels::{normalize, rotary, swiglu};
 use crate::reference::{elementwise as reference, widen};
 
@@ -104,4 +104,35 @@ fn adamw_follows_torch_over_several_steps() {
     close(&param, &wide, 1e-6, "param");
     close(&m, &wide_m, 1e-6, "exp_avg");
     close(&v, &wide_v, 1e-6, "exp_avg_sq");
+}
+
+simd_dispatch! {
+    fn exponentials(x: &[f32], y: &mut [f32]) = exponentials_generic
+}
+
+#[inline(always)]
+unsafe fn exponentials_generic<S: Simd>(x: &[f32], y: &mut [f32]) {
+    for (x, y) in x.iter().zip(y) {
+        unsafe { S::store_partial(y, S::exp(S::splat(*x)), 1) };
+    }
+}
+
+#[test]
+fn exponentials_are_right_to_two_units_in_the_last_place() {
+    let x: Vec<f32> = (-8700..8800).map(|i| i as f32 * 0.01 + 0.003).collect();
+    for level in Level::available() {
+        let mut y = vec![f32::NAN; x.len()];
+        exponentials(level, &x, &mut y);
+        for (x, y) in x.iter().zip(&y) {
+            let exact = (*x as f64).exp();
+            let error = (*y as f64 - exact).abs() / exact;
+            assert!(
+                error <= 2.0 * f32::EPSILON as f64,
+                "e^{x} = {y}, off by {error:e} {level:?}"
+            );
+        }
+        let mut far = [f32::NAN; 3];
+        exponentials(level, &[f32::NEG_INFINITY, -1000.0, 0.0], &mut far);
+        assert_eq!(far, [0.0, 0.0, 1.0]);
+    }
 }

@@ -250,3 +250,39 @@ fn a_cache_attends_like_the_whole_sequence_after_sharing_and_dropping() {
         reference::attention::forward(&widen(&q), &widen(&keys), &widen(&vals), &segments, &o);
     close(&actual, &expected, 2e-6, "o");
 }
+
+#[test]
+fn a_batch_of_no_tokens_is_not_an_error() {
+    let plain = Device::flex();
+    let device = plain.clone().autodiff();
+    let mut random = Random::new(6);
+    let weight = Weight::nf4(&quantized(10, 64, &mut random), &plain);
+    let (a, b) = (
+        tensor(&random.values(128), 64, &device).require_grad(),
+        tensor(&random.values(20), 2, &device).require_grad(),
+    );
+    let lora = Lora {
+        a: &a,
+        b: &b,
+        scaling: 1.0,
+        dropout: None,
+    };
+    let x = tensor(&[], 64, &device).require_grad();
+    let y = crate::linear(x, &weight, None, Some(lora));
+    assert_eq!(y.dims(), [0, 10]);
+    let gradients = y.sum().backward();
+    assert_eq!(values(a.grad(&gradients).unwrap()), vec![0.0; 128]);
+    let cos = tensor(&[1.0; 32], 32, &plain);
+    assert_eq!(
+        crate::rotary(tensor(&[], 64, &plain), &cos, &cos, &[], 1).dims(),
+        [0, 64]
+    );
+    let head = Weight::dense_f32(&[0.5; 128], [2, 64], &plain);
+    assert_eq!(
+        crate::linear_cross_entropy(tensor(&[], 64, &plain), &head, &[])
+            .into_data()
+            .try_to_vec::<f32>()
+            .unwrap(),
+        [0.0]
+    );
+}
