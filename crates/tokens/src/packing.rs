@@ -143,7 +143,7 @@ pub fn pack(lengths: &[u32], max_seq_length: usize, packing: Packing) -> Result<
         })
     };
     Ok(match packing {
-        Packing::Bfd => best_fit_decreasing(whole().collect(), max_seq_length),
+        Packing::Bfd => best_fit_decreasing(whole(), max_seq_length),
         Packing::BfdSplit => {
             let row = max_seq_length as u32;
             let cut = |piece: Piece| {
@@ -153,7 +153,7 @@ pub fn pack(lengths: &[u32], max_seq_length: usize, packing: Packing) -> Result<
                     tokens: start..piece.tokens.end.min(start.saturating_add(row)),
                 })
             };
-            best_fit_decreasing(whole().flat_map(cut).collect(), max_seq_length)
+            best_fit_decreasing(whole().flat_map(cut), max_seq_length)
         }
         Packing::Wrapped => wrapped(whole(), max_seq_length),
         Packing::None => {
@@ -169,44 +169,46 @@ pub fn pack(lengths: &[u32], max_seq_length: usize, packing: Packing) -> Result<
 
 /// Longest first (ties in the order given), each into the fullest row that still has room; among
 /// equally full rows the one that became so first; rows are numbered as they are opened.
-fn best_fit_decreasing(mut pieces: Vec<Piece>, max_seq_length: usize) -> Rows {
-    pieces.sort_by_key(|piece| Reverse(piece.len()));
-    let mut rows: Vec<Vec<u32>> = Vec::new(); // indices into pieces
+///
+/// Sorted in place, twice: with millions of examples this is most of the memory there is.
+fn best_fit_decreasing(pieces: impl Iterator<Item = Piece>, max_seq_length: usize) -> Rows {
+    let mut placed: Vec<(u32, Piece)> = pieces.map(|piece| (0, piece)).collect(); // (row, piece)
+    let given = |piece: &Piece| (piece.example, piece.tokens.start);
+    placed.sort_unstable_by_key(|(_, piece)| (Reverse(piece.len()), given(piece)));
+    let mut rows = 0;
     let mut rows_by_room: BTreeMap<usize, VecDeque<u32>> = BTreeMap::new();
-    for (index, piece) in pieces.iter().enumerate() {
-        let fullest = rows_by_room
-            .range_mut(piece.len()..)
-            .next()
-            .map(|(&room, queue)| {
-                let row = queue.pop_front().expect("empty queues are removed");
-                (room, row, queue.is_empty())
-            });
-        let (room, row) = match fullest {
-            Some((room, row, emptied)) => {
-                if emptied {
-                    rows_by_room.remove(&room);
-                }
-                (room, row)
+    for (row, piece) in &mut placed {
+        let fullest = rows_by_room.range_mut(piece.len()..).next();
+        let (room, emptied) = match fullest {
+            Some((&room, queue)) => {
+                *row = queue.pop_front().expect("empty queues are removed");
+                (room, queue.is_empty())
             }
             None => {
-                rows.push(Vec::new());
-                (max_seq_length, rows.len() as u32 - 1)
+                *row = rows;
+                rows += 1;
+                (max_seq_length, false)
             }
         };
-        rows[row as usize].push(index as u32);
+        if emptied {
+            rows_by_room.remove(&room);
+        }
         if room > piece.len() {
             rows_by_room
                 .entry(room - piece.len())
                 .or_default()
-                .push_back(row);
+                .push_back(*row);
         }
     }
+    placed.sort_unstable_by_key(|(row, piece)| (*row, Reverse(piece.len()), given(piece)));
     let mut packed = Rows::new();
-    packed.pieces.reserve_exact(pieces.len());
-    for row in rows {
-        packed
-            .pieces
-            .extend(row.into_iter().map(|index| pieces[index as usize].clone()));
+    for (index, pair) in placed.windows(2).enumerate() {
+        if pair[0].0 != pair[1].0 {
+            packed.row_offsets.push(index as u64 + 1);
+        }
+    }
+    packed.pieces = placed.into_iter().map(|(_, piece)| piece).collect();
+    if !packed.pieces.is_empty() {
         packed.end_row();
     }
     packed

@@ -201,7 +201,7 @@ mod tests {
         ] {
             let advice = advice(120, 1.0, needs);
             assert_eq!(
-                (advice.verdict, advice.for_tuning.len() >= 1),
+                (advice.verdict, !advice.for_tuning.is_empty()),
                 (Verdict::Tune, true)
             );
         }

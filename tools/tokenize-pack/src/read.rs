@@ -10,7 +10,7 @@ use tokens::{Chat, ChatOptions, Encoded, Error, Fingerprint, Pretokenized, Train
 
 use crate::args::{Args, Share};
 
-const CHUNK_BYTES: usize = 4 << 20; // enough lines to keep every core busy, little to hold
+const CHUNK_BYTES: usize = 1 << 20; // enough lines to keep every core busy, little to hold
 
 /// Where an example came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

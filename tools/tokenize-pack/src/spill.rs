@@ -9,6 +9,9 @@ use std::path::Path;
 use tokens::shard::Examples;
 use tokens::{Encoded, Piece};
 
+/// Examples between two whose start is kept: a sum over so few lengths is cheaper than the memory.
+const STRIDE: usize = 64;
+
 /// Two files without a name, gone when the program ends however it ends.
 pub struct Writer {
     input_ids: BufWriter<File>,
@@ -21,7 +24,7 @@ pub struct Spill {
     input_ids: File, // u32, little endian
     loss_mask: File, // u8
     lengths: Vec<u32>,
-    starts: Vec<u64>, // in tokens
+    starts: Vec<u64>, // in tokens, of every STRIDE-th example
 }
 
 impl Writer {
@@ -49,9 +52,9 @@ impl Writer {
     }
 
     pub fn finish(self) -> io::Result<Spill> {
-        let starts = self.lengths.iter().scan(0, |sum, length| {
+        let starts = self.lengths.chunks(STRIDE).scan(0, |sum, lengths| {
             let start = *sum;
-            *sum += u64::from(*length);
+            *sum += lengths.iter().map(|length| u64::from(*length)).sum::<u64>();
             Some(start)
         });
         Ok(Spill {
@@ -76,7 +79,11 @@ impl Spill {
     }
 
     fn start(&self, piece: &Piece) -> u64 {
-        self.starts[piece.example as usize] + u64::from(piece.tokens.start)
+        let example = piece.example as usize;
+        let kept = example / STRIDE;
+        let between = &self.lengths[kept * STRIDE..example];
+        let between: u64 = between.iter().map(|length| u64::from(*length)).sum();
+        self.starts[kept] + between + u64::from(piece.tokens.start)
     }
 }
 

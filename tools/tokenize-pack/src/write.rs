@@ -1,5 +1,6 @@
 //! Packed rows to the output: a packed file, or JSON lines.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
@@ -29,14 +30,19 @@ pub fn packed(args: &Args, meta: &Meta, rows: &Rows, spill: &Spill) -> anyhow::R
     }
     let mut written = Vec::with_capacity(files);
     for file in 0..files {
-        let slice = rows.slice(share(rows.len(), file, files));
         let mut meta = meta.clone();
         let Share { index, of } = args.shard;
         meta.part = Part {
             index: (index - 1) * files + file + 1,
             of: of * files,
         };
-        meta.counts = shard::count(&slice, spill)?;
+        let slice = if files == 1 {
+            Cow::Borrowed(rows)
+        } else {
+            let slice = rows.slice(share(rows.len(), file, files));
+            meta.counts = shard::count(&slice, spill)?;
+            Cow::Owned(slice)
+        };
         let output = file_of(args, file);
         let mut out = output.create()?;
         match args.format {
