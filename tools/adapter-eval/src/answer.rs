@@ -6,6 +6,7 @@ use cli::{Hint, Progress, Unit};
 use dataset::Chat;
 use model::{GenerateOptions, LoadOptions, Model};
 
+use crate::fit::hinted;
 use crate::system::{Answer, Finish};
 
 /// A loaded base, with or without an adapter, and its chat.
@@ -89,8 +90,8 @@ impl Answerer {
     }
 
     fn prompt_ids(&self, prompt: &Chat) -> anyhow::Result<Vec<u32>> {
-        let text = self.chat.render_chat(prompt, true)?.text;
-        let ids = self.chat.encode(&text)?;
+        let text = self.chat.render_chat(prompt, true).map_err(hinted)?.text;
+        let ids = self.chat.encode(&text).map_err(hinted)?;
         let needed = ids.len() + self.options.max_new_tokens;
         if needed > self.max_position_embeddings {
             let too_long = (|| -> anyhow::Result<Vec<u32>> {

@@ -92,6 +92,12 @@ pub struct ModelArgs {
     /// Precision of the base's linear weights; a base stored in 4 bits is taken as it is
     #[arg(long, value_enum, default_value_t = Quantization::Nf4)]
     pub quantize: Quantization,
+    /// The template to ask through, where the base brings none or one without generation marks
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub chat_template: Option<PathBuf>,
+    /// The date that templates print, YYYY-MM-DD [default: the fixed date they carry]
+    #[arg(long, value_name = "DATE", conflicts_with = "data")]
+    pub date: Option<tokens::Date>,
     /// Keep the 4-bit scales in 32 bits
     #[arg(long)]
     pub no_double_quant: bool,
@@ -100,7 +106,7 @@ pub struct ModelArgs {
     #[serde(serialize_with = "as_text")]
     pub device: model::DeviceChoice,
     /// Prompts continued, or packed rows read, at once
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
     pub batch_size: usize,
 }
 
@@ -184,6 +190,13 @@ impl ModelArgs {
             dtype: None,
             quantize,
             device: self.device,
+        }
+    }
+
+    pub fn chat_options(&self) -> tokens::ChatOptions {
+        tokens::ChatOptions {
+            chat_template: self.chat_template.clone(),
+            date: self.date,
         }
     }
 

@@ -12,8 +12,8 @@ use crate::against::{self, Earlier};
 use crate::answer::{self, Answerer};
 use crate::args::{Args, SystemName};
 use crate::cases::Cases;
-use crate::fit;
-use crate::loss::{self, DataLoss, hinted};
+use crate::fit::{self, hinted};
+use crate::loss::{self, DataLoss};
 use crate::report::{self, Question, Report, Settings};
 use crate::shots;
 use crate::system::{self, FewShot, Kind, Run, System};
@@ -256,7 +256,7 @@ fn open_answerer(args: &Args, warnings: &mut Vec<String>) -> anyhow::Result<Opti
     }
     let dir = base_dir(args)?;
     let base = Base::open(dir)?;
-    let chat = tokens::Chat::open(dir).map_err(hinted)?;
+    let chat = tokens::Chat::open_with(dir, &args.model.chat_options()).map_err(hinted)?;
     let adapter = open_adapter(args, warnings)?;
     let model = answer::load(&base, adapter.as_ref(), &args.model.load_options())?;
     let options = args.generation.options(args.model.batch_size);

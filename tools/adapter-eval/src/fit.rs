@@ -110,3 +110,11 @@ fn json(path: &Path) -> anyhow::Result<Option<Value>> {
         serde_json::from_str(&text).with_context(|| path.display().to_string())?,
     ))
 }
+
+/// A tokens error with its way out.
+pub fn hinted(error: tokens::Error) -> anyhow::Error {
+    match error.hint() {
+        Some(hint) => anyhow::Error::from(error).hint(hint),
+        None => error.into(),
+    }
+}

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use anyhow::Context;
-use cli::{Hint, Progress, Unit};
+use cli::{Progress, Unit};
 use model::Model;
 use serde::Serialize;
 use tokens::{Batch, Shard, Vocabulary};
+
+use crate::fit::hinted;
 
 /// The loss of packed data.
 #[derive(Clone, Debug, Serialize)]
@@ -69,12 +71,4 @@ pub fn sum(model: &Model, shard: &Shard, batch_size: usize) -> anyhow::Result<(f
     }
     progress.finish();
     Ok((nats, targets))
-}
-
-/// A tokens error with its way out.
-pub fn hinted(error: tokens::Error) -> anyhow::Error {
-    match error.hint() {
-        Some(hint) => anyhow::Error::from(error).hint(hint),
-        None => error.into(),
-    }
 }

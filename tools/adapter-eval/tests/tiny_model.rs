@@ -258,3 +258,24 @@ fn a_prompt_that_does_not_fit_is_told_before_anything_is_generated() {
         stderr(&output)
     );
 }
+
+#[test]
+fn a_base_without_a_template_asks_for_one() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    let template = dir.path().join("base/chat_template.jinja");
+    fs::rename(&template, dir.path().join("template.jinja")).unwrap();
+    let words = "--base base --cases test.jsonl --max-new-tokens 2";
+    let output = run(&dir, words);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("hint: give one with --chat-template FILE"),
+        "{}",
+        stderr(&output)
+    );
+    exits(
+        &dir,
+        0,
+        &format!("{words} --chat-template template.jinja --date 2026-11-24"),
+    );
+}
