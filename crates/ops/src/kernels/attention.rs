@@ -6,6 +6,7 @@
 //! (forward: 256 of its rows); the backward of a group's heads goes to separate buffers that are
 //! added in order, so the bits do not depend on the threads.
 
+use super::few_rows::dot_rows;
 use super::matmul::{Strided, multiply};
 use super::panel::transpose;
 use super::simd::Level;
@@ -129,7 +130,10 @@ fn forward_task(
                 continue;
             }
             let at = (block - first) * shape.k_row + shape.k_col;
-            transpose(level, &k[at..], shape.k_row, count, d, keys, KEYS);
+            let decoding = rows.len() == 1; // one query: not worth a transpose
+            if !decoding {
+                transpose(level, &k[at..], shape.k_row, count, d, keys, KEYS);
+            }
             for i in rows.clone().step_by(QUERIES) {
                 let some = QUERIES.min(rows.end - i);
                 let visible = shape.visible(i).start..shape.visible(i + some - 1).end;
@@ -137,19 +141,31 @@ fn forward_task(
                     continue;
                 }
                 let columns = (visible.end - block).min(count);
-                let a = Strided::rows(&q[shape.q_offset(i)..], shape.q_row);
-                multiply(
-                    level,
-                    some,
-                    columns,
-                    d,
-                    a,
-                    keys.as_ptr(),
-                    KEYS,
-                    scores.as_mut_ptr(),
-                    KEYS,
-                    false,
-                );
+                let queries = &q[shape.q_offset(i)..];
+                if decoding {
+                    dot_rows(
+                        level,
+                        &k[at..],
+                        shape.k_row,
+                        &queries[..d],
+                        &mut scores[..columns],
+                    );
+                } else {
+                    let a = Strided::rows(queries, shape.q_row);
+                    let target = scores.as_mut_ptr();
+                    multiply(
+                        level,
+                        some,
+                        columns,
+                        d,
+                        a,
+                        keys.as_ptr(),
+                        KEYS,
+                        target,
+                        KEYS,
+                        false,
+                    );
+                }
                 for r in 0..some {
                     let span = clip(shape.visible(i + r), block, columns);
                     let row = &mut scores[r * KEYS..r * KEYS + columns];

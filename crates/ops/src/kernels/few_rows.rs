@@ -92,12 +92,37 @@ unsafe fn dot_generic<S: Simd>(
         // SAFETY: the lengths were asserted.
         unsafe {
             i += match (count, m - i) {
-                (4, 4..) => dot_tile::<S, 4, 4>(w, rows, k, out),
-                (4, 2..) => dot_tile::<S, 4, 2>(w, rows, k, out),
-                (4, _) => dot_tile::<S, 4, 1>(w, rows, k, out),
-                (3, _) => dot_tile::<S, 3, 1>(w, rows, k, out),
-                (2, _) => dot_tile::<S, 2, 1>(w, rows, k, out),
-                _ => dot_tile::<S, 1, 1>(w, rows, k, out),
+                (4, 4..) => dot_tile::<S, 4, 4>(w, k, rows, k, out, MOST),
+                (4, 2..) => dot_tile::<S, 4, 2>(w, k, rows, k, out, MOST),
+                (4, _) => dot_tile::<S, 4, 1>(w, k, rows, k, out, MOST),
+                (3, _) => dot_tile::<S, 3, 1>(w, k, rows, k, out, MOST),
+                (2, _) => dot_tile::<S, 2, 1>(w, k, rows, k, out, MOST),
+                _ => dot_tile::<S, 1, 1>(w, k, rows, k, out, MOST),
+            };
+        }
+    }
+}
+
+simd_dispatch! {
+    /// `out[j] = Σ_p w[j·w_row + p]·x[p]`: one query against keys as they lie.
+    pub(crate) fn dot_rows(w: &[f32], w_row: usize, x: &[f32], out: &mut [f32]) = dot_rows_generic
+}
+
+#[inline(always)]
+unsafe fn dot_rows_generic<S: Simd>(w: &[f32], w_row: usize, x: &[f32], out: &mut [f32]) {
+    let (k, count) = (x.len(), out.len());
+    assert!(count == 0 || w.len() >= (count - 1) * w_row + k);
+    let mut j = 0;
+    while j < count {
+        let (rows, out) = (&w[j * w_row..], &mut out[j..]);
+        // SAFETY: the lengths were asserted.
+        unsafe {
+            j += match count - j {
+                4.. => {
+                    dot_tile::<S, 4, 1>(rows, w_row, x, k, out, 1);
+                    4
+                }
+                _ => dot_tile::<S, 1, 1>(rows, w_row, x, k, out, 1),
             };
         }
     }
@@ -107,9 +132,11 @@ unsafe fn dot_generic<S: Simd>(
 #[inline(always)]
 unsafe fn dot_tile<S: Simd, const J: usize, const I: usize>(
     w: &[f32],
+    w_row: usize,
     x: &[f32],
     k: usize,
     out: &mut [f32],
+    out_row: usize,
 ) -> usize {
     unsafe {
         let mut sums = [[S::splat(0.0); I]; J];
@@ -119,7 +146,7 @@ unsafe fn dot_tile<S: Simd, const J: usize, const I: usize>(
                 *c = get::<S>(&x[i * k..], p, lanes);
             }
             for (j, sums) in sums.iter_mut().enumerate() {
-                let row = get::<S>(&w[j * k..], p, lanes);
+                let row = get::<S>(&w[j * w_row..], p, lanes);
                 for (s, c) in sums.iter_mut().zip(columns) {
                     *s = S::fma(row, c, *s);
                 }
@@ -127,7 +154,7 @@ unsafe fn dot_tile<S: Simd, const J: usize, const I: usize>(
         });
         for (j, sums) in sums.iter().enumerate() {
             for (i, s) in sums.iter().enumerate() {
-                out[j * MOST + i] = S::sum(*s);
+                out[j * out_row + i] = S::sum(*s);
             }
         }
     }

@@ -93,11 +93,17 @@ fn queries_that_continue_a_longer_sequence_see_all_of_it() {
             k: 250..251,
         },
         Segment {
+            q: 70..71,
+            k: 500..937,
+        },
+        Segment {
             q: 4..70,
             k: 260..500,
         },
     ]);
-    check(Level::best(), &segments, [70, 500], &options(4, 2, 32));
+    for (level, head_dim) in Level::available().into_iter().zip([32, 20, 9]) {
+        check(level, &segments, [71, 937], &options(4, 2, head_dim));
+    }
 }
 
 #[test]
