@@ -44,6 +44,15 @@ pub struct Checked {
     pub ends_in_crlf: bool,
 }
 
+impl Checked {
+    /// Names the example by what it says, wherever it stands; `None` when it is no example.
+    pub fn id(&self) -> Option<u64> {
+        self.facts
+            .as_ref()
+            .map(|facts| (facts.example >> 64) as u64)
+    }
+}
+
 /// What the rules about the whole file need to know of one line.
 #[derive(Debug, Default)]
 pub struct Facts {

@@ -8,6 +8,15 @@ use crate::{Chat, Example, Role};
 /// Two examples with the same key ask the same: all that is said before the last answer, but for
 /// case, white space and the system prompt, which every example of a file tends to share.
 pub fn prompt_key(example: &Example) -> u64 {
+    xxh3_64(&prompt_bytes(example))
+}
+
+/// The prompt as text, for comparing how alike two are.
+pub fn prompt_text(example: &Example) -> String {
+    String::from_utf8_lossy(&prompt_bytes(example)).into_owned()
+}
+
+fn prompt_bytes(example: &Example) -> Vec<u8> {
     let mut prompt = Vec::new();
     match example {
         Example::Chat(chat) => {
@@ -31,14 +40,10 @@ pub fn prompt_key(example: &Example) -> u64 {
                 .find(learned)
                 .filter(|end| *end > 0)
                 .unwrap_or(input_ids.len());
-            let bytes: Vec<u8> = input_ids[..end]
-                .iter()
-                .flat_map(|id| id.to_le_bytes())
-                .collect();
-            return xxh3_64(&bytes);
+            prompt.extend(input_ids[..end].iter().flat_map(|id| id.to_le_bytes()));
         }
     }
-    xxh3_64(&prompt)
+    prompt
 }
 
 /// Adds a message to a prompt that is to be hashed; the system prompt is no part of it.
@@ -131,7 +136,7 @@ pub(crate) fn unit_interval(group: u64, seed: u64) -> f64 {
 }
 
 /// A group's place in the order that a seed gives.
-pub(crate) fn rank(group: u64, seed: u64) -> u64 {
+pub fn rank(group: u64, seed: u64) -> u64 {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     bytes[8..].copy_from_slice(&group.to_le_bytes());

@@ -44,7 +44,18 @@ pub struct Args {
     /// Keep examples together that agree in this field, besides those with the same prompt
     #[arg(long, value_name = "FIELD")]
     pub group_by: Option<String>,
-    /// Leave out examples whose prompt is in this file, e.g. a test set that is fixed
+    /// Keep examples together whose prompts are at least this similar, 0 to 1
+    #[arg(
+        long,
+        value_name = "SIMILARITY",
+        num_args = 0..=1,
+        default_missing_value = "0.8",
+        require_equals = true,
+        value_parser = share
+    )]
+    pub near_duplicates: Option<f64>,
+    /// Leave out examples whose prompt is in this file, e.g. a test set that is fixed; with
+    /// --near-duplicates also those whose prompt is similar to one in it
     #[arg(long, value_name = "FILE")]
     pub against: Vec<PathBuf>,
     /// Another seed is another split
@@ -56,7 +67,17 @@ pub struct Args {
     /// Write the fate of every line to this CSV
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<Output>,
+    /// Go on from the ledger of the tool that wrote the input
+    #[arg(long, value_name = "FILE", requires = "ledger")]
+    pub ledger_from: Option<PathBuf>,
     #[command(flatten)]
     #[serde(flatten)]
     pub common: CommonArgs,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a similarity is a number from 0 to 1".into()),
+    }
 }

@@ -1,22 +1,21 @@
 //! Which examples are trained on, watched, held out? Reads them, places them, writes the files.
 
 mod args;
+mod fixed;
 mod lines;
 mod place;
 mod report;
 
-use std::collections::HashSet;
 use std::fs;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufWriter, Write};
 
 use anyhow::Context;
 use cli::{AtomicDir, Hint, Outcome, Output, OutputWriter, Progress, Unit};
-use dataset::Example;
-use dataset::keys::prompt_key;
 use dataset::ledger::{Fate, Ledger};
 use dataset::split::Split;
 
 pub use args::Args;
+use fixed::FixedSet;
 use lines::Lines;
 use place::Place;
 use report::Report;
@@ -25,7 +24,7 @@ const MANIFEST: &str = "split.json";
 
 /// Reads, places, writes, publishes.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
-    let fixed = fixed_prompts(&args)?;
+    let fixed = FixedSet::read(&args)?;
     let input = lines::open(&args.input, place::needs_two_passes(&args))?;
     let place = place::decide(&args, &input, &fixed)?;
     let mut sink = Sink::create(&args)?;
@@ -35,24 +34,6 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     sink.publish(&args, &report, place.strata())?;
     report.print(place.strata());
     Ok(Outcome::Done)
-}
-
-/// The prompts of the files that must not leak.
-fn fixed_prompts(args: &Args) -> anyhow::Result<HashSet<u64>> {
-    let mut prompts = HashSet::new();
-    for path in &args.against {
-        let name = path.display();
-        let reader = BufReader::new(fs::File::open(path).with_context(|| name.to_string())?);
-        for (index, line) in reader.lines().enumerate() {
-            let line = line.with_context(|| format!("{name}:{}", index + 1))?;
-            if !line.trim().is_empty() {
-                let example =
-                    Example::from_json(&line).with_context(|| format!("{name}:{}", index + 1))?;
-                prompts.insert(prompt_key(&example));
-            }
-        }
-    }
-    Ok(prompts)
 }
 
 fn write_all(
@@ -87,7 +68,7 @@ impl Sink {
             folder: None,
             files: [None, None, None],
             written: [0; 3],
-            ledger: Ledger::new(ledger)?,
+            ledger: follow(Ledger::new(ledger)?, args)?,
         };
         if let (Some(target), false) = (&args.out_dir, args.dry_run) {
             let folder = AtomicDir::create(target, is_ours)?;
@@ -142,11 +123,19 @@ impl Sink {
             fs::write(folder.path().join(MANIFEST), manifest).context(MANIFEST)?;
             folder.publish().hint("nothing was replaced")?;
         }
-        match self.ledger.into_inner() {
+        match self.ledger.finish()? {
             Some(ledger) => ledger.commit(),
             None => Ok(()),
         }
     }
+}
+
+fn follow(ledger: Ledger<OutputWriter>, args: &Args) -> anyhow::Result<Ledger<OutputWriter>> {
+    let Some(path) = &args.ledger_from else {
+        return Ok(ledger);
+    };
+    let file = fs::File::open(path).with_context(|| path.display().to_string())?;
+    Ok(ledger.following(file))
 }
 
 fn is_ours(name: &str) -> bool {

@@ -1,22 +1,21 @@
 //! Where does each line go? From its own prompt alone, or from a look at all of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use anyhow::anyhow;
 use cli::Hint;
-use dataset::keys::{field, field_key, prompt_key};
+use dataset::keys::{field, field_key, prompt_key, prompt_text};
+use dataset::minhash::{Index, Signature};
 use dataset::split::{self, Member, Short, Split, Wanted};
 
 use crate::Args;
+use crate::fixed::FixedSet;
 use crate::lines::{Line, Lines};
 
 /// What was decided, before any line is written.
 pub enum Place<'a> {
     /// A hash of each line's group decides as it passes.
-    Streaming {
-        args: &'a Args,
-        fixed: &'a HashSet<u64>,
-    },
+    Streaming { args: &'a Args, fixed: &'a FixedSet },
     /// All was looked at: one entry for each line that is not blank.
     Decided {
         placed: Vec<Placed>,
@@ -35,12 +34,15 @@ pub struct Placed {
     pub blind: Split,
 }
 
-const IN_FIXED_SET: &str = "in_fixed_set";
 const NOT_ASKED_FOR: &str = "not_asked_for";
 
 /// Must the whole file be seen before the first line is written?
 pub fn needs_two_passes(args: &Args) -> bool {
-    args.exact || args.counts.is_some() || args.stratify.is_some() || args.group_by.is_some()
+    args.exact
+        || args.counts.is_some()
+        || args.stratify.is_some()
+        || args.group_by.is_some()
+        || args.near_duplicates.is_some()
 }
 
 /// Does anything go to this split?
@@ -52,15 +54,11 @@ pub fn wants(args: &Args, split: Split) -> bool {
 }
 
 /// Looks at the whole file if it must.
-pub fn decide<'a>(
-    args: &'a Args,
-    input: &Lines,
-    fixed: &'a HashSet<u64>,
-) -> anyhow::Result<Place<'a>> {
+pub fn decide<'a>(args: &'a Args, input: &Lines, fixed: &'a FixedSet) -> anyhow::Result<Place<'a>> {
     if !needs_two_passes(args) {
         return Ok(Place::Streaming { args, fixed });
     }
-    let mut seen = Seen::default();
+    let mut seen = Seen::new(args);
     input.each(&mut |line| seen.add(line, args, fixed))?;
     let Seen {
         members,
@@ -80,7 +78,7 @@ pub fn decide<'a>(
     let candidates: Vec<Member> = members
         .iter()
         .zip(&refused)
-        .filter(|(_, refused)| !**refused)
+        .filter(|(_, refused)| refused.is_none())
         .map(|(member, _)| *member)
         .collect();
     let splits = place_candidates(&candidates, args).map_err(|short| too_few(&short, &strata))?;
@@ -90,10 +88,9 @@ pub fn decide<'a>(
         .zip(refused)
         .zip(blind)
         .map(|((member, refused), blind)| {
-            let fate = if refused {
-                Err(IN_FIXED_SET)
-            } else {
-                splits.next().flatten().ok_or(NOT_ASKED_FOR)
+            let fate = match refused {
+                Some(rule) => Err(rule),
+                None => splits.next().flatten().ok_or(NOT_ASKED_FOR),
             };
             Placed {
                 fate,
@@ -140,11 +137,11 @@ impl Place<'_> {
                 .copied()
                 .ok_or_else(|| anyhow!("{}: was not there at first", line.place())),
             Place::Streaming { args, fixed } => {
-                let group = prompt_key(&line.example()?);
-                let fate = if fixed.contains(&group) {
-                    Err(IN_FIXED_SET)
-                } else {
-                    Ok(split::assign(group, args.seed, &args.ratios))
+                let example = line.example()?;
+                let group = prompt_key(&example);
+                let fate = match fixed.refuses(&example) {
+                    Some(rule) => Err(rule),
+                    None => Ok(split::assign(group, args.seed, &args.ratios)),
                 };
                 Ok(Placed {
                     fate,
@@ -174,16 +171,35 @@ fn blind(line: &Line, args: &Args) -> Split {
 #[derive(Default)]
 struct Seen {
     members: Vec<Member>,
-    refused: Vec<bool>,
+    refused: Vec<Option<&'static str>>,
     blind: Vec<Split>,
     strata: Vec<String>,
     stratum_of: HashMap<String, u32>,
     groups: Groups,
+    /// Prompts that may be nearly the same, and their keys.
+    similar: Option<(Index, Vec<u64>)>,
 }
 
 impl Seen {
-    fn add(&mut self, line: &Line, args: &Args, fixed: &HashSet<u64>) -> anyhow::Result<()> {
-        let prompt = prompt_key(&line.example()?);
+    fn new(args: &Args) -> Seen {
+        let similar = args
+            .near_duplicates
+            .map(|threshold| (Index::new(threshold), Vec::new()));
+        Seen {
+            similar,
+            ..Seen::default()
+        }
+    }
+
+    fn add(&mut self, line: &Line, args: &Args, fixed: &FixedSet) -> anyhow::Result<()> {
+        let example = line.example()?;
+        let prompt = prompt_key(&example);
+        if let Some((index, prompts)) = &mut self.similar {
+            if let Some((nearest, _)) = index.add(Signature::of(&prompt_text(&example))) {
+                self.groups.join(prompts[nearest], prompt);
+            }
+            prompts.push(prompt);
+        }
         let value = if args.stratify.is_some() || args.group_by.is_some() {
             Some(line.value()?)
         } else {
@@ -214,7 +230,7 @@ impl Seen {
             stratum,
             group: prompt,
         });
-        self.refused.push(fixed.contains(&prompt));
+        self.refused.push(fixed.refuses(&example));
         self.blind.push(blind(line, args));
         Ok(())
     }

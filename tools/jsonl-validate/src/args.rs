@@ -12,6 +12,9 @@ Examples:
   jsonl-import notes.csv --user '{{ note }}' --assistant '{{ code }}' |
       jsonl-validate --rejects bad.jsonl --report findings.csv --format csv > clean.jsonl
   jsonl-validate raw.jsonl --severity short_user_message=off --severity ambiguous_answer=error > clean.jsonl
+  jsonl-validate raw.jsonl --tokenizer base --max-seq-length 1024 > clean.jsonl
+  jsonl-validate raw.jsonl --sample 50 --review sheet > /dev/null
+  jsonl-validate raw.jsonl --verdicts sheet.csv > clean.jsonl
   jsonl-validate --explain role_order
 
 Lines without errors go to the output, byte for byte; warnings let a line pass. Exit status 1 says
@@ -47,6 +50,9 @@ pub struct Args {
     /// Write the fate of every line to this CSV
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<Output>,
+    /// Go on from the ledger of the tool that wrote the input
+    #[arg(long, value_name = "FILE", requires = "ledger")]
+    pub ledger_from: Option<PathBuf>,
     /// Change how grave a rule is: RULE=error, RULE=warning, RULE=off
     #[arg(long, value_name = "RULE=SEVERITY", value_parser = severity)]
     pub severity: Vec<String>,
@@ -68,6 +74,25 @@ pub struct Args {
     /// Remark on labels with fewer examples
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub min_per_label: u64,
+    /// A base folder: also check each example as the model will read it, with its tokenizer and
+    /// chat template
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+    /// With --tokenizer: the most tokens an example may have
+    #[arg(long, value_name = "N", default_value_t = 2048, requires = "tokenizer")]
+    pub max_seq_length: usize,
+    /// Write a review sheet of this many passing examples, for experts to judge
+    #[arg(long, value_name = "N", requires = "review")]
+    pub sample: Option<usize>,
+    /// Where the sheet goes: NAME.csv and NAME.html, the latter one page without network
+    #[arg(long, value_name = "NAME", requires = "sample")]
+    pub review: Option<PathBuf>,
+    /// Another seed is another sample
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// A review sheet that came back: what is rejected there does not pass
+    #[arg(long, value_name = "FILE")]
+    pub verdicts: Vec<PathBuf>,
     /// Explain a rule with an example, or list all of them, and stop
     #[arg(long, value_name = "RULE|all")]
     pub explain: Option<String>,

@@ -4,6 +4,8 @@ mod args;
 mod explain;
 mod pipeline;
 mod report;
+mod review;
+mod tokens_check;
 
 use std::io::Write;
 
@@ -25,16 +27,26 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let mut judge = Judge::new(&options, args.min_per_label);
     let mut sink = Sink::create(&args)?;
     let mut report = Report::create(&args, &options.severities)?;
-    pipeline::each_block(&args, &options, &mut |before, block| {
+    let verdicts = review::read_verdicts(&args.verdicts)?;
+    let mut sample = review::Sample::new(&args);
+    let tokenizer = tokens_check::open(&args, &options.severities)?;
+    pipeline::each_block(&args, &options, tokenizer.as_ref(), &mut |before, block| {
         let mut kept = 0..0; // lines that follow one another are written at once
         for (index, (range, mut checked)) in (1..).zip(block.lines) {
             for finding in &mut checked.findings {
                 finding.line = Some(before + index);
             }
+            let id = checked.id();
+            if let Some(finding) = id.and_then(|id| verdicts.rejection(id, before + index)) {
+                checked.findings.push(finding);
+            }
             let verdict = judge.judge(before + index, &mut checked);
             report.add(&checked.findings)?;
             let line = &block.bytes[range.clone()];
             if sink.note(before + index, line, verdict)? {
+                if let Some(id) = id {
+                    sample.offer(id, before + index, line);
+                }
                 if kept.end != range.start {
                     sink.output.write_all(&block.bytes[kept])?;
                     kept = range.start..range.start;
@@ -51,6 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     report.add(&judge.finish())?;
     let counts = sink.ledger.counts;
     sink.commit()?;
+    sample.write(&args)?;
     report.finish(counts, &judge.labels())?;
     Ok(outcome(&args, &report))
 }
@@ -108,12 +121,17 @@ struct Sink {
 impl Sink {
     fn create(args: &Args) -> anyhow::Result<Sink> {
         let create = |output: &Option<Output>| output.as_ref().map(Output::create).transpose();
+        let mut ledger = Ledger::new(create(&args.ledger)?)?;
+        if let Some(path) = &args.ledger_from {
+            ledger = ledger
+                .following(std::fs::File::open(path).with_context(|| path.display().to_string())?);
+        }
         Ok(Sink {
             output: args.output.create()?,
             rejects: create(&args.rejects)?,
             input_name: args.input.name(),
             output_name: args.output.name(),
-            ledger: Ledger::new(create(&args.ledger)?)?,
+            ledger,
         })
     }
 
@@ -137,10 +155,7 @@ impl Sink {
 
     fn commit(self) -> anyhow::Result<()> {
         self.output.commit()?;
-        for file in [self.rejects, self.ledger.into_inner()]
-            .into_iter()
-            .flatten()
-        {
+        for file in [self.rejects, self.ledger.finish()?].into_iter().flatten() {
             file.commit()?;
         }
         Ok(())

@@ -16,6 +16,7 @@ use cli::{Progress, Unit};
 use dataset::{Checked, Checker, Options};
 
 use crate::args::Args;
+use crate::tokens_check::Tokenizer;
 
 /// Big enough that handing over costs nothing, small enough to stay in the cache.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -38,6 +39,7 @@ pub struct CheckedBlock {
 pub fn each_block(
     args: &Args,
     options: &Options,
+    tokenizer: Option<&Tokenizer>,
     each: &mut dyn FnMut(u64, CheckedBlock) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut reader = args.input.open_raw()?;
@@ -54,7 +56,7 @@ pub fn each_block(
         let reading = scope.spawn(move || read_blocks(&mut reader, &blocks_in));
         for _ in 0..threads {
             let (blocks_out, checked_in) = (&blocks_out, checked_in.clone());
-            scope.spawn(move || check_blocks(options, blocks_out, &checked_in));
+            scope.spawn(move || check_blocks(options, tokenizer, blocks_out, &checked_in));
         }
         drop(checked_in);
         let done = in_order(&checked_out, &mut |before, block| {
@@ -111,6 +113,7 @@ fn fill(reader: &mut dyn Read, bytes: &mut Vec<u8>) -> std::io::Result<bool> {
 
 fn check_blocks(
     options: &Options,
+    tokenizer: Option<&Tokenizer>,
     blocks: &Mutex<Receiver<Block>>,
     checked: &SyncSender<CheckedBlock>,
 ) {
@@ -124,8 +127,12 @@ fn check_blocks(
         while start < bytes.len() {
             let end =
                 memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |at| start + at + 1);
+            let number = lines.len() as u64 + 1;
             let is_first_of_file = sequence == 0 && start == 0;
-            let line = checker.check(lines.len() as u64 + 1, &bytes[start..end], is_first_of_file);
+            let mut line = checker.check(number, &bytes[start..end], is_first_of_file);
+            if let Some(tokenizer) = tokenizer {
+                tokenizer.check(number, &bytes[start..end], &mut line);
+            }
             lines.push((start..end, line));
             start = end;
         }
