@@ -4,7 +4,8 @@
 //! (48 KiB), scores of 32 query rows live in a scratch tile, softmax is online. Blocks outside the
 //! causal triangle or the window are never computed. A task is one query head of one segment
 //! (forward: 256 of its rows); the backward of a group's heads goes to separate buffers that are
-//! added in order, so the bits do not depend on the threads.
+//! added in order, so the bits do not depend on the threads. A single query (decoding) is dotted
+//! with its keys as they lie.
 
 use super::few_rows::dot_rows;
 use super::matmul::{Strided, multiply};

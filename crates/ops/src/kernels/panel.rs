@@ -55,7 +55,7 @@ impl Scales<'_> {
 }
 
 impl<'a> WeightView<'a> {
-    /// Reads `words` as [`crate::weight`] laid them out.
+    /// Reads `words` as [`crate::format`] laid them out.
     pub fn new(words: &'a [u32], format: WeightFormat) -> Self {
         let elements = format.out_features * format.in_features;
         let source = match format.encoding {
