@@ -40,6 +40,8 @@ pub enum End {
 impl Trainer<'_> {
     /// Runs to the end of the plan, or to a signal after saving.
     pub fn run(&mut self) -> anyhow::Result<End> {
+        // Asked once, a signal waits for the step to end; before the first step nothing is lost.
+        cli::interrupted();
         let progress = Progress::new(
             "train",
             Some(self.plan.total_steps),

@@ -28,7 +28,7 @@ impl Work {
             &work.path("train.safetensors"),
         );
         pack(
-            examples(8, 2),
+            examples(8, 1),
             &base,
             &["--max-seq-length", "64"],
             &work.path("valid.safetensors"),
@@ -42,6 +42,20 @@ impl Work {
 
     /// A short run with dropout and evaluation into `run`.
     fn train(&self, run: &str) -> Command {
+        self.train_with(run, &[])
+    }
+
+    /// The same with some flags given other values, or more flags.
+    fn train_with(&self, run: &str, flags: &[&str]) -> Command {
+        let defaults = [
+            ("--epochs", "2"),
+            ("--batch-size", "2"),
+            ("--gradient-accumulation-steps", "2"),
+            ("--rank", "4"),
+            ("--learning-rate", "1e-2"),
+            ("--save-steps", "2"),
+            ("--save-total-limit", "9"),
+        ];
         let mut command = tool("qlora-train");
         command
             .arg("--base")
@@ -51,25 +65,13 @@ impl Work {
             .arg("--eval")
             .arg(self.path("valid.safetensors"))
             .arg("--out-dir")
-            .arg(self.path(run))
-            .args([
-                "--epochs",
-                "2",
-                "--batch-size",
-                "2",
-                "--gradient-accumulation-steps",
-                "2",
-            ])
-            .args([
-                "--rank",
-                "4",
-                "--learning-rate",
-                "1e-2",
-                "--save-steps",
-                "2",
-                "--save-total-limit",
-                "9",
-            ]);
+            .arg(self.path(run));
+        for (flag, value) in defaults {
+            if !flags.contains(&flag) {
+                command.args([flag, value]);
+            }
+        }
+        command.args(flags);
         command
     }
 
@@ -126,7 +128,7 @@ fn a_run_taken_up_at_any_checkpoint_ends_in_the_same_bytes_as_one_that_was_never
             }
         }
         fs::remove_dir_all(work.path("resumed/adapter")).expect("it goes");
-        succeed(work.train("resumed").args(["--resume", "require"]));
+        succeed(&mut work.train_with("resumed", &["--resume", "require"]));
         work.assert_same_result("whole", "resumed");
     }
 }
@@ -134,24 +136,21 @@ fn a_run_taken_up_at_any_checkpoint_ends_in_the_same_bytes_as_one_that_was_never
 #[test]
 fn the_number_of_threads_and_recomputation_change_no_bit() {
     let work = Work::new();
-    succeed(
-        work.train("one")
-            .args(["--threads", "1", "--activation-checkpointing", "off"]),
-    );
-    succeed(
-        work.train("three")
-            .args(["--threads", "3", "--activation-checkpointing", "on"]),
-    );
+    succeed(&mut work.train_with(
+        "one",
+        &["--threads", "1", "--activation-checkpointing", "off"],
+    ));
+    succeed(&mut work.train_with(
+        "three",
+        &["--threads", "3", "--activation-checkpointing", "on"],
+    ));
     work.assert_same_result("one", "three");
 }
 
 #[test]
 fn config_json_does_the_run_again() {
     let work = Work::new();
-    succeed(
-        work.train("first")
-            .args(["--seed", "7", "--dropout", "0.1"]),
-    );
+    succeed(&mut work.train_with("first", &["--seed", "7", "--dropout", "0.1"]));
     let mut again = tool("qlora-train");
     again
         .arg("--config")
@@ -174,8 +173,7 @@ fn eight_rows_at_once_and_one_row_eight_times_are_the_same_step() {
             "--dropout",
             "0",
         ];
-        let mut command = work.train(run);
-        succeed(command.args(flags));
+        succeed(&mut work.train_with(run, &flags));
     }
     let (wide, long) = (work.path("wide/adapter"), work.path("long/adapter"));
     for ((key, wide), (_, long)) in adapter_values(&wide).iter().zip(adapter_values(&long)) {
@@ -213,17 +211,17 @@ fn a_folder_with_another_run_is_refused_unless_it_may_be_overwritten() {
     succeed(&mut work.train("run"));
     let before = work.read("run/adapter/adapter_model.safetensors");
     refused(
-        work.train("run").args(["--seed", "1"]),
+        &mut work.train_with("run", &["--seed", "1"]),
         2,
         "seed was 0, is 1",
     );
     refused(
-        work.train("run").args(["--resume", "never"]),
+        &mut work.train_with("run", &["--resume", "never"]),
         2,
         "holds a run already",
     );
     assert!(before == work.read("run/adapter/adapter_model.safetensors"));
-    succeed(work.train("run").args(["--seed", "1", "--overwrite"]));
+    succeed(&mut work.train_with("run", &["--seed", "1", "--overwrite"]));
     assert!(before != work.read("run/adapter/adapter_model.safetensors"));
 }
 
@@ -245,7 +243,7 @@ fn other_data_under_the_same_name_is_another_run() {
 fn a_missing_run_is_not_resumed() {
     let work = Work::new();
     refused(
-        work.train("run").args(["--resume", "require"]),
+        &mut work.train_with("run", &["--resume", "require"]),
         2,
         "no run to resume",
     );
@@ -302,14 +300,17 @@ fn a_damaged_shard_is_told_by_name() {
 #[test]
 fn a_second_run_in_the_same_folder_is_told_to_come_later() {
     let work = Work::new();
-    let mut long = work.train("run");
-    let mut running = long.args(["--epochs", "400"]).spawn().expect("it starts");
+    let mut running = work
+        .train_with("run", &["--epochs", "400"])
+        .spawn()
+        .expect("it starts");
     while !work.path("run/metrics.jsonl").exists() {
+        let ended = running.try_wait().expect("it can be asked");
+        assert!(ended.is_none(), "it ended before its first row: {ended:?}");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     let output = work
-        .train("run")
-        .args(["--epochs", "400"])
+        .train_with("run", &["--epochs", "400"])
         .output()
         .expect("it starts");
     let terminated = Command::new("kill").arg(running.id().to_string()).status();
@@ -336,7 +337,7 @@ fn a_second_run_in_the_same_folder_is_told_to_come_later() {
 #[test]
 fn a_dry_run_says_the_steps_and_writes_nothing() {
     let work = Work::new();
-    let output = succeed(work.train("run").arg("--dry-run"));
+    let output = succeed(&mut work.train_with("run", &["--dry-run"]));
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
     assert!(plan["optimizer_steps"].as_u64() > Some(0), "{plan}");
     assert!(plan["memory_bytes"]["total"].as_u64() > Some(0), "{plan}");

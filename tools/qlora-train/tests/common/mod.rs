@@ -1,5 +1,8 @@
 //! Running the tools as a user does, on the tiny models in tests/data.
 
+// Each test file uses its part of this.
+#![allow(dead_code)]
+
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
