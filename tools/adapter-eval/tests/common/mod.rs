@@ -39,7 +39,7 @@ pub fn lines(numbers: std::ops::Range<usize>) -> String {
     ];
     let line = |n: usize| {
         let (code, _) = KINDS[n * 7 % 4];
-        let (_, words) = KINDS[if n % 5 == 0 {
+        let (_, words) = KINDS[if n.is_multiple_of(5) {
             (n * 7 + 1) % 4
         } else {
             n * 7 % 4
