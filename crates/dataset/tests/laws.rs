@@ -1,0 +1,87 @@
+//! Which laws hold for any input at all?
+
+use dataset::split::{Ratios, Split, assign};
+use dataset::{Checker, Judge, Options, Rule, Verdict};
+use proptest::prelude::*;
+
+fn options() -> Options {
+    let schema = serde_json::json!({"required": ["code"]});
+    Options {
+        min_user_chars: 10,
+        assistant_json: true,
+        schema: Some(jsonschema::validator_for(&schema).unwrap()),
+        label: Some("code".into()),
+        near_duplicates: Some(0.8),
+        ..Options::default()
+    }
+}
+
+/// How many lines are kept and how many dropped, and the rules that were broken.
+fn judged(options: &Options, bytes: &[u8]) -> (usize, usize, Vec<Rule>) {
+    let (mut checker, mut judge) = (Checker::new(options), Judge::new(options, 2));
+    let (mut kept, mut dropped, mut rules) = (0, 0, Vec::new());
+    for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let mut checked = checker.check(index as u64 + 1, line, index == 0);
+        match judge.judge(index as u64 + 1, &mut checked) {
+            Verdict::Keep => kept += 1,
+            Verdict::Drop(_) => dropped += 1,
+        }
+        rules.extend(checked.findings.iter().map(|finding| finding.rule));
+    }
+    rules.extend(judge.finish().iter().map(|finding| finding.rule));
+    (kept, dropped, rules)
+}
+
+#[test]
+fn the_example_of_every_rule_breaks_it() {
+    let mut options = options();
+    for rule in Rule::ALL
+        .into_iter()
+        .filter(|rule| !rule.example().is_empty())
+    {
+        options.assistant_json = matches!(
+            rule,
+            Rule::AssistantNotJson
+                | Rule::AssistantSchema
+                | Rule::InconsistentKeys
+                | Rule::KeyOrder
+        );
+        if rule == Rule::InconsistentKeys || rule == Rule::KeyOrder {
+            options.schema = None;
+        }
+        let (_, _, rules) = judged(&options, rule.example().as_bytes());
+        assert!(rules.contains(&rule), "{rule}: {rules:?}");
+    }
+}
+
+const LINE: &str = r#"{"messages": [{"role": "user", "content": "a question \n"}, {"role": "assistant", "content": "{\"code\": \"B35\"}", "weight": 1}], "tools": [], "id": 7}"#;
+
+proptest! {
+    #[test]
+    fn any_bytes_are_kept_or_dropped_and_nothing_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let lines = bytes.split_inclusive(|byte| *byte == b'\n').count();
+        let (kept, dropped, _) = judged(&options(), &bytes);
+        prop_assert_eq!(kept + dropped, lines);
+    }
+
+    #[test]
+    fn a_changed_line_is_kept_or_dropped_and_nothing_panics(
+        changes in proptest::collection::vec((0..LINE.len(), any::<u8>()), 1..4)
+    ) {
+        let mut bytes = LINE.as_bytes().to_vec();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+        }
+        let lines = bytes.split_inclusive(|byte| *byte == b'\n').count();
+        let (kept, dropped, _) = judged(&options(), &bytes);
+        prop_assert_eq!(kept + dropped, lines);
+    }
+
+    #[test]
+    fn a_larger_test_share_only_adds_to_the_test_set(group in any::<u64>(), seed in any::<u64>(), small in 0u32..50, more in 0u32..50) {
+        let ratios = |test: u32| format!("{},0,{test}", 100 - test).parse::<Ratios>().unwrap();
+        if assign(group, seed, &ratios(small)) == Split::Test {
+            prop_assert_eq!(assign(group, seed, &ratios(small + more)), Split::Test);
+        }
+    }
+}

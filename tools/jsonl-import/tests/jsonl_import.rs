@@ -1,0 +1,191 @@
+//! Does jsonl-import turn tables into chats, and name what is wrong with them?
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn tool() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_jsonl-import"))
+}
+
+fn run(command: &mut Command, stdin: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Runs the tool over every hostile file with these endings and compares what it says.
+fn hostile(endings: &[&str], flags: &[&str]) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/hostile");
+    let mut files: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.retain(|name| endings.iter().any(|ending| name.ends_with(ending)));
+    files.sort();
+    assert!(files.len() > 10, "the corpus is there");
+    let mut wrong = Vec::new();
+    for name in files {
+        let got = tool()
+            .current_dir(&folder)
+            .args(flags)
+            .arg(&name)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = format!(
+            "exit {}\n{}",
+            got.status.code().unwrap(),
+            String::from_utf8(got.stderr).unwrap()
+        );
+        let expected = folder.join(format!("{name}.said"));
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&expected, &said).unwrap();
+        }
+        let wanted = fs::read_to_string(&expected).unwrap_or_default();
+        if said != wanted {
+            wrong.push(format!("{name}: said\n{said}\nwanted\n{wanted}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_hostile_table_is_answered_to_the_letter() {
+    hostile(
+        &[".csv", ".json"],
+        &[
+            "--user",
+            "{{ note }}",
+            "--assistant",
+            "{{ code }}",
+            "-o",
+            "/dev/null",
+        ],
+    );
+}
+
+#[test]
+fn a_table_from_a_pipe_becomes_chats_in_every_format() {
+    let want = r#"{"messages":[{"role":"system","content":"S"},{"role":"user","content":"a, b"},{"role":"assistant","content":"{\"code\": \"R52\"}"}]}"#;
+    let flags = [
+        "--system",
+        "S",
+        "--user",
+        "{{ note }}",
+        "--assistant",
+        r#"{{ {"code": code} | tojson }}"#,
+    ];
+    let tables = [
+        ("note,code\n\"a, b\",R52\n", vec![]),
+        ("\u{feff}note,code\r\n\"a, b\",R52\r\n", vec![]),
+        ("note\tcode\na, b\tR52\n", vec!["--format", "tsv"]),
+        ("note;code\na, b;R52\n", vec!["--delimiter", ";"]),
+        ("\"a, b\",R52\n", vec!["--columns", "note,code"]),
+        (r#"[{"note":"a, b","code":"R52"}]"#, vec![]),
+        (r#"{"note":"a, b","code":"R52"}"#, vec![]),
+    ];
+    for (table, more) in tables {
+        let got = run(tool().args(flags).args(&more), table);
+        assert_eq!(
+            text(&got.stdout),
+            format!("{want}\n"),
+            "{table}: {}",
+            text(&got.stderr)
+        );
+    }
+}
+
+#[test]
+fn other_peoples_shapes_are_told_by_their_keys() {
+    let records = concat!(
+        r#"{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}"#,
+        "\n",
+        r#"{"instruction":"q","input":"","output":"a"}"#,
+        "\n",
+        r#"{"prompt":"q","completion":"a"}"#,
+        "\n",
+    );
+    let got = run(tool().args(["--alpaca-prompt", "plain"]), records);
+    let line = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#;
+    assert_eq!(
+        text(&got.stdout),
+        format!("{line}\n{line}\n{line}\n"),
+        "{}",
+        text(&got.stderr)
+    );
+    let unsaid = run(&mut tool(), r#"{"instruction":"q","output":"a"}"#);
+    assert_eq!(unsaid.status.code(), Some(2));
+    assert!(
+        text(&unsaid.stderr).contains("--alpaca-prompt plain or stanford"),
+        "{}",
+        text(&unsaid.stderr)
+    );
+}
+
+#[test]
+fn a_skipped_row_is_in_the_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger.csv");
+    let flags = [
+        "--user",
+        "{{ q }}",
+        "--assistant",
+        "{{ a }}",
+        "--on-empty",
+        "skip",
+        "--keep",
+        "id",
+    ];
+    let got = run(
+        tool().args(flags).arg("--ledger").arg(&ledger),
+        "id,q,a\n1,x,y\n2,,y\n3,z,y\n",
+    );
+    assert_eq!(got.status.code(), Some(0));
+    assert!(text(&got.stdout).contains(r#""metadata":{"id":"3"}"#));
+    let want = "file,line,fate,rule,output,output_line\n<stdin>,2,kept,,<stdout>,1\n<stdin>,3,dropped,empty_cell,,\n<stdin>,4,kept,,<stdout>,2\n";
+    assert_eq!(fs::read_to_string(ledger).unwrap(), want);
+}
+
+#[test]
+fn an_mlx_lm_folder_is_read_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, line) in [
+        ("train", r#"{"prompt":"q","completion":"a"}"#),
+        ("test", r#"{"text":"t"}"#),
+    ] {
+        fs::write(folder.path().join(format!("{name}.jsonl")), line).unwrap();
+    }
+    let got = run(tool().arg(folder.path()), "");
+    let lines: Vec<&str> = text(&got.stdout).lines().collect();
+    assert!(
+        lines[0].ends_with(r#""metadata":{"split":"train"}}"#)
+            && lines[1].contains(r#""text":"t""#),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn a_failed_import_leaves_the_old_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("chat.jsonl");
+    fs::write(&out, "old").unwrap();
+    let got = run(
+        tool()
+            .args(["--user", "{{ q }}", "--assistant", "{{ a }}", "-o"])
+            .arg(&out),
+        "q,a\nx,y\nz\n",
+    );
+    assert_eq!(got.status.code(), Some(2));
+    assert_eq!(fs::read_to_string(&out).unwrap(), "old");
+}

@@ -1,0 +1,278 @@
+//! Does jsonl-split meet the numbers, keep groups together, and leave held-out examples in peace?
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn tool() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_jsonl-split"))
+}
+
+fn run(command: &mut Command, stdin: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn chat(user: &str, code: &str) -> String {
+    let answer = serde_json::json!({"code": code}).to_string();
+    let line = serde_json::json!({"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": answer}], "metadata": {"patient": user.len()}});
+    format!("{line}\n")
+}
+
+fn notes(count: usize) -> String {
+    (0..count)
+        .map(|n| chat(&format!("note number {n}"), ["A", "B", "C"][n % 3]))
+        .collect()
+}
+
+fn set(folder: &Path, name: &str) -> BTreeSet<String> {
+    let text = fs::read_to_string(folder.join(format!("{name}.jsonl"))).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Splits and gives train, valid and test.
+fn split(input: &str, flags: &[&str]) -> [BTreeSet<String>; 3] {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let got = run(tool().args(flags).arg("--out-dir").arg(&out), input);
+    assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
+    ["train", "valid", "test"].map(|name| set(&out, name))
+}
+
+#[test]
+fn the_sets_partition_the_input() {
+    let input = notes(1000);
+    for flags in [
+        &["--ratios=80,10,10"][..],
+        &["--exact", "--ratios=80,10,10"],
+        &["--stratify=code", "--ratios=80,10,10"],
+        &["--near-duplicates=0.95", "--ratios=80,10,10"],
+    ] {
+        let sets = split(&input, flags);
+        assert_eq!(
+            sets.iter().map(BTreeSet::len).sum::<usize>(),
+            1000,
+            "{flags:?}"
+        );
+        assert_eq!(sets.concat_len(), 1000);
+    }
+}
+
+trait ConcatLen {
+    fn concat_len(&self) -> usize;
+}
+
+impl ConcatLen for [BTreeSet<String>; 3] {
+    fn concat_len(&self) -> usize {
+        self.iter().flatten().collect::<BTreeSet<_>>().len()
+    }
+}
+
+#[test]
+fn appending_lines_moves_no_example_between_splits() {
+    let before = split(&notes(500), &["--ratios=70,15,15"]);
+    let after = split(&notes(2000), &["--ratios=70,15,15"]);
+    for (before, after) in before.iter().zip(&after) {
+        assert!(before.is_subset(after));
+    }
+}
+
+#[test]
+fn another_seed_is_another_split_and_the_same_seed_the_same() {
+    let (a, b, c) = (
+        split(&notes(300), &["--seed=1"]),
+        split(&notes(300), &["--seed=1"]),
+        split(&notes(300), &["--seed=2"]),
+    );
+    assert!(a == b && a != c);
+}
+
+#[test]
+fn the_same_prompt_never_straddles() {
+    let input: String = (0..600)
+        .map(|n| {
+            chat(
+                &format!("note number {}", n % 100)
+                    .replace("note", ["note", "NOTE", " note"][n / 200]),
+                "A",
+            )
+        })
+        .collect();
+    let [train, valid, _] = split(&input, &["--ratios=50,50"]);
+    let prompts = |set: &BTreeSet<String>| -> BTreeSet<String> {
+        set.iter()
+            .map(|line| {
+                line.to_lowercase()
+                    .replace("\" note", "\"note")
+                    .split("metadata")
+                    .next()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect()
+    };
+    assert!(
+        prompts(&train).is_disjoint(&prompts(&valid)) && !train.is_empty() && !valid.is_empty()
+    );
+}
+
+#[test]
+fn counts_are_met_in_every_stratum() {
+    let [train, valid, test] = split(
+        &notes(300),
+        &["--stratify=code", "--counts=train=12,valid=2,test=3"],
+    );
+    for code in ["A", "B", "C"] {
+        let count = |set: &BTreeSet<String>| {
+            set.iter()
+                .filter(|line| line.contains(&format!(r#"\"code\":\"{code}\""#)))
+                .count()
+        };
+        assert_eq!((count(&train), count(&valid), count(&test)), (12, 2, 3));
+    }
+    let more = split(
+        &notes(300),
+        &["--stratify=code", "--counts=train=rest,valid=2,test=3"],
+    );
+    assert_eq!(
+        more[2], test,
+        "asking for more training data moves nothing that is held out"
+    );
+    let got = run(
+        tool().args([
+            "--stratify=code",
+            "--counts=train=200",
+            "--out-dir",
+            "/dev/null/x",
+        ]),
+        &notes(300),
+    );
+    assert!(
+        got.status.code() == Some(2) && text(&got.stderr).contains("train lacks 100 of \"A\""),
+        "{}",
+        text(&got.stderr)
+    );
+}
+
+#[test]
+fn a_group_stays_together() {
+    let input: String = (0..200)
+        .map(|n| {
+            chat(&"x".repeat(n % 20 + 1), "A")
+                .replace("\"messages\"", &format!("\"id\":{n},\"messages\""))
+        })
+        .collect();
+    let [train, valid, _] = split(&input, &["--ratios=50,50", "--group-by=metadata.patient"]);
+    let patients = |set: &BTreeSet<String>| {
+        set.iter()
+            .map(|line| line.split("patient").nth(1).unwrap().to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    assert!(patients(&train).is_disjoint(&patients(&valid)));
+}
+
+#[test]
+fn near_duplicates_never_straddle() {
+    let input: String = (0..300)
+        .map(|n| {
+            chat(
+                &format!(
+                    "the {} patient reports pain in the {} knee since day {}{}",
+                    n / 3,
+                    n / 3 * 7919,
+                    n / 3 * 31,
+                    ["", ".", " !"][n % 3]
+                ),
+                "A",
+            )
+        })
+        .collect();
+    let [train, valid, _] = split(&input, &["--ratios=50,50", "--near-duplicates=0.9"]);
+    let stems = |set: &BTreeSet<String>| {
+        set.iter()
+            .map(|line| line.split(" since").next().unwrap().to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    assert!(stems(&train).is_disjoint(&stems(&valid)) && !valid.is_empty());
+}
+
+#[test]
+fn a_fixed_test_set_does_not_leak() {
+    let folder = tempfile::tempdir().unwrap();
+    let gold = folder.path().join("gold.jsonl");
+    fs::write(
+        &gold,
+        notes(50)
+            .to_uppercase()
+            .replace("MESSAGES", "messages")
+            .replace("ROLE", "role")
+            .replace("CONTENT", "content")
+            .replace("\"USER\"", "\"user\"")
+            .replace("\"ASSISTANT\"", "\"assistant\""),
+    )
+    .unwrap();
+    let [train, valid, _] = split(&notes(200), &["--against", gold.to_str().unwrap()]);
+    assert_eq!(train.len() + valid.len(), 150);
+    assert!(
+        train
+            .iter()
+            .chain(&valid)
+            .all(|line| !line.contains("note number 49\""))
+    );
+}
+
+#[test]
+fn every_line_is_in_the_ledger_and_the_manifest_counts_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, ledger) = (folder.path().join("out"), folder.path().join("ledger.csv"));
+    let flags = ["--stratify=code", "--counts=train=10,test=5"];
+    run(
+        tool()
+            .args(flags)
+            .arg("--out-dir")
+            .arg(&out)
+            .arg("--ledger")
+            .arg(&ledger),
+        &notes(90),
+    );
+    let ledger = fs::read_to_string(ledger).unwrap();
+    let fates = |fate: &str| ledger.lines().filter(|line| line.contains(fate)).count();
+    assert_eq!(
+        (fates(",kept,"), fates(",dropped,not_asked_for,")),
+        (45, 45)
+    );
+    let manifest: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(out.join("split.json")).unwrap()).unwrap();
+    assert_eq!(
+        manifest["lines"],
+        serde_json::json!({"train": 30, "test": 15})
+    );
+    assert_eq!(
+        manifest["strata"]["B"],
+        serde_json::json!({"train": 10, "test": 5})
+    );
+}
+
+#[test]
+fn a_folder_with_other_files_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("thesis.tex"), "x").unwrap();
+    let got = run(tool().arg("--out-dir").arg(folder.path()), &notes(20));
+    assert!(
+        got.status.code() == Some(2) && text(&got.stderr).contains("thesis.tex"),
+        "{}",
+        text(&got.stderr)
+    );
+}

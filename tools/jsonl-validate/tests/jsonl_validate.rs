@@ -1,0 +1,302 @@
+//! Does jsonl-validate let sound lines through unchanged, and say what is wrong with the others?
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn tool() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_jsonl-validate"))
+}
+
+fn run(command: &mut Command, stdin: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Runs the tool over every hostile file with these endings and compares what it says.
+fn hostile(endings: &[&str], flags: &[&str]) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/hostile");
+    let mut files: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.retain(|name| endings.iter().any(|ending| name.ends_with(ending)));
+    files.sort();
+    assert!(files.len() > 10, "the corpus is there");
+    let mut wrong = Vec::new();
+    for name in files {
+        let got = tool()
+            .current_dir(&folder)
+            .args(flags)
+            .arg(&name)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = format!(
+            "exit {}\n{}",
+            got.status.code().unwrap(),
+            String::from_utf8(got.stderr).unwrap()
+        );
+        let expected = folder.join(format!("{name}.said"));
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&expected, &said).unwrap();
+        }
+        let wanted = fs::read_to_string(&expected).unwrap_or_default();
+        if said != wanted {
+            wrong.push(format!("{name}: said\n{said}\nwanted\n{wanted}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn chat(user: &str, assistant: &str) -> String {
+    serde_json::json!({"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]})
+        .to_string()
+}
+
+#[test]
+fn every_hostile_file_is_answered_to_the_letter() {
+    hostile(&[".jsonl"], &["-o", "/dev/null"]);
+}
+
+#[test]
+fn sound_lines_pass_unchanged_and_the_others_are_kept_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let (good, bad) = (
+        "{ \"messages\" : [{\"role\":\"user\",\"content\":\"a question \\u00e9\"},{\"role\":\"assistant\",\"content\":\"x\"}] }\n",
+        "{\"messages\": []}\n",
+    );
+    let input = format!("{good}{bad}\n{}", chat("the last line without an end", "y"));
+    let mut command = tool();
+    command
+        .arg("--rejects")
+        .arg(file("bad"))
+        .arg("--ledger")
+        .arg(file("ledger"))
+        .arg("--report")
+        .arg(file("report"));
+    let got = run(&mut command, &input);
+    assert_eq!(got.status.code(), Some(1));
+    assert_eq!(
+        text(&got.stdout),
+        format!("{good}{}", chat("the last line without an end", "y"))
+    );
+    assert_eq!(fs::read_to_string(file("bad")).unwrap(), format!("{bad}\n"));
+    let ledger = fs::read_to_string(file("ledger")).unwrap();
+    assert_eq!(
+        ledger.lines().nth(2),
+        Some("<stdin>,2,dropped,missing_messages_list,,")
+    );
+    assert_eq!(ledger.lines().count(), 1 + 4);
+    let report: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(file("report")).unwrap()).unwrap();
+    assert_eq!(
+        report["lines"],
+        serde_json::json!({"read": 4, "kept": 2, "dropped": 2})
+    );
+    assert_eq!(report["findings"][0]["rule"], "missing_messages_list");
+    assert_eq!(
+        run(command.arg("--drop-invalid"), &input).status.code(),
+        Some(0)
+    );
+}
+
+#[test]
+fn the_output_is_the_same_with_any_number_of_threads() {
+    let input: String = (0..30_000)
+        .map(|n| {
+            if n % 7 == 0 {
+                format!("broken {n}\n")
+            } else {
+                chat(&format!("question number {}", n % 20_000), "x") + "\n"
+            }
+        })
+        .collect();
+    let one = run(tool().arg("--threads=1"), &input);
+    let three = run(tool().arg("--threads=3"), &input);
+    assert!(one.stdout == three.stdout && one.stderr == three.stderr);
+    assert!(!one.stdout.is_empty());
+}
+
+#[test]
+fn severities_decide_what_passes() {
+    let input = chat("a", "b") + "\n";
+    assert_eq!(run(&mut tool(), &input).status.code(), Some(0));
+    assert_eq!(
+        run(tool().arg("--severity=short_user_message=error"), &input)
+            .status
+            .code(),
+        Some(1)
+    );
+    assert_eq!(
+        run(tool().arg("--fail-on=warning"), &input).status.code(),
+        Some(1)
+    );
+    let off = run(
+        tool().args([
+            "--severity=short_user_message=off",
+            "--severity=few_examples=off",
+            "--fail-on=warning",
+        ]),
+        &input,
+    );
+    assert_eq!(off.status.code(), Some(0));
+    let wrong = run(tool().arg("--severity=no_such_rule=off"), "");
+    assert!(wrong.status.code() == Some(2) && text(&wrong.stderr).contains("no_such_rule"));
+}
+
+#[test]
+fn answers_are_held_to_their_schema() {
+    let folder = tempfile::tempdir().unwrap();
+    let schema = folder.path().join("schema.json");
+    fs::write(
+        &schema,
+        r#"{"required": ["code"], "properties": {"code": {"type": "string"}}}"#,
+    )
+    .unwrap();
+    let input = [r#"{"code": "B35"}"#, r#"{"code": 7}"#, "B35"]
+        .map(|answer| chat(&format!("a question about {answer}"), answer))
+        .join("\n");
+    let got = run(tool().arg("--schema").arg(schema), &input);
+    assert_eq!(text(&got.stdout).lines().count(), 1);
+    let said = text(&got.stderr);
+    assert!(
+        said.contains("<stdin>:2: messages[1].content/code: 7 is not of type"),
+        "{said}"
+    );
+    assert!(
+        said.contains("<stdin>:3: messages[1].content is not JSON"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_experts_no_comes_back_as_a_rule() {
+    let folder = tempfile::tempdir().unwrap();
+    let sheet = folder.path().join("sheet");
+    let input: String = (0..50)
+        .map(|n| chat(&format!("question <b>{n}</b>"), "x") + "\n")
+        .collect();
+    let got = run(tool().args(["--sample=5", "--review"]).arg(&sheet), &input);
+    assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
+    let page = fs::read_to_string(folder.path().join("sheet.html")).unwrap();
+    assert!(
+        page.matches("<section").count() == 5
+            && page.contains("&lt;b&gt;")
+            && !page.contains("http")
+    );
+    let csv = fs::read_to_string(folder.path().join("sheet.csv")).unwrap();
+    let rejected = csv.replacen(",,,", ",reject,the code is wrong,", 1);
+    let verdicts = folder.path().join("verdicts.csv");
+    fs::write(&verdicts, rejected).unwrap();
+    let got = run(tool().arg("--verdicts").arg(verdicts), &input);
+    assert_eq!(
+        text(&got.stdout).lines().count(),
+        49,
+        "{}",
+        text(&got.stderr)
+    );
+    assert!(text(&got.stderr).contains("a reviewer rejected it: the code is wrong"));
+}
+
+#[test]
+fn near_duplicates_are_found_when_asked_for() {
+    let input = [
+        "the patient reports pain in the left knee since Monday morning",
+        "The patient reports pain in the left knee, since Monday morning!",
+        "blood pressure was measured and is normal",
+    ]
+    .map(|question| chat(question, "x"))
+    .join("\n");
+    let got = run(tool().arg("--near-duplicates"), &input);
+    assert!(
+        text(&got.stderr).contains("<stdin>:2: asks nearly the same as line 1"),
+        "{}",
+        text(&got.stderr)
+    );
+    assert!(text(&got.stderr).contains("warning near_duplicate: 1 found"));
+}
+
+#[test]
+fn a_ledger_goes_on_from_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let header = "file,line,fate,rule,output,output_line\n";
+    fs::write(
+        file("first"),
+        format!("{header}a.csv,2,kept,,-,1\na.csv,3,dropped,empty_cell,,\na.csv,4,kept,,-,2\n"),
+    )
+    .unwrap();
+    let input = format!("{}\n[]\n", chat("a sound question", "x"));
+    run(
+        tool()
+            .arg("--ledger")
+            .arg(file("all"))
+            .arg("--ledger-from")
+            .arg(file("first")),
+        &input,
+    );
+    let want =
+        "a.csv,2,kept,,<stdout>,1\na.csv,3,dropped,empty_cell,,\na.csv,4,dropped,data_type,,\n";
+    assert_eq!(
+        fs::read_to_string(file("all")).unwrap(),
+        format!("{header}{want}")
+    );
+}
+
+#[test]
+fn the_tokenizer_judges_what_the_model_will_read() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data");
+    let base = tempfile::tempdir().unwrap();
+    for file in [
+        "models/llama-tied/config.json",
+        "tiny-chat/tokenizer.json",
+        "tiny-chat/tokenizer_config.json",
+        "tiny-chat/chat_template.jinja",
+    ] {
+        let from = data.join(file);
+        fs::copy(&from, base.path().join(from.file_name().unwrap())).unwrap();
+    }
+    let input = [
+        chat("a short question", "x"),
+        chat(&"a long question ".repeat(200), "x"),
+    ]
+    .join("\n");
+    let got = run(
+        tool()
+            .arg("--tokenizer")
+            .arg(base.path())
+            .arg("--max-seq-length=200"),
+        &input,
+    );
+    assert!(
+        text(&got.stderr).contains("more than --max-seq-length 200"),
+        "{}",
+        text(&got.stderr)
+    );
+    assert_eq!(text(&got.stdout).lines().count(), 1);
+}
+
+#[test]
+fn every_rule_is_explained() {
+    let all = run(tool().args(["--explain", "all"]), "");
+    for code in text(&all.stdout)
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+    {
+        let one = run(tool().args(["--explain", code]), "");
+        assert!(one.status.success() && text(&one.stdout).starts_with(code));
+    }
+}
