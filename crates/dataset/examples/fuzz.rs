@@ -53,6 +53,9 @@ fn mutated(number: u64) -> Vec<u8> {
     };
     let mut line = SEEDS[random() as usize % SEEDS.len()].as_bytes().to_vec();
     for _ in 0..=random() % 4 {
+        if line.is_empty() {
+            break;
+        }
         let at = random() as usize % line.len();
         match random() % 4 {
             0 => line[at] = random() as u8,
