@@ -27,9 +27,9 @@ SPLIT              ?= --stratify code --counts train=$(PER_LABEL),valid=1,test=3
 # --- How it is trained -----------------------------------------------------------------------------------------
 MAX_SEQ_LENGTH ?= 512
 PACKING        ?= none
-BATCH          ?= 16
+BATCH          ?= 8
 ACCUMULATION   ?= 1
-EPOCHS         ?= 5
+EPOCHS         ?= 4
 RATE           ?= 1e-3
 WARMUP         ?= 0.03
 RANK           ?= 16
