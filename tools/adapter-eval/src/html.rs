@@ -5,7 +5,7 @@ use metrics::classification;
 
 use crate::cases::Cases;
 use crate::compare::{Verdict, p_text};
-use crate::metric::{NO_LABEL, OTHER_LABEL};
+use crate::metric::{Metric, NO_LABEL};
 use crate::report::{Report, Scored};
 use crate::shots;
 use crate::system::{Finish, Kind, Run};
@@ -52,7 +52,7 @@ pub fn page(report: &Report, runs: &[Run], cases: &Cases) -> String {
                 (comparisons(report))
                 (selections(report))
                 @if let Some(labels) = labels {
-                    (confusions(labels))
+                    (confusions(labels, &report.metric, &runs[judged], cases))
                     (label_table(labels))
                 }
                 (confidence(report))
@@ -181,7 +181,12 @@ fn selections(report: &Report) -> Markup {
     }
 }
 
-fn confusions(report: &classification::Report) -> Markup {
+fn confusions(
+    report: &classification::Report,
+    metric: &Metric,
+    run: &Run,
+    cases: &Cases,
+) -> Markup {
     let name = |i: usize| report.labels[i].label.as_str();
     let n = report.labels.len();
     let mut pairs: Vec<(usize, usize, usize)> = (0..n)
@@ -199,12 +204,17 @@ fn confusions(report: &classification::Report) -> Markup {
         .max()
         .unwrap_or(1)
         .max(1);
-    let within = pairs
+    let labels = cases
+        .references()
+        .zip(&run.answers)
+        .map(|(reference, answer)| (metric.label(reference), metric.label(&answer.output)));
+    let wrong: Vec<(String, String)> = labels
+        .filter(|(truth, answered)| truth != answered)
+        .collect();
+    let within = wrong
         .iter()
-        .filter(|(_, t, p)| same_start(name(*t), name(*p)))
-        .map(|(count, _, _)| count)
-        .sum::<usize>();
-    let wrong: usize = pairs.iter().map(|(count, _, _)| count).sum();
+        .filter(|(truth, answered)| same_start(truth, answered))
+        .count();
     html! {
         section {
             h2 { "Which labels are confused" }
@@ -217,7 +227,7 @@ fn confusions(report: &classification::Report) -> Markup {
                     @if pairs.len() > 12 { " · and " (pairs.len() - 12) " more" }
                 }
                 p.note {
-                    (within) " of " (wrong) " wrong answers begin with the same character as the right label: "
+                    (within) " of " (wrong.len()) " wrong answers begin with the same character as the right label: "
                     "for hierarchical codes, the right chapter."
                 }
             }
@@ -244,9 +254,7 @@ fn confusions(report: &classification::Report) -> Markup {
 }
 
 fn same_start(truth: &str, answered: &str) -> bool {
-    answered != NO_LABEL
-        && answered != OTHER_LABEL
-        && truth.chars().next() == answered.chars().next()
+    answered != NO_LABEL && truth.chars().next() == answered.chars().next()
 }
 
 fn label_table(report: &classification::Report) -> Markup {
