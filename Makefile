@@ -36,9 +36,11 @@ experiment: build ## The same with all training phrases
 sweep: build ## Train with several learning rates (RATES) and compare their evaluation losses
 	@$(PIPELINE) sweep
 
-bench: ## Run every crate's and tool's examples/speed.rs
-	@for bench in $(wildcard crates/*/examples/speed.rs tools/*/examples/speed.rs); do \
-	    $(CARGO) run --quiet --release --locked --example speed --manifest-path $${bench%/examples/*}/Cargo.toml || exit; done
+bench: ## Time the hot paths, each against something measured in the same run; fuzz a million lines
+	$(CARGO) bench --locked -p ops --bench ops
+	$(CARGO) run --release --locked -p nf4 --example nf4_speed
+	$(CARGO) run --release --locked -p tokenize-pack --example tokenize_speed
+	$(CARGO) run --release --locked -p dataset --example fuzz -- 1000000
 
 install: build ## Copy tools, manual pages and completions below PREFIX (/usr/local)
 	@scripts/install '$(BIN)' '$(DESTDIR)$(PREFIX)' $(TOOLS)

@@ -1,6 +1,6 @@
 //! How fast do chats become packed rows, against the tokenizer library alone on texts already rendered?
 //!
-//! `cargo run --release -p tokenize-pack --example speed [BASE]`; without a base, the tests' small one.
+//! `cargo run --release -p tokenize-pack --example tokenize_speed [BASE]`; without a base, the tests' small one.
 
 use std::fs;
 use std::path::{Path, PathBuf};

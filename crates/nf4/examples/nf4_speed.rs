@@ -1,6 +1,6 @@
 //! How long do 106 million weights take, against copying them?
 //!
-//! `cargo run --release -p nf4 --example speed`
+//! `cargo run --release -p nf4 --example nf4_speed`
 
 use std::time::Instant;
 
