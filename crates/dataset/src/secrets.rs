@@ -164,7 +164,9 @@ fn passes_luhn(text: &[u8]) -> bool {
         })
         .sum();
     // Card numbers begin with 2 to 6, and a row of one digit is a placeholder.
-    sum.is_multiple_of(10) && (2..=6).contains(&digits[0]) && digits.iter().any(|digit| *digit != digits[0])
+    sum.is_multiple_of(10)
+        && (2..=6).contains(&digits[0])
+        && digits.iter().any(|digit| *digit != digits[0])
 }
 
 /// ISO 13616: the rearranged number is 1 modulo 97.
