@@ -16,6 +16,8 @@ help: ## Show this list
 build: ## Build all tools into target/release
 	$(CARGO) build --release --workspace --locked
 
+# Tests on the real model run where it has been imported, and say aloud that they are skipped where not.
+test: export SMOLLM2_BASE ?= $(abspath $(wildcard work/models/smollm2-135m-instruct))
 test: ## Check the formatting, build, run every test
 	$(CARGO) fmt --all --check
 	$(CARGO) build --release --workspace --locked

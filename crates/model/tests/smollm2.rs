@@ -10,7 +10,9 @@ use model::{Batch, GenerateOptions, LoadOptions, Model, Quantize};
 use serde_json::Value;
 
 fn base() -> Option<PathBuf> {
-    let dir = std::env::var_os("SMOLLM2_BASE").map(PathBuf::from);
+    let dir = std::env::var_os("SMOLLM2_BASE")
+        .filter(|dir| !dir.is_empty())
+        .map(PathBuf::from);
     if dir.is_none() {
         assert!(
             std::env::var_os("FORBID_SKIPPED_TESTS").is_none(),
