@@ -29,8 +29,8 @@ MAX_SEQ_LENGTH ?= 512
 PACKING        ?= none
 BATCH          ?= 8
 ACCUMULATION   ?= 1
-EPOCHS         ?= 4
-RATE           ?= 1e-3
+EPOCHS         ?= 3
+RATE           ?= 1.5e-3
 WARMUP         ?= 0.03
 RANK           ?= 16
 ALPHA          ?= 32
@@ -40,7 +40,7 @@ TRAIN_FLAGS    ?=
 
 # --- How it is judged ------------------------------------------------------------------------------------------
 SHOTS          ?= 8,32
-MAX_NEW_TOKENS ?= 48
+MAX_NEW_TOKENS ?= 32
 EVAL_BATCH     ?= 32
 EVAL_FLAGS     ?=
 # e.g. --must-beat base nearest: the report then ends with exit status 1 when that is not so
