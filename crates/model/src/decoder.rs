@@ -129,52 +129,6 @@ impl Decoder {
         &self.config
     }
 
-    /// The number of values in the base, embeddings and norms included; a tied head counts once.
-    pub fn parameters(&self) -> usize {
-        let numel = |w: &Weight| w.shape()[0] * w.shape()[1];
-        let layers: usize = self
-            .layers
-            .iter()
-            .map(|layer| {
-                let linear: usize = layer
-                    .projections
-                    .iter()
-                    .map(|p| numel(&p.weight) + p.bias.as_ref().map_or(0, |b| b.dims()[0]))
-                    .sum();
-                let norms = [
-                    Some(&layer.input_layernorm),
-                    Some(&layer.post_attention_layernorm),
-                    layer.q_norm.as_ref(),
-                    layer.k_norm.as_ref(),
-                ];
-                let norms: usize = norms.into_iter().flatten().map(|n| n.dims()[0]).sum();
-                linear + norms
-            })
-            .sum();
-        let head = if self.config.tie_word_embeddings {
-            0
-        } else {
-            numel(&self.lm_head)
-        };
-        numel(&self.embed_tokens) + layers + self.norm.dims()[0] + head
-    }
-
-    /// Bytes that the base's weights take in memory.
-    pub fn bytes(&self) -> usize {
-        let layers: usize = self
-            .layers
-            .iter()
-            .flat_map(|layer| &layer.projections)
-            .map(|p| p.weight.bytes())
-            .sum();
-        let head = if self.config.tie_word_embeddings {
-            0
-        } else {
-            self.lm_head.bytes()
-        };
-        self.embed_tokens.bytes() + layers + head
-    }
-
     pub(crate) fn pass(&self, position_ids: &[u32], dropout: Option<Dropout>) -> Pass {
         let (cos, sin) = self.rotary.tables(position_ids, &self.device);
         Pass {

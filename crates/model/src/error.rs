@@ -34,8 +34,6 @@ pub enum Error {
     },
     #[error("the adapter's tensor {0} belongs to no projection of this base")]
     AdapterTensorUnknown(String),
-    #[error("the adapter uses {0}, which is not supported")]
-    AdapterFeature(&'static str),
     #[error("target module {0:?} is not one of {known}", known = crate::decoder::Projection::names())]
     UnknownTarget(String),
     #[error("token id {id} is outside the model's vocabulary of {vocab_size}")]

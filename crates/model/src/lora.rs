@@ -181,7 +181,7 @@ impl Adapter {
 
 /// PEFT's names for A and B of a module.
 fn keys(module: &str) -> [String; 2] {
-    ["A", "B"].map(|side| format!("base_model.model.{module}.lora_{side}.weight"))
+    ['A', 'B'].map(|which| checkpoint::adapter::key(module, which))
 }
 
 fn checked(

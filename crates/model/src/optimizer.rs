@@ -73,11 +73,6 @@ impl AdamW {
         }
     }
 
-    /// Number of updates done.
-    pub fn steps_done(&self) -> u32 {
-        self.step
-    }
-
     /// Moments by the adapter's PEFT keys with `.exp_avg` / `.exp_avg_sq`, for a checkpoint.
     pub fn to_host(&self, adapter: &Adapter) -> Vec<(String, [usize; 2], Vec<f32>)> {
         let named = adapter.named_tensors().zip(&self.moments);

@@ -2,7 +2,6 @@
 
 use std::{ops::Range, path::PathBuf};
 
-use anyhow::{Context, bail};
 use cli::Hint;
 use model::Batch;
 use rand::{Rng, SeedableRng};
@@ -17,7 +16,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Opens shards, all of which must be packed for this base.
+    /// Opens shards, each of which must be packed for this base and have something to learn.
     pub fn open(
         paths: &[PathBuf],
         fingerprint: &Fingerprint,
@@ -30,6 +29,10 @@ impl Rows {
             shard
                 .check_base(fingerprint, vocab_size)
                 .hint("pack the data again with tokenize-pack and the --base that is trained")?;
+            if (0..shard.rows()).all(|row| shard.row_targets(row) == 0) {
+                let error = anyhow::anyhow!("{}: not one token is supervised", path.display());
+                return Err(error).hint("tokenize-pack --show-mask 3 shows what would be learned");
+            }
             shards.push(shard);
         }
         let places = shards
@@ -37,13 +40,7 @@ impl Rows {
             .enumerate()
             .flat_map(|(shard, s)| (0..s.rows()).map(move |row| (shard, row)))
             .collect();
-        let rows = Self { shards, places };
-        for row in 0..rows.len() {
-            if rows.targets(row) == 0 && rows.len() == 1 {
-                bail!("{}: nothing is supervised", paths[0].display());
-            }
-        }
-        Ok(rows)
+        Ok(Self { shards, places })
     }
 
     pub fn len(&self) -> usize {
@@ -71,21 +68,17 @@ impl Rows {
 
     /// These rows end to end, without padding.
     pub fn batch(&self, rows: &[usize]) -> Batch {
-        let mut batch = Batch {
-            offsets: vec![0],
-            ..Batch::default()
-        };
-        for &row in rows {
-            let (shard, row) = self.places[row];
-            let row = self.shards[shard].row(row);
-            let start = batch.len();
-            batch
-                .offsets
-                .extend(row.offsets[1..].iter().map(|end| start + end));
-            batch.loss_mask.extend_from_slice(row.loss_mask);
-            batch.input_ids.extend(row.input_ids);
+        let places = rows.iter().map(|&row| self.places[row]);
+        let tokens::Batch {
+            input_ids,
+            loss_mask,
+            offsets,
+        } = tokens::Batch::of(places.map(|(shard, row)| self.shards[shard].row(row)));
+        Batch {
+            input_ids,
+            offsets,
+            loss_mask,
         }
-        batch
     }
 }
 
@@ -160,17 +153,6 @@ impl Plan {
     pub fn ends_epoch(&self, steps_done: u64) -> bool {
         steps_done == self.total_steps || steps_done.is_multiple_of(self.steps_per_epoch())
     }
-}
-
-/// Free space for `--dry-run` and the planner: what the kernel says is available, bytes.
-pub fn available_memory() -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    let kib = kib
-        .context("/proc/meminfo has no MemAvailable")
-        .hint("give --max-memory")?;
-    Ok(kib * 1024)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ mod schedule;
 mod state;
 mod train;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use cli::{Hint, Outcome, Progress, Unit};
 use model::{AdamW, AdamWConfig, Adapter, LoraConfig, Model};
 
@@ -33,9 +33,6 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let vocab_size = base.config().vocab_size;
     let train = Rows::open(&args.train, &fingerprint, vocab_size)?;
     let eval = Rows::open(&args.eval, &fingerprint, vocab_size)?;
-    if (0..train.len()).all(|row| train.targets(row) == 0) {
-        bail!("{}: not one token is supervised", args.train[0].display());
-    }
     for target in &args.lora.target_modules {
         model::Projection::by_name(target)?;
     }
@@ -84,7 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     };
     let (trainable, all) = (
         adapter.parameters(),
-        model.decoder().parameters() + adapter.parameters(),
+        base.config().parameters() + adapter.parameters(),
     );
     cli::note(format_args!(
         "Trainable: {trainable} / {all} ({:.4}%)",

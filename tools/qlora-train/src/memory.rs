@@ -1,13 +1,13 @@
 //! How much memory a run takes, and so how many layers recompute their activations.
 
-use anyhow::bail;
+use anyhow::Context;
 use checkpoint::ModelConfig;
 use cli::Hint;
 use model::{Projection, Recompute};
 
 use crate::{
     args::{Args, Checkpointing, Quantization},
-    data::{Plan, Rows, available_memory},
+    data::{Plan, Rows},
 };
 
 /// Bytes a run takes, by what they are for.
@@ -124,9 +124,6 @@ pub fn print(
     let tokens = train.largest_batch(plan.batch_size);
     let estimate = Estimate::new(args, config, tokens);
     let read: u64 = (0..train.len()).map(|row| train.tokens(row) as u64).sum();
-    if plan.total_steps == 0 {
-        bail!("no training rows");
-    }
     let weights: u64 = Projection::ALL
         .iter()
         .map(|p| p.shape(config).iter().product::<usize>() as u64)
@@ -154,6 +151,17 @@ pub fn print(
     });
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(())
+}
+
+/// What the kernel says is available, bytes.
+fn available_memory() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    let kib = kib
+        .context("/proc/meminfo has no MemAvailable")
+        .hint("give --max-memory")?;
+    Ok(kib * 1024)
 }
 
 fn mebibytes(bytes: u64) -> String {
