@@ -343,3 +343,49 @@ fn a_dry_run_says_the_steps_and_writes_nothing() {
     assert!(plan["memory_bytes"]["total"].as_u64() > Some(0), "{plan}");
     assert!(!work.path("run").exists());
 }
+
+#[test]
+fn precision_scheduler_targets_and_clipping_each_change_what_is_learned() {
+    let work = Work::new();
+    succeed(&mut work.train("plain"));
+    let plain = work.read("plain/adapter/adapter_model.safetensors");
+    let variants: [&[&str]; 9] = [
+        &["--no-double-quant"],
+        &["--dtype", "bf16"],
+        &["--quantize", "none"],
+        &["--lr-scheduler", "linear"],
+        &["--warmup-ratio", "0.5"],
+        &["--weight-decay", "0.5"],
+        &["--max-grad-norm", "0.1"],
+        &["--target-modules", "q_proj,v_proj"],
+        &["--no-shuffle"],
+    ];
+    for flags in variants {
+        succeed(work.train_with("other", flags).arg("--overwrite"));
+        let other = work.read("other/adapter/adapter_model.safetensors");
+        assert!(plain != other, "{flags:?} changed nothing");
+    }
+}
+
+#[test]
+fn the_planner_recomputes_more_layers_the_less_memory_it_is_given() {
+    let work = Work::new();
+    let recomputed = |memory: &str| {
+        let flags = ["--dry-run", "--max-memory", memory];
+        let output = succeed(&mut work.train_with("run", &flags));
+        let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+        plan["layers_recomputed"].as_u64().expect("a number")
+    };
+    assert_eq!(recomputed("8GiB"), 0);
+    let output =
+        succeed(&mut work.train_with("run", &["--dry-run", "--activation-checkpointing", "on"]));
+    let all: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    assert_eq!(all["layers_recomputed"], 2);
+    let least = all["memory_bytes"]["total"].as_u64().expect("a number");
+    assert_eq!(recomputed(&least.to_string()), 2);
+    refused(
+        &mut work.train_with("run", &["--dry-run", "--max-memory", "1MiB"]),
+        2,
+        "--batch-size",
+    );
+}
