@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use checkpoint::{Base, Dtype, LinearWeight, TensorView};
-use ops::{DenseDtype, Weight};
+use ops::{ComputeDtype, DenseDtype, Weight};
 
 use crate::{
     Decoder, DeviceChoice, Error, Model, Projection,
@@ -29,6 +29,8 @@ pub struct LoadOptions {
     /// The type that 4-bit values are rounded to after dequantising, transformers' `dtype=`; by
     /// default f32, which rounds nothing.
     pub dtype: Option<Dtype>,
+    /// What linear weights and the output head are multiplied in; by default f32, the reference.
+    pub compute_dtype: ComputeDtype,
     pub device: DeviceChoice,
 }
 
@@ -62,6 +64,7 @@ impl Model {
         } else {
             reader.dense("lm_head.weight", [config.vocab_size, config.hidden_size])?
         };
+        let lm_head = lm_head.with_compute(options.compute_dtype);
         let decoder = Decoder {
             norm: reader.vector("model.norm.weight", config.hidden_size)?,
             rotary: Rotary::new(&config.rope, config.head_dim),
@@ -148,7 +151,10 @@ impl Reader<'_> {
             true => Some(self.vector(&bias, shape[0])?),
             false => None,
         };
-        Ok(Linear { weight, bias })
+        Ok(Linear {
+            weight: weight.with_compute(self.options.compute_dtype),
+            bias,
+        })
     }
 
     fn dense(&self, name: &str, shape: [usize; 2]) -> Result<Weight, Error> {

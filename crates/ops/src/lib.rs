@@ -19,7 +19,7 @@ mod tests;
 mod weight;
 
 pub use cache::KvCache;
-pub use format::{DenseDtype, Encoding, WeightFormat};
+pub use format::{ComputeDtype, DenseDtype, Encoding, WeightFormat};
 pub use functions::{
     Lora, adamw, attention, embedding, linear, linear_cross_entropy, rms_norm, rotary,
     sum_of_squares, swiglu,

@@ -1,6 +1,6 @@
 //! A frozen weight on a device: one tensor of words, and how to read it.
 
-use crate::format::{DenseDtype, Encoding, WeightFormat, nf4_words, words_of};
+use crate::format::{ComputeDtype, DenseDtype, Encoding, WeightFormat, nf4_words, words_of};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 /// A frozen matrix `[out_features, in_features]` on a device.
@@ -25,6 +25,7 @@ impl Weight {
                 out_features,
                 in_features,
                 encoding,
+                compute: ComputeDtype::F32,
             },
             device,
         )
@@ -48,6 +49,7 @@ impl Weight {
                 out_features,
                 in_features,
                 encoding,
+                compute: ComputeDtype::F32,
             },
             device,
         )
@@ -69,6 +71,7 @@ impl Weight {
                 out_features,
                 in_features,
                 encoding,
+                compute: ComputeDtype::F32,
             },
             device,
         )
@@ -80,12 +83,18 @@ impl Weight {
         Weight { words, format }
     }
 
+    /// The same weight, multiplied in `compute`; a new weight is multiplied in f32.
+    pub fn with_compute(mut self, compute: ComputeDtype) -> Weight {
+        self.format.compute = compute;
+        self
+    }
+
     /// `[out_features, in_features]`
     pub fn shape(&self) -> [usize; 2] {
         [self.format.out_features, self.format.in_features]
     }
 
-    /// Shape and encoding.
+    /// Shape, encoding, and what it is multiplied in.
     pub fn format(&self) -> WeightFormat {
         self.format
     }

@@ -101,6 +101,11 @@ pub struct ModelArgs {
     /// Keep the 4-bit scales in 32 bits
     #[arg(long)]
     pub no_double_quant: bool,
+    /// What the base's weights are multiplied in: auto, f32 or bf16; auto is bf16 where the processor
+    /// has AVX512-BF16. The adapter and all sums are f32
+    #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = compute_dtype)]
+    #[serde(serialize_with = "as_text")]
+    pub compute_dtype: model::ComputeDtype,
     /// auto or cpu
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     #[serde(serialize_with = "as_text")]
@@ -189,6 +194,7 @@ impl ModelArgs {
         model::LoadOptions {
             dtype: None,
             quantize,
+            compute_dtype: self.compute_dtype,
             device: self.device,
         }
     }
@@ -232,6 +238,10 @@ fn as_text<T: std::fmt::Display, S: serde::Serializer>(
 fn device(text: &str) -> Result<model::DeviceChoice, String> {
     text.parse()
         .map_err(|error: model::Error| error.to_string())
+}
+
+fn compute_dtype(text: &str) -> Result<model::ComputeDtype, String> {
+    text.parse()
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

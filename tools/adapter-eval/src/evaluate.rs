@@ -45,6 +45,7 @@ pub fn loss(args: &Args, data: &Path) -> anyhow::Result<DataLoss> {
         base: dir.display().to_string(),
         adapter: args.adapter.as_ref().map(|dir| dir.display().to_string()),
         quantize: args.model.precision().to_string(),
+        compute_dtype: args.model.compute_dtype.to_string(),
     })
 }
 
@@ -297,5 +298,9 @@ fn settings(args: &Args) -> Settings {
         temperature: args.generation.temperature,
         top_p: args.generation.top_p,
         seed: args.generation.seed,
+        compute_dtype: args
+            .base
+            .is_some()
+            .then(|| args.model.compute_dtype.to_string()),
     }
 }

@@ -358,6 +358,7 @@ fn settings(report: &Report) -> Markup {
         ("base", settings.base.clone()),
         ("adapter", settings.adapter.clone()),
         ("precision of the base", settings.quantize.clone()),
+        ("multiplied in", settings.compute_dtype.clone()),
         ("max new tokens", Some(settings.max_new_tokens.to_string())),
         ("temperature", Some(settings.temperature.to_string())),
         ("top p", Some(settings.top_p.to_string())),

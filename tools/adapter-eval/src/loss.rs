@@ -28,6 +28,7 @@ pub struct DataLoss {
     pub base: String,
     pub adapter: Option<String>,
     pub quantize: String,
+    pub compute_dtype: String,
 }
 
 /// Opens a packed file that was made for this base; refuses another tokenizer's or template's.

@@ -52,6 +52,7 @@ pub struct Settings {
     pub temperature: f32,
     pub top_p: f32,
     pub seed: u64,
+    pub compute_dtype: Option<String>,
 }
 
 /// One system's figures.

@@ -78,7 +78,8 @@ fn the_loss_of_packed_data_is_the_reference_stacks() {
                 (format!("--adapter {}/adapter", base.display()), "lora"),
             ] {
                 let words = format!(
-                    "--base {} {adapter} --data data.safetensors --quantize {quantize} --quiet",
+                    "--base {} {adapter} --data data.safetensors --quantize {quantize} \
+                     --compute-dtype f32 --quiet",
                     base.display()
                 );
                 let line: Value = serde_json::from_str(&exits(&dir, 0, &words)).unwrap();
@@ -91,6 +92,7 @@ fn the_loss_of_packed_data_is_the_reference_stacks() {
                     (ours - theirs).abs() / theirs < 1e-4,
                     "{model} {key} {which}: {ours} is not {theirs}"
                 );
+                assert_eq!(line["compute_dtype"], "f32");
                 assert!((line["perplexity"].as_f64().unwrap() - ours.exp()).abs() < 1e-9);
             }
         }

@@ -157,6 +157,12 @@ pub struct EngineArgs {
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
 
+    /// What the frozen weights are multiplied in: auto, f32 or bf16; auto is bf16 where the processor
+    /// has AVX512-BF16. The adapter and all sums are f32
+    #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = compute_dtype)]
+    #[serde(serialize_with = "as_text")]
+    pub compute_dtype: model::ComputeDtype,
+
     /// Compute activations again in the backward pass instead of keeping them; auto recomputes as
     /// many layers as do not fit --max-memory
     #[arg(long, value_enum, default_value_t = Checkpointing::Auto)]
@@ -267,6 +273,7 @@ impl EngineArgs {
                 Dtype::Bf16 => Some(checkpoint::Dtype::BF16),
                 Dtype::F16 => Some(checkpoint::Dtype::F16),
             },
+            compute_dtype: self.compute_dtype,
             device: self.device,
         }
     }
@@ -314,6 +321,11 @@ fn as_text<T: std::fmt::Display, S: serde::Serializer>(value: &T, s: S) -> Resul
 fn device(text: &str) -> Result<model::DeviceChoice, String> {
     text.parse()
         .map_err(|error: model::Error| error.to_string())
+}
+
+/// `auto` is resolved here, so that RUN/config.json says what was computed.
+fn compute_dtype(text: &str) -> Result<model::ComputeDtype, String> {
+    text.parse()
 }
 
 fn positive(text: &str) -> Result<usize, String> {

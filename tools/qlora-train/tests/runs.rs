@@ -240,6 +240,19 @@ fn other_data_under_the_same_name_is_another_run() {
 }
 
 #[test]
+fn the_config_of_a_run_names_the_type_that_auto_came_to() {
+    let work = Work::new();
+    succeed(&mut work.train("run"));
+    let config: serde_json::Value =
+        serde_json::from_slice(&work.read("run/config.json")).expect("it is JSON");
+    let chosen = config["compute-dtype"].as_str().expect("a name");
+    assert!(["f32", "bf16"].contains(&chosen), "{chosen}");
+    let other = if chosen == "f32" { "bf16" } else { "f32" };
+    let mut again = work.train_with("run", &["--compute-dtype", other]);
+    refused(&mut again, 2, "compute-dtype was");
+}
+
+#[test]
 fn a_missing_run_is_not_resumed() {
     let work = Work::new();
     refused(

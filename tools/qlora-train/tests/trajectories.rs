@@ -35,6 +35,7 @@ fn follow(name: &str, base: &str, flags: &[&str]) {
             .arg(&run)
             .args(["--no-shuffle", "--dropout", "0", "--epochs", "1"])
             .args(["--batch-size", "2", "--gradient-accumulation-steps", "2"])
+            .args(["--compute-dtype", "f32"])
             .args(flags),
     );
     check_steps(name, &run);

@@ -1,5 +1,5 @@
 use super::{Random, close, same_bits_for_any_threads};
-use crate::format::{DenseDtype, Encoding, WeightFormat};
+use crate::format::{ComputeDtype, DenseDtype, Encoding, WeightFormat};
 use crate::kernels::cross_entropy;
 use crate::kernels::panel::WeightView;
 use crate::kernels::simd::Level;
@@ -10,6 +10,7 @@ fn format(vocabulary: usize, hidden: usize) -> WeightFormat {
         out_features: vocabulary,
         in_features: hidden,
         encoding: Encoding::Dense(DenseDtype::F32),
+        compute: ComputeDtype::F32,
     }
 }
 

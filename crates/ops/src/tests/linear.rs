@@ -1,5 +1,5 @@
 use super::{Random, close, same_bits_for_any_threads};
-use crate::format::{DenseDtype, Encoding, WeightFormat, nf4_words, words_of};
+use crate::format::{ComputeDtype, DenseDtype, Encoding, WeightFormat, nf4_words, words_of};
 use crate::kernels::dropout::Dropout;
 use crate::kernels::linear::{self, LoraView};
 use crate::kernels::panel::WeightView;
@@ -76,6 +76,7 @@ fn weight(encoding: &str, n: usize, k: usize, random: &mut Random) -> Case {
             out_features: n,
             in_features: k,
             encoding,
+            compute: ComputeDtype::F32,
         },
         dense,
     }

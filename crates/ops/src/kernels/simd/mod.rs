@@ -12,12 +12,16 @@ mod avx512;
 mod portable;
 
 pub use portable::Portable;
+use std::sync::LazyLock;
 #[cfg(target_arch = "x86_64")]
 pub use {avx2::Avx2, avx512::Avx512};
 
 /// A proven-to-exist set of vector instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Level(Isa);
+pub struct Level {
+    isa: Isa,
+    bf16: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Isa {
@@ -32,6 +36,7 @@ impl Level {
     /// Every level this processor has, fastest first.
     pub fn available() -> Vec<Level> {
         let mut levels = Vec::new();
+        let mut add = |isa, bf16| levels.push(Level { isa, bf16 });
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f")
@@ -39,41 +44,37 @@ impl Level {
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512dq")
             {
-                levels.push(Level(Isa::Avx512));
+                if is_x86_feature_detected!("avx512bf16") {
+                    add(Isa::Avx512, true);
+                }
+                add(Isa::Avx512, false);
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                levels.push(Level(Isa::Avx2));
+                add(Isa::Avx2, false);
             }
         }
-        levels.push(Level(Isa::Portable));
+        add(Isa::Portable, false);
         levels
     }
 
-    /// The fastest level this processor has.
+    /// The fastest level this processor has, looked up once.
     pub fn best() -> Level {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq")
-            {
-                return Level(Isa::Avx512);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Level(Isa::Avx2);
-            }
-        }
-        Level(Isa::Portable)
+        static BEST: LazyLock<Level> = LazyLock::new(|| Level::available()[0]);
+        *BEST
+    }
+
+    /// Whether products of bf16 values have an instruction here (AVX512-BF16).
+    pub fn multiplies_bf16(self) -> bool {
+        self.bf16
     }
 
     pub(crate) fn isa(self) -> Isa {
-        self.0
+        self.isa
     }
 
     /// Lanes of the widest f32 vector.
     pub fn lanes(self) -> usize {
-        match self.0 {
+        match self.isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => 16,
             #[cfg(target_arch = "x86_64")]
