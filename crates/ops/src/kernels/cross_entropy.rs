@@ -6,7 +6,6 @@
 //! vocabulary is cut into a fixed number of splits (the tasks) whose partial results are merged in
 //! order: each value of W is converted once for 256 rows and no [rows, vocabulary] exists.
 
-use super::linear::DEPTH;
 use super::matmul::{Strided, multiply};
 use super::panel::{WeightView, transpose};
 use super::simd::Level;
@@ -14,6 +13,8 @@ use super::softmax::softmax_row;
 use super::{Shared, output};
 use rayon::prelude::*;
 
+/// Depth of a panel.
+const DEPTH: usize = 128;
 /// Rows that share one pass over the vocabulary.
 const ROWS: usize = 256;
 /// Vocabulary entries of a tile: a multiple of every panel width.

@@ -44,23 +44,15 @@ impl Dropout {
         );
     }
 
-    /// `out[j] += values[j] · factor(row, col + j)`
-    pub(crate) fn add(
-        &self,
-        level: Level,
-        row: usize,
-        col: usize,
-        values: &[f32],
-        out: &mut [f32],
-    ) {
-        add(
+    /// `values[j] *= factor(row, col + j)`
+    pub(crate) fn multiply(&self, level: Level, row: usize, col: usize, values: &mut [f32]) {
+        multiply(
             level,
             self.row_key(row),
             col,
             self.threshold(),
             self.scale(),
             values,
-            out,
         );
     }
 
@@ -99,7 +91,7 @@ simd_dispatch! {
 }
 
 simd_dispatch! {
-    fn add(key: u32, col: usize, threshold: u32, scale: f32, values: &[f32], out: &mut [f32]) = add_generic
+    fn multiply(key: u32, col: usize, threshold: u32, scale: f32, values: &mut [f32]) = multiply_generic
 }
 
 // Plain loops: under each level's instructions the compiler vectorises them.
@@ -124,16 +116,15 @@ unsafe fn apply_generic<S: Simd>(
 
 #[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
-unsafe fn add_generic<S: Simd>(
+unsafe fn multiply_generic<S: Simd>(
     key: u32,
     col: usize,
     threshold: u32,
     scale: f32,
-    values: &[f32],
-    out: &mut [f32],
+    values: &mut [f32],
 ) {
-    for (j, (o, v)) in out.iter_mut().zip(values).enumerate() {
-        *o += v * if keep(key, col + j, threshold) {
+    for (j, v) in values.iter_mut().enumerate() {
+        *v *= if keep(key, col + j, threshold) {
             scale
         } else {
             0.0

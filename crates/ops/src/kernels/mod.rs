@@ -7,13 +7,19 @@ pub mod cross_entropy;
 pub mod dropout;
 mod few_rows;
 pub mod linear;
+mod low_rank;
 pub mod matmul;
 pub mod normalize;
 pub mod panel;
+mod product;
 pub mod rotary;
+mod row_groups;
+mod scratch;
 pub mod simd;
 mod softmax;
 pub mod swiglu;
+mod tile;
+pub(crate) mod words;
 
 /// A fresh output, which its kernel must write in full before anyone reads it. Under test it is
 /// poisoned, so that an element nobody wrote shows; otherwise it is not even cleared, which at 512

@@ -3,11 +3,16 @@
 //! NF4: sixteen codebook values are multiplied by the block's absmax and rounded to the weight's
 //! dtype once for 64 elements, then looked up (one `vpermps` for 16 codes on AVX-512). Blocks that
 //! straddle rows, odd columns and pieces that do not start on a block go the plain way.
-//! [`WeightView::rows`] gives the natural layout, [`WeightView::panel`] the transposed one that a
-//! matmul against xWᵀ reads: `[depth][width]`, lanes over output features.
+//! `packed` makes of them the panels that a matmul reads, `pairs` those of bf16 pairs.
+
+mod packed;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 
 use super::simd::{Simd, simd_dispatch};
 use crate::format::{DenseDtype, Encoding, WeightFormat};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use pairs::pair_along;
 use std::ops::Range;
 
 /// A frozen weight on the host, read in place.
@@ -102,35 +107,6 @@ impl<'a> WeightView<'a> {
         assert!(rows.end <= self.format.out_features && cols.end <= self.format.in_features);
         assert!(rows.is_empty() || out.len() >= (rows.len() - 1) * stride + cols.len());
         fill(level, *self, rows, cols, out, stride)
-    }
-
-    /// The same piece transposed: `out[p][i]` is row `rows.start + i`, column `cols.start + p`;
-    /// lanes past `rows.len()` up to `width` are zero. `scratch` holds `width * cols.len()` values.
-    pub fn panel(
-        &self,
-        level: super::simd::Level,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        out: &mut [f32],
-        width: usize,
-        scratch: &mut [f32],
-    ) {
-        let (height, depth) = (rows.len(), cols.len());
-        assert!(height <= width && out.len() >= depth * width);
-        if let Source::F32(values) = self.source {
-            let first = rows.start * self.format.in_features + cols.start;
-            return transpose(
-                level,
-                &values[first..],
-                self.format.in_features,
-                height,
-                depth,
-                out,
-                width,
-            );
-        }
-        self.rows(level, rows, cols, scratch, depth);
-        transpose(level, scratch, depth, height, depth, out, width);
     }
 }
 

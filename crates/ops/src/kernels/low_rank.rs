@@ -1,0 +1,224 @@
+//! The adapter's small products, all f32: u = drop(x)·Aᵀ, t = s·dy·B, dA = tᵀ·drop(x), dB = s·dyᵀ·u.
+//!
+//! u and t are made in the same pass that packs x and dy for the product with the weight, while
+//! their rows are in L1. dA and dB run down strips of columns.
+
+use super::dropout::Dropout;
+use super::linear::LoraView;
+use super::matmul::{Strided, multiply};
+use super::panel::transpose;
+use super::row_groups::pack;
+use super::scratch::scratch;
+use super::simd::Level;
+use super::words::Words;
+use super::{Shared, output};
+use rayon::prelude::*;
+
+/// Lanes of a strip; depth of a block.
+const DEPTH: usize = 128;
+
+/// Rows projected onto `rank` directions: drop(x)·R·scaling.
+#[derive(Clone, Copy)]
+pub(crate) struct Projection<'a> {
+    /// `[width][rank]`
+    pub right: &'a [f32],
+    pub rank: usize,
+    pub scaling: f32,
+    pub dropout: Option<Dropout>,
+}
+
+/// Packs x `[rows, width]` into `packed` and returns its projection, row-major and packed.
+/// `first_row` is the dropout's row of row 0.
+pub(crate) fn pack_and_project(
+    level: Level,
+    words: Words,
+    x: &[f32],
+    width: usize,
+    first_row: usize,
+    packed: &mut [f32],
+    projection: Option<Projection<'_>>,
+    projected: &mut [f32],
+    projected_packed: &mut [f32],
+) {
+    let lanes = level.lanes();
+    let rank = projection.map_or(0, |p| p.rank);
+    let (projected, groups) = (
+        Shared(projected.as_mut_ptr()),
+        Shared(projected_packed.as_mut_ptr()),
+    );
+    packed
+        .par_chunks_mut(words.steps(width) * lanes)
+        .zip(x.par_chunks(lanes * width))
+        .enumerate()
+        .for_each(|(group, (packed, x))| {
+            pack(level, words, x, width, packed);
+            let Some(projection) = projection else { return };
+            let rows = x.len() / width;
+            // SAFETY: each group writes its own rows.
+            let (row_major, grouped) = unsafe {
+                (
+                    std::slice::from_raw_parts_mut(projected.at(group * lanes * rank), rows * rank),
+                    std::slice::from_raw_parts_mut(groups.at(group * lanes * rank), lanes * rank),
+                )
+            };
+            projection.project(level, x, width, first_row + group * lanes, row_major);
+            transpose(level, row_major, rank, rows, rank, grouped, lanes);
+        });
+}
+
+impl Projection<'_> {
+    /// All rows, nothing packed.
+    pub fn all(&self, level: Level, x: &[f32], width: usize, out: &mut [f32]) {
+        out.par_chunks_mut(level.lanes() * self.rank)
+            .zip(x.par_chunks(level.lanes() * width))
+            .enumerate()
+            .for_each(|(i, (out, x))| self.project(level, x, width, i * level.lanes(), out));
+    }
+
+    /// `out` `[rows, rank]`
+    fn project(&self, level: Level, x: &[f32], width: usize, first_row: usize, out: &mut [f32]) {
+        let rows = x.len() / width;
+        let product = |x: &[f32], out: &mut [f32]| {
+            let a = Strided::rows(x, width);
+            let (b, c) = (self.right.as_ptr(), out.as_mut_ptr());
+            multiply(
+                level, rows, self.rank, width, a, b, self.rank, c, self.rank, false,
+            );
+        };
+        match self.dropout {
+            None => product(x, out),
+            Some(dropout) => scratch(x.len(), |dropped| {
+                let rows = x.chunks_exact(width).zip(dropped.chunks_exact_mut(width));
+                for (i, (x, dropped)) in rows.enumerate() {
+                    dropout.apply(level, first_row + i, 0, x, dropped);
+                }
+                product(dropped, out);
+            }),
+        }
+        if self.scaling != 1.0 {
+            out.iter_mut().for_each(|v| *v *= self.scaling);
+        }
+    }
+}
+
+/// u = drop(x)·Aᵀ `[rows, rank]`, nothing packed.
+pub(crate) fn project(level: Level, x: &[f32], width: usize, lora: &LoraView<'_>) -> Vec<f32> {
+    let mut u = output(x.len() / width * lora.rank);
+    scratch(width * lora.rank, |right| {
+        transpose(level, lora.a, width, lora.rank, width, right, lora.rank);
+        lora.onto_a(right).all(level, x, width, &mut u);
+    });
+    u
+}
+
+impl<'a> LoraView<'a> {
+    /// u = drop(x)·Aᵀ, given Aᵀ.
+    pub(crate) fn onto_a(&self, transposed: &'a [f32]) -> Projection<'a> {
+        Projection {
+            right: transposed,
+            rank: self.rank,
+            scaling: 1.0,
+            dropout: self.dropout,
+        }
+    }
+
+    /// t = s·dy·B
+    pub(crate) fn onto_b(&self) -> Projection<'a> {
+        Projection {
+            right: self.b,
+            rank: self.rank,
+            scaling: self.scaling,
+            dropout: None,
+        }
+    }
+}
+
+/// dA = tᵀ·drop(x), `[rank, in]`
+pub(crate) fn gradient_of_a(
+    level: Level,
+    x: &[f32],
+    k: usize,
+    t: &[f32],
+    lora: &LoraView<'_>,
+) -> Vec<f32> {
+    let (r, m) = (lora.rank, x.len() / k);
+    let mut da = output(r * k);
+    let target = Shared(da.as_mut_ptr());
+    let width = 3 * level.lanes();
+    strips(k, width, |lanes| {
+        // SAFETY: this task alone writes these columns of dA.
+        let tile = unsafe { target.at(lanes.start) };
+        scratch(width * DEPTH, |dropped| {
+            for start in (0..m).step_by(DEPTH) {
+                let depth = DEPTH.min(m - start);
+                let a = Strided::columns(&t[start * r..], r);
+                let (b, b_row) = match lora.dropout {
+                    None => (x[start * k + lanes.start..].as_ptr(), k),
+                    Some(dropout) => {
+                        for (i, out) in dropped.chunks_exact_mut(width).take(depth).enumerate() {
+                            let row = &x[(start + i) * k..(start + i + 1) * k];
+                            dropout.apply(level, start + i, lanes.start, &row[lanes.clone()], out);
+                        }
+                        (dropped.as_ptr(), width)
+                    }
+                };
+                multiply(
+                    level,
+                    r,
+                    lanes.len(),
+                    depth,
+                    a,
+                    b,
+                    b_row,
+                    tile,
+                    k,
+                    start > 0,
+                );
+            }
+        });
+    });
+    da
+}
+
+/// dB = s·dyᵀ·u, `[out, rank]`, computed as its transpose: lanes over `out`.
+pub(crate) fn gradient_of_b(
+    level: Level,
+    dy: &[f32],
+    n: usize,
+    u: &[f32],
+    lora: &LoraView<'_>,
+) -> Vec<f32> {
+    let (r, m) = (lora.rank, dy.len() / n);
+    let mut db = output(n * r);
+    let target = Shared(db.as_mut_ptr());
+    let width = 3 * level.lanes();
+    strips(n, width, |lanes| {
+        scratch(r * width, |product| {
+            let c = product.as_mut_ptr();
+            for start in (0..m).step_by(DEPTH) {
+                let a = Strided::columns(&u[start * r..], r);
+                let b = dy[start * n + lanes.start..].as_ptr();
+                let depth = DEPTH.min(m - start);
+                multiply(level, r, lanes.len(), depth, a, b, n, c, width, start > 0);
+            }
+            // SAFETY: this task alone writes these rows of dB.
+            let rows = unsafe {
+                std::slice::from_raw_parts_mut(target.at(lanes.start * r), lanes.len() * r)
+            };
+            for (i, row) in rows.chunks_exact_mut(r).enumerate() {
+                for (j, v) in row.iter_mut().enumerate() {
+                    *v = lora.scaling * product[j * width + i];
+                }
+            }
+        });
+    });
+    db
+}
+
+/// Runs `task` on each strip of `width` of the columns.
+fn strips(columns: usize, width: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
+    (0..columns.div_ceil(width))
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|i| task(i * width..((i + 1) * width).min(columns)));
+}

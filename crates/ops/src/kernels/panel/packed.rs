@@ -1,0 +1,191 @@
+//! Panels of a frozen weight, in the words and the layout that the tile reads: `[steps][width]`.
+//!
+//! Forward (xWᵀ) lanes run over output features and the depth over input features: words are made
+//! along the rows of W, in pieces that stay in L1, and transposed. Backward (dy·W) lanes run over
+//! input features and the depth over output features: rows are taken as they lie, or, as bf16
+//! pairs, two by two. What has no fast way (blocks that straddle rows, odd widths, f16) becomes f32
+//! first.
+
+use super::{Source, WeightView, transpose};
+use crate::format::DenseDtype;
+use crate::kernels::scratch::scratch;
+use crate::kernels::simd::Level;
+use crate::kernels::words::{Words, round_to_bf16};
+use std::ops::Range;
+
+/// Input features of a piece that is transposed at once: 48 rows of f32 are 24 KiB.
+const PIECE: usize = 128;
+
+impl WeightView<'_> {
+    /// `out[s][i]` is word `s` along columns `cols` of row `rows.start + i`; lanes beyond are zero.
+    pub(crate) fn panel_of_rows(
+        &self,
+        level: Level,
+        words: Words,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+        width: usize,
+    ) {
+        if let Some((stored, row)) = self.stored(words, &rows, &cols) {
+            let steps = words.steps(cols.len());
+            return transpose(level, stored, row, rows.len(), steps, out, width);
+        }
+        let stride = words.steps(PIECE);
+        scratch(rows.len() * stride, |natural| {
+            for start in cols.clone().step_by(PIECE) {
+                let piece = start..(start + PIECE).min(cols.end);
+                let steps = words.steps(piece.len());
+                self.row_words(level, words, rows.clone(), piece, natural, stride);
+                let out = &mut out[words.steps(start - cols.start) * width..];
+                transpose(level, natural, stride, rows.len(), steps, out, width);
+            }
+        });
+    }
+
+    /// The words as they lie in memory, and the stride of their rows, where they lie so.
+    fn stored(
+        &self,
+        words: Words,
+        rows: &Range<usize>,
+        cols: &Range<usize>,
+    ) -> Option<(&[f32], usize)> {
+        let width = self.format.in_features;
+        let first = rows.start * width + cols.start;
+        match (words, self.source) {
+            (Words::F32, Source::F32(values)) => Some((&values[first..], width)),
+            #[cfg(target_arch = "x86_64")]
+            (Words::Pairs, Source::Half(values, DenseDtype::BF16))
+                if width % 2 == 0 && cols.start % 2 == 0 =>
+            {
+                let end = (rows.end - 1) * width + cols.end;
+                let values = bytemuck::cast_slice(&values[first..end.next_multiple_of(2)]);
+                Some((values, width / 2))
+            }
+            _ => None,
+        }
+    }
+
+    /// Words along each row, row-major.
+    fn row_words(
+        &self,
+        level: Level,
+        words: Words,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        match words {
+            Words::F32 => self.rows(level, rows, cols, out, stride),
+            Words::Rounded => {
+                self.rows(level, rows.clone(), cols.clone(), out, stride);
+                for row in out.chunks_mut(stride).take(rows.len()) {
+                    round_to_bf16(level, &mut row[..cols.len()]);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Words::Pairs => {
+                let steps = words.steps(cols.len());
+                let whole_blocks = [self.format.in_features, cols.start, cols.len()]
+                    .iter()
+                    .all(|n| n.is_multiple_of(nf4::BLOCK_SIZE));
+                for (i, row) in rows.enumerate() {
+                    let out = &mut out[i * stride..i * stride + steps];
+                    match self.source {
+                        Source::Nf4 {
+                            codes,
+                            scales,
+                            dtype,
+                        } if whole_blocks => {
+                            let at = row * self.format.in_features + cols.start;
+                            // SAFETY: Pairs exist where the level has AVX512-BF16; whole blocks.
+                            unsafe { super::pairs::nf4_along(codes, scales, dtype, at, out) }
+                        }
+                        _ => scratch(cols.len(), |values| {
+                            self.rows(level, row..row + 1, cols.clone(), values, cols.len());
+                            // SAFETY: Pairs exist where the level has AVX512-BF16.
+                            unsafe { super::pairs::pair_along(values, out) }
+                        }),
+                    }
+                }
+            }
+        }
+    }
+
+    /// `out[s][j]` is word `s` along rows `rows` of column `cols.start + j`; lanes beyond are not
+    /// written.
+    pub(crate) fn panel_of_columns(
+        &self,
+        level: Level,
+        words: Words,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+        width: usize,
+    ) {
+        match words {
+            Words::F32 => self.rows(level, rows, cols, out, width),
+            Words::Rounded => {
+                self.rows(level, rows.clone(), cols.clone(), out, width);
+                for row in out.chunks_mut(width).take(rows.len()) {
+                    round_to_bf16(level, &mut row[..cols.len()]);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Words::Pairs => {
+                for (row, out) in rows.clone().step_by(2).zip(out.chunks_mut(width)) {
+                    let lower = (row + 1 < rows.end).then_some(row + 1);
+                    self.row_pair(
+                        level,
+                        [Some(row), lower],
+                        cols.clone(),
+                        &mut out[..cols.len()],
+                    );
+                }
+            }
+        }
+    }
+
+    /// Columns `cols` of two rows, or of one above zeros, as pairs.
+    #[cfg(target_arch = "x86_64")]
+    fn row_pair(
+        &self,
+        level: Level,
+        [upper, lower]: [Option<usize>; 2],
+        cols: Range<usize>,
+        out: &mut [f32],
+    ) {
+        let upper = upper.expect("a pair has an upper row");
+        let width = self.format.in_features;
+        let at = |row: usize| row * width + cols.start;
+        let aligned = width.is_multiple_of(nf4::BLOCK_SIZE)
+            && [cols.start, cols.len()].iter().all(|n| n % 16 == 0);
+        // SAFETY: Pairs exist where the level has AVX512-BF16; the lengths are those of `cols`.
+        match (self.source, lower) {
+            (
+                Source::Nf4 {
+                    codes,
+                    scales,
+                    dtype,
+                },
+                Some(lower),
+            ) if aligned => unsafe {
+                super::pairs::nf4_across(codes, scales, dtype, [at(upper), at(lower)], out)
+            },
+            (Source::Half(values, DenseDtype::BF16), lower) => {
+                let row = |row: usize| &values[at(row)..at(row) + cols.len()];
+                unsafe { super::pairs::pair_halves(row(upper), lower.map(row), out) }
+            }
+            _ => scratch(2 * cols.len(), |values| {
+                let (above, below) = values.split_at_mut(cols.len());
+                self.rows(level, upper..upper + 1, cols.clone(), above, cols.len());
+                if let Some(lower) = lower {
+                    self.rows(level, lower..lower + 1, cols.clone(), below, cols.len());
+                }
+                let below = lower.map(|_| &*below);
+                unsafe { super::pairs::pair_across(above, below, out) }
+            }),
+        }
+    }
+}

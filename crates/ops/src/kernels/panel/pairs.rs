@@ -1,0 +1,200 @@
+//! Pairs of bf16 out of a weight, with AVX512-BF16: what `vdpbf16ps` reads.
+//!
+//! NF4: the codebook times the block's absmax, rounded to bf16, is a table of sixteen 16-bit
+//! entries; one `vpermw` looks 32 codes up. Along a row the pairs are neighbours in memory: both
+//! halves of the register hold the row's table. Across two rows (the depth of the backward pass)
+//! the low half holds the upper row's table and the high half the lower row's, and bit 4 of each
+//! index chooses, so that the pairs come out of the look-up as they are wanted.
+
+use super::{Scales, table};
+use std::arch::x86_64::*;
+
+/// Two bf16 in a word, from two f32 each rounded to nearest even: `out[i]` = (v[2i], v[2i + 1]).
+///
+/// # Safety
+/// The processor has AVX512-BF16; `out` holds half of `values`, rounded up.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(crate) unsafe fn pair_along(values: &[f32], out: &mut [f32]) {
+    debug_assert!(out.len() >= values.len().div_ceil(2));
+    let whole = values.len() / 32 * 32;
+    // SAFETY: 32 values and 16 words at a time, then what is left under masks.
+    unsafe {
+        let (from, to) = (values.as_ptr(), out.as_mut_ptr());
+        for j in (0..whole).step_by(32) {
+            let (low, high) = (
+                _mm512_loadu_ps(from.add(j)),
+                _mm512_loadu_ps(from.add(j + 16)),
+            );
+            let pairs = _mm512_cvtne2ps_pbh(high, low);
+            _mm512_storeu_si512(to.add(j / 2).cast(), std::mem::transmute(pairs));
+        }
+        let rest = values.len() - whole;
+        if rest > 0 {
+            let low = _mm512_maskz_loadu_ps(first(rest), from.add(whole));
+            let high = _mm512_maskz_loadu_ps(first(rest.saturating_sub(16)), from.add(whole + 16));
+            let pairs = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_mask_storeu_epi32(to.add(whole / 2).cast(), first(rest.div_ceil(2)), pairs);
+        }
+    }
+}
+
+/// `out[i]` = (upper[i], lower[i]), each rounded to bf16; no `lower` counts as zeros.
+///
+/// # Safety
+/// The processor has AVX512-BF16; the slices are of one length.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(crate) unsafe fn pair_across(upper: &[f32], lower: Option<&[f32]>, out: &mut [f32]) {
+    debug_assert!(out.len() >= upper.len() && lower.is_none_or(|l| l.len() >= upper.len()));
+    // SAFETY: up to 16 elements at a time, under masks.
+    unsafe {
+        for j in (0..upper.len()).step_by(16) {
+            let lanes = first(upper.len() - j);
+            let low = _mm512_maskz_loadu_ps(lanes, upper.as_ptr().add(j));
+            let high = match lower {
+                Some(lower) => _mm512_maskz_loadu_ps(lanes, lower.as_ptr().add(j)),
+                None => _mm512_setzero_ps(),
+            };
+            let bits = |v| std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+            let (low, high) = (
+                _mm512_cvtepu16_epi32(bits(low)),
+                _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits(high))),
+            );
+            let pairs = _mm512_or_si512(low, high);
+            _mm512_mask_storeu_epi32(out.as_mut_ptr().add(j).cast(), lanes, pairs);
+        }
+    }
+}
+
+/// As [`pair_across`], of values that are bf16 already.
+///
+/// # Safety
+/// The processor has AVX-512; the slices are of one length.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(super) unsafe fn pair_halves(upper: &[u16], lower: Option<&[u16]>, out: &mut [f32]) {
+    debug_assert!(out.len() >= upper.len() && lower.is_none_or(|l| l.len() >= upper.len()));
+    // SAFETY: up to 16 elements at a time, under masks.
+    unsafe {
+        for j in (0..upper.len()).step_by(16) {
+            let lanes = first(upper.len() - j);
+            let wide = |p: *const u16| {
+                _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, p.add(j).cast()))
+            };
+            let low = wide(upper.as_ptr());
+            let high = match lower {
+                Some(lower) => _mm512_slli_epi32::<16>(wide(lower.as_ptr())),
+                None => _mm512_setzero_si512(),
+            };
+            let pairs = _mm512_or_si512(low, high);
+            _mm512_mask_storeu_epi32(out.as_mut_ptr().add(j).cast(), lanes, pairs);
+        }
+    }
+}
+
+/// Elements `at..at + 2·out.len()` of the flat matrix as pairs along it.
+///
+/// # Safety
+/// The processor has AVX512-BF16; `at` and the length are multiples of 64.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(super) unsafe fn nf4_along(
+    codes: &[u8],
+    scales: Scales<'_>,
+    dtype: nf4::Dtype,
+    at: usize,
+    out: &mut [f32],
+) {
+    let first_block = at / nf4::BLOCK_SIZE;
+    let codes = &codes[at / 2..at / 2 + out.len()];
+    for (b, (codes, out)) in codes
+        .chunks_exact(32)
+        .zip(out.chunks_exact_mut(32))
+        .enumerate()
+    {
+        // SAFETY: a block is 32 bytes of codes and 32 words of pairs.
+        unsafe {
+            let one = rounded(scales.get(first_block + b), dtype);
+            let table = both(one, one);
+            for half in 0..2 {
+                let bytes = _mm_loadu_si128(codes.as_ptr().add(16 * half).cast());
+                let byte = _mm512_cvtepu8_epi32(bytes);
+                // The first element is in the high nibble; beyond bit 4 an index is not read, and
+                // bit 4 chooses between two equal halves.
+                let index =
+                    _mm512_or_si512(_mm512_srli_epi32::<4>(byte), _mm512_slli_epi32::<16>(byte));
+                let pairs = _mm512_permutexvar_epi16(index, table);
+                _mm512_storeu_si512(out.as_mut_ptr().add(16 * half).cast(), pairs);
+            }
+        }
+    }
+}
+
+/// Elements `upper..upper + out.len()` and `lower..` as pairs across the two rows.
+///
+/// # Safety
+/// The processor has AVX512-BF16; both starts and the length are multiples of 16, and both starts
+/// lie at the same place of a block.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(super) unsafe fn nf4_across(
+    codes: &[u8],
+    scales: Scales<'_>,
+    dtype: nf4::Dtype,
+    [upper, lower]: [usize; 2],
+    out: &mut [f32],
+) {
+    debug_assert!(upper % 16 == 0 && lower % 16 == 0 && out.len() % 16 == 0);
+    assert!(upper.max(lower) + out.len() <= 2 * codes.len());
+    let mut done = 0;
+    while done < out.len() {
+        let blocks = [upper, lower].map(|at| (at + done) / nf4::BLOCK_SIZE);
+        let end = (done + nf4::BLOCK_SIZE - (upper + done) % nf4::BLOCK_SIZE).min(out.len());
+        // SAFETY: 8 bytes of codes of each row and 16 words at a time, inside what was asserted.
+        unsafe {
+            let [a, b] = blocks.map(|block| rounded(scales.get(block), dtype));
+            let table = both(a, b);
+            let row_of = _mm512_set1_epi32(0x0010_0000);
+            let nibble = _mm512_set1_epi32(0xffff_000fu32 as i32);
+            for j in (done..end).step_by(16) {
+                let load =
+                    |at: usize| _mm_loadl_epi64(codes.as_ptr().add((at + j) / 2).cast::<__m128i>());
+                let bytes = _mm_unpacklo_epi8(load(upper), load(lower));
+                // Each quadword: the byte of the upper row, 16 bits on that of the lower.
+                let wide = _mm512_cvtepu32_epi64(_mm256_cvtepu8_epi16(bytes));
+                let codes =
+                    _mm512_or_si512(_mm512_srli_epi64::<4>(wide), _mm512_slli_epi64::<32>(wide));
+                // (codes & nibble) | row_of
+                let index = _mm512_ternarylogic_epi32::<0xea>(codes, nibble, row_of);
+                let pairs = _mm512_permutexvar_epi16(index, table);
+                _mm512_storeu_si512(out.as_mut_ptr().add(j).cast(), pairs);
+            }
+        }
+        done = end;
+    }
+}
+
+/// What each code means in a block with this absmax, before it is rounded to bf16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+unsafe fn rounded(absmax: f32, dtype: nf4::Dtype) -> __m512 {
+    // SAFETY: sixteen values.
+    unsafe {
+        match dtype {
+            // Rounded to bf16 once, by the conversion.
+            nf4::Dtype::F32 | nf4::Dtype::BF16 => _mm512_mul_ps(
+                _mm512_loadu_ps(nf4::CODEBOOK.as_ptr()),
+                _mm512_set1_ps(absmax),
+            ),
+            nf4::Dtype::F16 => _mm512_loadu_ps(table(absmax, dtype).as_ptr()),
+        }
+    }
+}
+
+/// Sixteen entries for indices below 16, sixteen for those above.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+unsafe fn both(low: __m512, high: __m512) -> __m512i {
+    // SAFETY: only the bits' reading changes.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+}
+
+fn first(n: usize) -> __mmask16 {
+    if n >= 16 { u16::MAX } else { (1 << n) - 1 }
+}

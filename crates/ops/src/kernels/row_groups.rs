@@ -1,0 +1,31 @@
+//! Activations in the words and the layout that the tile broadcasts: groups of `LANES` rows,
+//! `[steps][LANES]`.
+//!
+//! Eight rows side by side are read as one stream of whole cache lines, where row-major activations
+//! are eight streams a power of two apart. Each value is rounded to bf16 here, once a call.
+
+use super::panel::transpose;
+use super::scratch::scratch;
+use super::simd::Level;
+use super::words::{Words, round_to_bf16};
+
+/// `x` `[rows, k]`, at most `LANES` rows → `out` `[steps][LANES]`; lanes beyond the rows are zero.
+pub(crate) fn pack(level: Level, words: Words, x: &[f32], k: usize, out: &mut [f32]) {
+    let (rows, lanes, steps) = (x.len() / k, level.lanes(), words.steps(k));
+    match words {
+        Words::F32 => transpose(level, x, k, rows, k, out, lanes),
+        Words::Rounded => scratch(x.len(), |values| {
+            values.copy_from_slice(x);
+            round_to_bf16(level, values);
+            transpose(level, values, k, rows, k, out, lanes);
+        }),
+        #[cfg(target_arch = "x86_64")]
+        Words::Pairs => scratch(rows * steps, |natural| {
+            for (x, out) in x.chunks_exact(k).zip(natural.chunks_exact_mut(steps)) {
+                // SAFETY: Pairs exist where the level has AVX512-BF16.
+                unsafe { super::panel::pair_along(x, out) };
+            }
+            transpose(level, natural, steps, rows, steps, out, lanes);
+        }),
+    }
+}

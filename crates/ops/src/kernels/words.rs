@@ -1,0 +1,61 @@
+//! What is one 32-bit word of an operand that the tile reads?
+//!
+//! Every product with a frozen weight goes through words, so that packing, panels and tiles are
+//! written once: a depth of `k` values is `k` words of f32, or `k / 2` words of two bf16 each.
+
+use super::simd::{Level, Simd, simd_dispatch};
+use crate::format::ComputeDtype;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Words {
+    /// One f32.
+    F32,
+    /// One f32 that holds a bf16 value: bf16 for processors without an instruction for it.
+    Rounded,
+    /// Two bf16, consecutive along the depth, the first in the low half.
+    #[cfg(target_arch = "x86_64")]
+    Pairs,
+}
+
+impl Words {
+    /// How this level multiplies in `compute`.
+    pub fn new(level: Level, compute: ComputeDtype) -> Words {
+        match compute {
+            ComputeDtype::F32 => Words::F32,
+            #[cfg(target_arch = "x86_64")]
+            ComputeDtype::Bf16 if level.multiplies_bf16() => Words::Pairs,
+            ComputeDtype::Bf16 => Words::Rounded,
+        }
+    }
+
+    /// Values of the depth in a word.
+    pub fn values(self) -> usize {
+        match self {
+            Words::F32 | Words::Rounded => 1,
+            #[cfg(target_arch = "x86_64")]
+            Words::Pairs => 2,
+        }
+    }
+
+    /// Words of `depth` values, the last one filled up with zero.
+    pub fn steps(self, depth: usize) -> usize {
+        depth.div_ceil(self.values())
+    }
+}
+
+simd_dispatch! {
+    /// Rounds every value to the nearest bf16, ties to even.
+    pub(crate) fn round_to_bf16(values: &mut [f32]) = round_to_bf16_generic
+}
+
+// A plain loop: under each level's instructions the compiler vectorises it.
+#[allow(clippy::extra_unused_type_parameters)]
+#[inline(always)]
+unsafe fn round_to_bf16_generic<S: Simd>(values: &mut [f32]) {
+    for v in values {
+        let bits = v.to_bits();
+        let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
+        let quiet = (bits | 0x0040_0000) & 0xffff_0000;
+        *v = f32::from_bits(if v.is_nan() { quiet } else { nearest });
+    }
+}
