@@ -11,6 +11,7 @@ pub mod matmul;
 pub mod normalize;
 pub mod panel;
 pub mod rotary;
+mod scratch;
 pub mod simd;
 mod softmax;
 pub mod swiglu;
