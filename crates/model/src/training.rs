@@ -93,6 +93,7 @@ fn mix(x: u64) -> u64 {
 }
 
 /// d loss / d adapter, in the adapter's order.
+#[derive(Clone)]
 pub struct Gradients {
     pub(crate) layers: Vec<[Option<[Tensor<2>; 2]>; 7]>,
 }

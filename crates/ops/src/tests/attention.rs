@@ -85,6 +85,22 @@ fn grouped_queries_windows_softcaps_and_odd_head_sizes_attend_as_the_specificati
 }
 
 #[test]
+fn groups_wider_than_a_panel_and_segments_of_several_ranges_attend_as_the_specification_says() {
+    let long = Segments::from_offsets(&[0, 3, 1100, 1101, 1300]);
+    check(Level::best(), &long, [1300, 1300], &options(2, 1, 4));
+    let windowed = AttentionOptions {
+        window: Some(90),
+        ..options(2, 2, 4)
+    };
+    check(Level::best(), &long, [1300, 1300], &windowed);
+    for level in Level::available() {
+        let segments = Segments::from_offsets(&[0, 9, 150]);
+        check(level, &segments, [150, 150], &options(100, 2, 4));
+        check(level, &segments, [150, 150], &options(14, 2, 8));
+    }
+}
+
+#[test]
 fn queries_that_continue_a_longer_sequence_see_all_of_it() {
     let segments = Segments::new(vec![
         Segment { q: 0..3, k: 2..250 },

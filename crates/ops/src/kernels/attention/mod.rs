@@ -1,0 +1,23 @@
+//! Causal attention over ragged segments: what is kept is o and one logsumexp per row and head.
+//!
+//! Flash-style (arXiv 2205.14135), the other way round: scores lie as `[keys][queries]`, a query a
+//! lane. The query heads that share keys and values share a tile: heads × positions fill the
+//! panel's three vectors (48 lanes: 16 positions of 3 heads), so a short segment fills it too, and
+//! K, V are read where they lie, once for the whole group. Only the queries are transposed. Largest
+//! score, sum and logsumexp are one vector each: softmax runs down the columns and never reduces
+//! across lanes. Blocks of 128 keys outside the causal triangle or the window are never computed;
+//! inside it a tile stops at its last position's keys.
+//! Limit: the matmul tile's rate on the pairs that a query sees; exponentials cost a tenth of it,
+//! the triangle's edge half a tile's positions per query.
+
+mod backward;
+mod cached;
+mod forward;
+mod tile;
+
+pub use backward::{Saved, backward};
+pub use cached::{Pieces, forward_cached};
+pub use forward::forward;
+
+/// Keys of a block: its scores are 24 KiB, its share of K and V 32 KiB each at 64 a head.
+const KEYS: usize = 128;
