@@ -4,20 +4,25 @@
 //! computed as flash attention is: logits of ≤ 256 rows × 192 vocabulary entries live in a scratch
 //! tile, softmax is online, and Σ e^{l_v − max}·W_v is rescaled when the maximum grows. The
 //! vocabulary is cut into a fixed number of splits (the tasks) whose partial results are merged in
-//! order: each value of W is converted once for 256 rows and no [rows, vocabulary] exists.
+//! order: each value of W is unpacked twice for 256 rows (transposed for the logits, as it lies for
+//! the gradient) and no [rows, vocabulary] exists.
+//! In bf16 h and W are rounded for the logits, e^{l − max} and W for the gradient; softmax, sums and
+//! the target's row are f32.
 
-use super::matmul::{Strided, multiply};
-use super::panel::{WeightView, transpose};
+use super::panel::WeightView;
+use super::row_groups::pack;
+use super::scratch::scratch;
 use super::simd::Level;
 use super::softmax::softmax_row;
+use super::tile::{Piece, VECTORS, multiply_words};
+use super::words::Words;
 use super::{Shared, output};
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Depth of a panel.
-const DEPTH: usize = 128;
 /// Rows that share one pass over the vocabulary.
 const ROWS: usize = 256;
-/// Vocabulary entries of a tile: a multiple of every panel width.
+/// Vocabulary entries of a tile: a multiple of every panel's width.
 const ENTRIES: usize = 192;
 /// Partial results that are merged; fixed, so that the bits do not depend on the threads.
 const SPLITS: usize = 16;
@@ -31,10 +36,9 @@ pub fn forward(
     want_gradient: bool,
 ) -> (f64, Vec<f32>) {
     let hidden = weight.format.in_features;
-    let mut dh = if want_gradient {
-        output(h.len())
-    } else {
-        Vec::new()
+    let mut dh = match want_gradient {
+        true => output(h.len()),
+        false => Vec::new(),
     };
     let mut loss = 0.0;
     for (i, (h, targets)) in h
@@ -43,203 +47,229 @@ pub fn forward(
         .enumerate()
     {
         let at = i * ROWS * hidden;
-        let dh = if want_gradient {
-            &mut dh[at..at + h.len()]
-        } else {
-            &mut []
+        let dh = match want_gradient {
+            true => &mut dh[at..at + h.len()],
+            false => &mut [],
         };
-        loss += some_rows(level, h, weight, targets, dh);
+        let head = Head {
+            level,
+            words: Words::new(level, weight.format.compute),
+            weight,
+            targets,
+        };
+        loss += head.some_rows(h, dh);
     }
     (loss, dh)
 }
 
-/// One split's running maximum and sum of exponentials for each row, and Σ e^{l − max}·W.
-struct Partial {
-    largest: Vec<f32>,
-    sums: Vec<f32>,
-    weighted: Vec<f32>,
+/// The output projection and the rows that go through it together.
+struct Head<'a> {
+    level: Level,
+    words: Words,
+    weight: WeightView<'a>,
+    targets: &'a [u32],
 }
 
-fn some_rows(
-    level: Level,
-    h: &[f32],
-    weight: WeightView<'_>,
-    targets: &[u32],
-    dh: &mut [f32],
-) -> f64 {
-    let (vocabulary, hidden) = (weight.format.out_features, weight.format.in_features);
-    let rows = targets.len();
-    let per_split = vocabulary.div_ceil(SPLITS).next_multiple_of(ENTRIES);
-    let mut target_logits = output(rows);
-    let logits_at = Shared(target_logits.as_mut_ptr());
-    let partials: Vec<Partial> = (0..vocabulary.div_ceil(per_split))
-        .into_par_iter()
-        .with_max_len(1)
-        .map(|split| {
-            let entries = split * per_split..((split + 1) * per_split).min(vocabulary);
-            let mut partial = Partial {
-                largest: vec![f32::NEG_INFINITY; rows],
-                sums: vec![0.0; rows],
-                weighted: vec![0.0; dh.len()],
-            };
-            let mut scratch = Scratch::new(level, rows, hidden);
+/// One split's running maximum and sum of exponentials for each row.
+struct Softmax {
+    largest: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+impl Head<'_> {
+    fn some_rows(&self, h: &[f32], dh: &mut [f32]) -> f64 {
+        let vocabulary = self.weight.format.out_features;
+        let (rows, hidden) = (self.targets.len(), self.hidden());
+        let lanes = self.level.lanes();
+        let per_split = vocabulary.div_ceil(SPLITS).next_multiple_of(ENTRIES);
+        let splits = vocabulary.div_ceil(per_split);
+        let mut target_logits = output(rows);
+        let logits_at = Shared(target_logits.as_mut_ptr());
+        let packed = rows.next_multiple_of(lanes) * self.words.steps(hidden);
+        scratch(packed + splits * dh.len(), |buffer| {
+            let (packed, weighted) = buffer.split_at_mut(packed);
+            packed
+                .par_chunks_mut(lanes * self.words.steps(hidden))
+                .zip(h.par_chunks(lanes * hidden))
+                .for_each(|(packed, h)| pack(self.level, self.words, h, hidden, hidden, packed));
+            let weighted_at = Shared(weighted.as_mut_ptr());
+            let softmaxes: Vec<Softmax> = (0..splits)
+                .into_par_iter()
+                .with_max_len(1)
+                .map(|split| {
+                    let entries = split * per_split..((split + 1) * per_split).min(vocabulary);
+                    // SAFETY: each split has its own partial gradient.
+                    let weighted = unsafe {
+                        std::slice::from_raw_parts_mut(weighted_at.at(split * dh.len()), dh.len())
+                    };
+                    self.split(packed, entries, logits_at, weighted)
+                })
+                .collect();
+            self.merge(&softmaxes, &target_logits, weighted, dh)
+        })
+    }
+
+    /// Walks over some of the vocabulary: the softmax so far and Σ e^{l − max}·W.
+    fn split(
+        &self,
+        h: &[f32],
+        entries: Range<usize>,
+        target_logits: Shared,
+        weighted: &mut [f32],
+    ) -> Softmax {
+        let (rows, hidden) = (self.targets.len(), self.hidden());
+        let mut softmax = Softmax {
+            largest: vec![f32::NEG_INFINITY; rows],
+            sums: vec![0.0; rows],
+        };
+        scratch(rows * ENTRIES, |logits| {
             for start in entries.clone().step_by(ENTRIES) {
-                let count = ENTRIES.min(entries.end - start);
-                scratch.tile(level, h, weight, start, count);
-                for (i, target) in targets.iter().enumerate() {
-                    let logits = &mut scratch.logits[i * ENTRIES..i * ENTRIES + count];
+                let tile = start..(start + ENTRIES).min(entries.end);
+                self.logits(h, tile.clone(), logits);
+                for (i, target) in self.targets.iter().enumerate() {
+                    let logits = &mut logits[i * ENTRIES..i * ENTRIES + tile.len()];
                     if let Some(logit) = (*target as usize)
                         .checked_sub(start)
                         .and_then(|t| logits.get(t))
                     {
                         // SAFETY: a target lies in one tile only.
-                        unsafe { *logits_at.at(i) = *logit };
+                        unsafe { *target_logits.at(i) = *logit };
                     }
-                    let (largest, sum) = (&mut partial.largest[i], &mut partial.sums[i]);
-                    let rescale = softmax_row(level, logits, 0, count, 1.0, None, largest, sum);
-                    if rescale != 1.0 && !dh.is_empty() {
-                        partial.weighted[i * hidden..(i + 1) * hidden]
+                    let (largest, sum) = (&mut softmax.largest[i], &mut softmax.sums[i]);
+                    let count = tile.len();
+                    let rescale =
+                        softmax_row(self.level, logits, 0, count, 1.0, None, largest, sum);
+                    if rescale != 1.0 && start > entries.start && !weighted.is_empty() {
+                        weighted[i * hidden..(i + 1) * hidden]
                             .iter_mut()
                             .for_each(|v| *v *= rescale);
                     }
                 }
-                if !dh.is_empty() {
-                    let p = Strided::rows(&scratch.logits, ENTRIES);
-                    multiply(
-                        level,
-                        rows,
-                        hidden,
-                        count,
-                        p,
-                        scratch.natural.as_ptr(),
-                        hidden,
-                        partial.weighted.as_mut_ptr(),
-                        hidden,
-                        true,
-                    );
+                if !weighted.is_empty() {
+                    self.weigh(logits, tile, weighted, start > entries.start);
                 }
             }
-            partial
-        })
-        .collect();
-    merge(
-        level,
-        h.len() / rows,
-        &partials,
-        &target_logits,
-        targets,
-        weight,
-        dh,
-    )
-}
-
-fn merge(
-    level: Level,
-    hidden: usize,
-    partials: &[Partial],
-    target_logits: &[f32],
-    targets: &[u32],
-    weight: WeightView<'_>,
-    dh: &mut [f32],
-) -> f64 {
-    let mut loss = 0.0;
-    let mut target_row = vec![0.0; hidden];
-    for (i, target) in targets.iter().enumerate() {
-        let largest = partials
-            .iter()
-            .fold(f32::NEG_INFINITY, |a, p| a.max(p.largest[i]));
-        let sum: f64 = partials
-            .iter()
-            .map(|p| p.sums[i] as f64 * ((p.largest[i] - largest) as f64).exp())
-            .sum();
-        loss += largest as f64 + sum.ln() - target_logits[i] as f64;
-        if dh.is_empty() {
-            continue;
-        }
-        let target = *target as usize;
-        weight.rows(
-            level,
-            target..target + 1,
-            0..hidden,
-            &mut target_row,
-            hidden,
-        );
-        let dh = &mut dh[i * hidden..(i + 1) * hidden];
-        dh.iter_mut().zip(&target_row).for_each(|(d, w)| *d = -w);
-        for p in partials {
-            let share = (((p.largest[i] - largest) as f64).exp() / sum) as f32;
-            let weighted = &p.weighted[i * hidden..(i + 1) * hidden];
-            dh.iter_mut()
-                .zip(weighted)
-                .for_each(|(d, w)| *d += share * w);
-        }
-    }
-    loss
-}
-
-struct Scratch {
-    natural: Vec<f32>,
-    panel: Vec<f32>,
-    logits: Vec<f32>,
-    hidden: usize,
-}
-
-impl Scratch {
-    fn new(level: Level, rows: usize, hidden: usize) -> Scratch {
-        Scratch {
-            natural: output(ENTRIES * hidden),
-            panel: output(3 * level.lanes() * DEPTH),
-            logits: output(rows * ENTRIES),
-            hidden,
-        }
+        });
+        softmax
     }
 
-    /// Converts entries `start..start + count` of W and computes their logits for every row of h.
-    fn tile(
-        &mut self,
-        level: Level,
-        h: &[f32],
-        weight: WeightView<'_>,
-        start: usize,
-        count: usize,
+    /// h·Wᵀ for some entries, row stride `ENTRIES`.
+    fn logits(&self, h: &[f32], entries: Range<usize>, logits: &mut [f32]) {
+        let hidden = self.hidden();
+        let (width, steps) = (VECTORS * self.level.lanes(), self.words.steps(hidden));
+        scratch(width * steps, |panel| {
+            for start in entries.clone().step_by(width) {
+                let lanes = start..(start + width).min(entries.end);
+                let (level, words) = (self.level, self.words);
+                self.weight
+                    .panel_of_rows(level, words, lanes.clone(), 0..hidden, panel, width);
+                let c = &mut logits[start - entries.start..];
+                self.groups(h, steps, panel, lanes.len(), c, ENTRIES, false);
+            }
+        });
+    }
+
+    /// weighted (+)= p·W for some entries; `p` has row stride `ENTRIES`.
+    fn weigh(&self, p: &[f32], entries: Range<usize>, weighted: &mut [f32], accumulate: bool) {
+        let (hidden, rows) = (self.hidden(), self.targets.len());
+        let (lanes, steps) = (self.level.lanes(), self.words.steps(entries.len()));
+        let width = VECTORS * lanes;
+        let packed = rows.next_multiple_of(lanes) * steps;
+        scratch(packed + width * steps, |buffer| {
+            let (packed, panel) = buffer.split_at_mut(packed);
+            let groups = p[..rows * ENTRIES].chunks(lanes * ENTRIES);
+            for (p, packed) in groups.zip(packed.chunks_exact_mut(lanes * steps)) {
+                pack(self.level, self.words, p, ENTRIES, entries.len(), packed);
+            }
+            for start in (0..hidden).step_by(width) {
+                let lanes = start..(start + width).min(hidden);
+                let (level, words) = (self.level, self.words);
+                let rows = entries.clone();
+                self.weight
+                    .panel_of_columns(level, words, rows, lanes.clone(), panel, width);
+                let c = &mut weighted[start..];
+                self.groups(packed, steps, panel, lanes.len(), c, hidden, accumulate);
+            }
+        });
+    }
+
+    /// c (+)= a·panel for every group of rows.
+    #[allow(clippy::too_many_arguments)]
+    fn groups(
+        &self,
+        a: &[f32],
+        steps: usize,
+        panel: &[f32],
+        lanes: usize,
+        c: &mut [f32],
+        c_row: usize,
+        accumulate: bool,
     ) {
-        let (hidden, width) = (self.hidden, 3 * level.lanes());
-        let rows = h.len() / hidden;
-        weight.rows(
-            level,
-            start..start + count,
-            0..hidden,
-            &mut self.natural,
-            hidden,
-        );
-        for first in (0..count).step_by(width) {
-            let lanes = width.min(count - first);
-            for from in (0..hidden).step_by(DEPTH) {
-                let depth = DEPTH.min(hidden - from);
-                transpose(
-                    level,
-                    &self.natural[first * hidden + from..],
-                    hidden,
-                    lanes,
-                    depth,
-                    &mut self.panel,
-                    width,
-                );
-                let a = Strided::rows(&h[from..], hidden);
-                let logits = self.logits[first..].as_mut_ptr();
-                multiply(
-                    level,
-                    rows,
-                    lanes,
-                    depth,
-                    a,
-                    self.panel.as_ptr(),
-                    width,
-                    logits,
-                    ENTRIES,
-                    from > 0,
-                );
+        let height = self.level.lanes();
+        for (group, a) in a.chunks_exact(height * steps).enumerate() {
+            let first = group * height;
+            let piece = Piece {
+                rows: (self.targets.len() - first).min(height),
+                lanes,
+                steps,
+                c_row,
+                accumulate,
+            };
+            let c = &mut c[first * c_row..];
+            assert!(panel.len() >= VECTORS * height * steps);
+            assert!(c.len() >= (piece.rows - 1) * c_row + lanes);
+            // SAFETY: the operands hold what the piece says.
+            unsafe {
+                let (a, b) = (a.as_ptr(), panel.as_ptr());
+                multiply_words(self.level, self.words, piece, a, b, c.as_mut_ptr());
             }
         }
+    }
+
+    /// The loss, and dh where it is wanted, from the splits in order.
+    fn merge(
+        &self,
+        splits: &[Softmax],
+        target_logits: &[f32],
+        weighted: &[f32],
+        dh: &mut [f32],
+    ) -> f64 {
+        let hidden = self.hidden();
+        let totals: Vec<(f32, f64)> = (0..self.targets.len())
+            .map(|i| {
+                let largest = splits
+                    .iter()
+                    .fold(f32::NEG_INFINITY, |a, s| a.max(s.largest[i]));
+                let part = |s: &Softmax| s.sums[i] as f64 * f64::from(s.largest[i] - largest).exp();
+                (largest, splits.iter().map(part).sum())
+            })
+            .collect();
+        let elements = dh.len();
+        dh.par_chunks_exact_mut(hidden)
+            .zip(self.targets)
+            .enumerate()
+            .for_each(|(i, (dh, target))| {
+                let target = *target as usize;
+                self.weight
+                    .rows(self.level, target..target + 1, 0..hidden, dh, hidden);
+                dh.iter_mut().for_each(|d| *d = -*d);
+                let (largest, sum) = totals[i];
+                for (s, split) in splits.iter().enumerate() {
+                    let share = (f64::from(split.largest[i] - largest).exp() / sum) as f32;
+                    let weighted = &weighted[s * elements + i * hidden..][..hidden];
+                    dh.iter_mut()
+                        .zip(weighted)
+                        .for_each(|(d, w)| *d += share * w);
+                }
+            });
+        totals
+            .iter()
+            .zip(target_logits)
+            .map(|((largest, sum), logit)| f64::from(*largest) + sum.ln() - f64::from(*logit))
+            .sum()
+    }
+
+    fn hidden(&self) -> usize {
+        self.weight.format.in_features
     }
 }

@@ -7,7 +7,7 @@
 //! the weight is multiplied in.
 
 use super::dropout::Dropout;
-use super::low_rank::{self, Projection, pack_and_project};
+use super::low_rank::{self, Projected, Projection, pack_and_project};
 use super::panel::{WeightView, transpose};
 use super::product::{LowRank, Product, Right, Unpack};
 use super::scratch::scratch;
@@ -144,9 +144,9 @@ pub fn backward(
         }
     };
     let da_db = lora.map(|lora| {
-        (
-            low_rank::gradient_of_a(level, x, k, &t, &lora),
-            low_rank::gradient_of_b(level, dy, n, u, &lora),
+        rayon::join(
+            || low_rank::gradient_of_a(level, x, k, &t, &lora),
+            || low_rank::gradient_of_b(level, dy, n, u, &lora),
         )
     });
     LinearGradients { dx, da_db }
@@ -183,17 +183,12 @@ impl Pass<'_> {
             let size = padded * self.words.steps(self.depth);
             scratch(size + padded * rank, |buffer| {
                 let (packed, left) = buffer.split_at_mut(size);
-                pack_and_project(
-                    self.level,
-                    self.words,
-                    x,
-                    self.depth,
-                    i * ROWS,
-                    packed,
-                    self.projection,
-                    here,
-                    left,
-                );
+                let projection = self.projection.map(|projection| {
+                    let (rows, packed) = (here, &mut *left);
+                    (projection, Projected { rows, packed })
+                });
+                let (level, words, first_row) = (self.level, self.words, i * ROWS);
+                pack_and_project(level, words, x, self.depth, first_row, packed, projection);
                 let low_rank = self.right.map(|right| LowRank {
                     left,
                     rank,

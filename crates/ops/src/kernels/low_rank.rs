@@ -27,8 +27,13 @@ pub(crate) struct Projection<'a> {
     pub dropout: Option<Dropout>,
 }
 
-/// Packs x `[rows, width]` into `packed` and returns its projection, row-major and packed.
-/// `first_row` is the dropout's row of row 0.
+/// Where a projection goes: `[rows, rank]`, and the same packed as [`super::row_groups`] does.
+pub(crate) struct Projected<'a> {
+    pub rows: &'a mut [f32],
+    pub packed: &'a mut [f32],
+}
+
+/// Packs x `[rows, width]` into `packed` and projects it. `first_row` is the dropout's row of row 0.
 pub(crate) fn pack_and_project(
     level: Level,
     words: Words,
@@ -36,33 +41,36 @@ pub(crate) fn pack_and_project(
     width: usize,
     first_row: usize,
     packed: &mut [f32],
-    projection: Option<Projection<'_>>,
-    projected: &mut [f32],
-    projected_packed: &mut [f32],
+    projection: Option<(Projection<'_>, Projected<'_>)>,
 ) {
     let lanes = level.lanes();
-    let rank = projection.map_or(0, |p| p.rank);
-    let (projected, groups) = (
-        Shared(projected.as_mut_ptr()),
-        Shared(projected_packed.as_mut_ptr()),
-    );
+    let projection = projection.map(|(projection, to)| {
+        let groups = packed.len() / (words.steps(width) * lanes);
+        assert_eq!(to.rows.len(), x.len() / width * projection.rank);
+        assert_eq!(to.packed.len(), groups * lanes * projection.rank);
+        let (rows, packed) = (to.rows.as_mut_ptr(), to.packed.as_mut_ptr());
+        (projection, Shared(rows), Shared(packed))
+    });
     packed
         .par_chunks_mut(words.steps(width) * lanes)
         .zip(x.par_chunks(lanes * width))
         .enumerate()
         .for_each(|(group, (packed, x))| {
-            pack(level, words, x, width, packed);
-            let Some(projection) = projection else { return };
-            let rows = x.len() / width;
-            // SAFETY: each group writes its own rows.
-            let (row_major, grouped) = unsafe {
+            pack(level, words, x, width, width, packed);
+            let Some((projection, to_rows, to_packed)) = projection else {
+                return;
+            };
+            let (rows, rank) = (x.len() / width, projection.rank);
+            let first = group * lanes;
+            // SAFETY: each group writes its own rows of what was measured above.
+            let (projected, packed) = unsafe {
                 (
-                    std::slice::from_raw_parts_mut(projected.at(group * lanes * rank), rows * rank),
-                    std::slice::from_raw_parts_mut(groups.at(group * lanes * rank), lanes * rank),
+                    std::slice::from_raw_parts_mut(to_rows.at(first * rank), rows * rank),
+                    std::slice::from_raw_parts_mut(to_packed.at(first * rank), lanes * rank),
                 )
             };
-            projection.project(level, x, width, first_row + group * lanes, row_major);
-            transpose(level, row_major, rank, rows, rank, grouped, lanes);
+            projection.project(level, x, width, first_row + first, projected);
+            transpose(level, projected, rank, rows, rank, packed, lanes);
         });
 }
 

@@ -9,21 +9,24 @@ use super::scratch::scratch;
 use super::simd::Level;
 use super::words::{Words, round_to_bf16};
 
-/// `x` `[rows, k]`, at most `LANES` rows → `out` `[steps][LANES]`; lanes beyond the rows are zero.
-pub(crate) fn pack(level: Level, words: Words, x: &[f32], k: usize, out: &mut [f32]) {
-    let (rows, lanes, steps) = (x.len() / k, level.lanes(), words.steps(k));
+/// The first `k` columns of `x` `[rows, row]`, at most `LANES` rows → `out` `[steps][LANES]`; lanes
+/// beyond the rows are zero.
+pub(crate) fn pack(level: Level, words: Words, x: &[f32], row: usize, k: usize, out: &mut [f32]) {
+    let (rows, lanes, steps) = (x.len().div_ceil(row), level.lanes(), words.steps(k));
     match words {
-        Words::F32 => transpose(level, x, k, rows, k, out, lanes),
-        Words::Rounded => scratch(x.len(), |values| {
-            values.copy_from_slice(x);
+        Words::F32 => transpose(level, x, row, rows, k, out, lanes),
+        Words::Rounded => scratch(rows * k, |values| {
+            for (x, values) in x.chunks(row).zip(values.chunks_exact_mut(k)) {
+                values.copy_from_slice(&x[..k]);
+            }
             round_to_bf16(level, values);
             transpose(level, values, k, rows, k, out, lanes);
         }),
         #[cfg(target_arch = "x86_64")]
         Words::Pairs => scratch(rows * steps, |natural| {
-            for (x, out) in x.chunks_exact(k).zip(natural.chunks_exact_mut(steps)) {
+            for (x, out) in x.chunks(row).zip(natural.chunks_exact_mut(steps)) {
                 // SAFETY: Pairs exist where the level has AVX512-BF16.
-                unsafe { super::panel::pair_along(x, out) };
+                unsafe { super::panel::pair_along(&x[..k], out) };
             }
             transpose(level, natural, steps, rows, steps, out, lanes);
         }),

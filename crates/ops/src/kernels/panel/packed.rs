@@ -56,7 +56,7 @@ impl WeightView<'_> {
             (Words::F32, Source::F32(values)) => Some((&values[first..], width)),
             #[cfg(target_arch = "x86_64")]
             (Words::Pairs, Source::Half(values, DenseDtype::BF16))
-                if width % 2 == 0 && cols.start % 2 == 0 =>
+                if width.is_multiple_of(2) && cols.start.is_multiple_of(2) =>
             {
                 let end = (rows.end - 1) * width + cols.end;
                 let values = bytemuck::cast_slice(&values[first..end.next_multiple_of(2)]);
@@ -160,7 +160,9 @@ impl WeightView<'_> {
         let width = self.format.in_features;
         let at = |row: usize| row * width + cols.start;
         let aligned = width.is_multiple_of(nf4::BLOCK_SIZE)
-            && [cols.start, cols.len()].iter().all(|n| n % 16 == 0);
+            && [cols.start, cols.len()]
+                .iter()
+                .all(|n| n.is_multiple_of(16));
         // SAFETY: Pairs exist where the level has AVX512-BF16; the lengths are those of `cols`.
         match (self.source, lower) {
             (

@@ -25,15 +25,17 @@ pub(crate) unsafe fn pair_along(values: &[f32], out: &mut [f32]) {
                 _mm512_loadu_ps(from.add(j)),
                 _mm512_loadu_ps(from.add(j + 16)),
             );
-            let pairs = _mm512_cvtne2ps_pbh(high, low);
-            _mm512_storeu_si512(to.add(j / 2).cast(), std::mem::transmute(pairs));
+            _mm512_storeu_si512(to.add(j / 2).cast(), both(low, high));
         }
         let rest = values.len() - whole;
         if rest > 0 {
             let low = _mm512_maskz_loadu_ps(first(rest), from.add(whole));
-            let high = _mm512_maskz_loadu_ps(first(rest.saturating_sub(16)), from.add(whole + 16));
-            let pairs = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
-            _mm512_mask_storeu_epi32(to.add(whole / 2).cast(), first(rest.div_ceil(2)), pairs);
+            let high = _mm512_maskz_loadu_ps(
+                first(rest.saturating_sub(16)),
+                from.wrapping_add(whole + 16),
+            );
+            let words = first(rest.div_ceil(2));
+            _mm512_mask_storeu_epi32(to.add(whole / 2).cast(), words, both(low, high));
         }
     }
 }
@@ -140,7 +142,11 @@ pub(super) unsafe fn nf4_across(
     [upper, lower]: [usize; 2],
     out: &mut [f32],
 ) {
-    debug_assert!(upper % 16 == 0 && lower % 16 == 0 && out.len() % 16 == 0);
+    debug_assert!(
+        [upper, lower, out.len()]
+            .iter()
+            .all(|n| n.is_multiple_of(16))
+    );
     assert!(upper.max(lower) + out.len() <= 2 * codes.len());
     let mut done = 0;
     while done < out.len() {
@@ -187,7 +193,7 @@ unsafe fn rounded(absmax: f32, dtype: nf4::Dtype) -> __m512 {
     }
 }
 
-/// Sixteen entries for indices below 16, sixteen for those above.
+/// Sixteen bf16 below sixteen others, each rounded to nearest even.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
 unsafe fn both(low: __m512, high: __m512) -> __m512i {
