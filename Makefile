@@ -38,6 +38,8 @@ experiment: build ## The same with all training phrases
 sweep: build ## Train with several learning rates (RATES) and compare their evaluation losses
 	@$(PIPELINE) sweep
 
+# PYTHON=venv/bin/python names one that has datasets and transformers: the peer of tokenize-pack.
+bench: export PYTHON ?= python3
 bench: ## Time the hot paths, each against something measured in the same run; fuzz a million lines
 	$(CARGO) bench --locked -p ops --bench ops
 	$(CARGO) run --release --locked -p nf4 --example nf4_speed

@@ -98,6 +98,88 @@ fn every_tool_has_help_with_examples_a_manual_and_completions() {
 }
 
 #[test]
+fn one_ledger_tells_every_lines_fate_through_files_and_through_a_pipe() {
+    let scene = Scene::new();
+    // A row without a code, one twice, one that says nothing, one that is too long for a row.
+    let script = "{ cat notes.csv; echo 'no code,,d'; echo 'twice is once too often,A00,d'; echo 'twice is once too often,A00,d'
+           echo ' ,A00,d'; printf 'long %.0s' $(seq 300); echo ',A00,d'; } >more.csv
+         import() { jsonl-import more.csv --user '{{ clinical_note }}' --assistant '{{ code }}' --on-empty skip \"$@\"; }
+         pack() { tokenize-pack --base base --max-seq-length 128 \"$@\"; }
+         import -o raw.jsonl --ledger 1.csv
+         jsonl-validate raw.jsonl --drop-invalid --severity exact_duplicate=error -o clean.jsonl --ledger 2.csv --ledger-from 1.csv
+         jsonl-split clean.jsonl --ratios 80,10,10 --out-dir split --ledger 3.csv --ledger-from 2.csv
+         pack split/train.jsonl -o train.safetensors --ledger 4.csv --ledger-from 3.csv
+         pack split/valid.jsonl split/test.jsonl -o rest.safetensors --ledger files.csv --ledger-from 4.csv
+         import --ledger p1.csv |
+             jsonl-validate --drop-invalid --severity exact_duplicate=error --ledger p2.csv --ledger-from p1.csv |
+             pack -o all.safetensors --ledger pipe.csv --ledger-from p2.csv
+         { echo file,line,fate,rule; cut -d, -f1-4 files.csv | tail -n +2; } >a; { echo file,line,fate,rule; cut -d, -f1-4 pipe.csv | tail -n +2; } >b
+         cmp a b; cat more.csv";
+    let rows = succeed(scene.path(), script).lines().count() - 1;
+    let ledger = scene.read("files.csv");
+    let ledger = String::from_utf8_lossy(&ledger);
+    let count = |what: &str| ledger.matches(what).count();
+    assert_eq!(ledger.lines().count() - 1, rows, "every row has a fate");
+    assert_eq!(
+        (
+            count(",dropped,empty_cell,"),
+            count(",dropped,exact_duplicate,"),
+            count(",dropped,too_long,")
+        ),
+        (2, 1, 1),
+        "{ledger}"
+    );
+    let packed = count(",kept,,train.safetensors,") + count(",kept,,rest.safetensors,");
+    assert_eq!(packed + 4, rows, "kept and dropped are all");
+    assert!(
+        ledger
+            .lines()
+            .skip(1)
+            .all(|row| row.starts_with("more.csv,"))
+    );
+}
+
+#[test]
+fn the_date_that_was_trained_with_is_the_date_that_is_asked_with() {
+    let scene = Scene::new();
+    let script = "printf '%s' \"{{ strftime_now('%d %b %Y') if strftime_now is defined else '' }}\" >dated
+         cat base/chat_template.jinja >>dated; mv dated base/chat_template.jinja
+         jsonl-import notes.csv --user '{{ clinical_note }}' --assistant '{{ code }}' | jsonl-split --ratios 80,10,10 --out-dir split
+         pack() { tokenize-pack split/$1.jsonl --base base --max-seq-length 256 --date $2 -o $1.safetensors; }
+         pack train 2026-11-24; pack valid 2026-11-25";
+    succeed(scene.path(), script);
+    let train = "qlora-train --base base --train train.safetensors --eval valid.safetensors --max-steps 1 --out-dir run || [ $? = 1 ]";
+    let two_dates = shell(scene.path(), train);
+    let said = String::from_utf8_lossy(&two_dates.stderr).into_owned();
+    assert!(
+        said.contains(
+            "prints the date 2026-11-24, and valid.safetensors prints the date 2026-11-25"
+        ),
+        "{said}"
+    );
+    succeed(
+        scene.path(),
+        &format!(
+            "tokenize-pack split/valid.jsonl --base base --max-seq-length 256 --date 2026-11-24 -o valid.safetensors; {train}"
+        ),
+    );
+    let kept = scene.read("run/adapter/prompt.json");
+    assert_eq!(
+        String::from_utf8_lossy(&kept),
+        "{\"date\":\"2026-11-24\"}\n"
+    );
+    let eval = "adapter-eval --base base --adapter run/adapter --cases split/test.jsonl --max-new-tokens 1 --out-dir eval";
+    let other = shell(scene.path(), &format!("{eval} --date 2026-11-25"));
+    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert_eq!(other.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("the adapter's training data printed 2026-11-24"),
+        "{said}"
+    );
+    succeed(scene.path(), &format!("{eval} --systems adapter"));
+}
+
+#[test]
 fn a_reader_that_leaves_early_ends_the_pipeline_quietly() {
     let scene = Scene::new();
     let output = shell(

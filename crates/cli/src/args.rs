@@ -55,7 +55,8 @@ impl From<anyhow::Error> for Error {
 
 /// Parses `argv`, fills in from `--config`, and answers what needs no run.
 pub(crate) fn resolve<A: Parser + Serialize>(argv: Vec<OsString>) -> Result<Resolved<A>, Error> {
-    let command = A::command();
+    // Where a flag may be given once, the last one counts: a script's "$@" overrides what it set.
+    let mut command = A::command().args_override_self(true);
     // A first look that forgives everything: the config may hold what is missing.
     let given = command
         .clone()
@@ -77,13 +78,17 @@ pub(crate) fn resolve<A: Parser + Serialize>(argv: Vec<OsString>) -> Result<Reso
         (Some(given), Some(file)) => merge(&command, given, argv, &config::read(file)?, file)?,
         _ => argv,
     };
-    let args = A::try_parse_from(&argv).map_err(|error| {
+    let parsed = command.try_get_matches_from_mut(&argv);
+    let parsed = parsed.and_then(|matches| {
+        let args = A::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        Ok((args, matches))
+    });
+    let (args, matches) = parsed.map_err(|error| {
         if let Some(file) = from.filter(|_| error.use_stderr()) {
             progress::note(format_args!("with the flags of {}:", file.display()));
         }
         Error::Usage(error)
     })?;
-    let matches = command.try_get_matches_from(&argv).map_err(Error::Usage)?;
     progress::set_quiet(flag(&matches, "quiet"));
     if flag(&matches, "print_config") {
         let mut text = serde_json::to_string_pretty(&args).map_err(anyhow::Error::from)?;

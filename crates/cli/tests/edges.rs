@@ -288,3 +288,19 @@ fn a_killed_tool_leaves_the_old_output_and_no_litter() {
     assert_eq!(fs::read_to_string(&out).unwrap(), "old");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn of_a_flag_given_twice_the_last_one_counts_and_lists_grow() {
+    let flags = ["--prefix=a", "--times=3", "--capitals", "--no-word=x"];
+    let again = ["--times=1", "--prefix=b", "--capitals", "--no-word=y"];
+    let got = run(copy().args(flags).args(again), "x\n");
+    assert_eq!(
+        (got.status.code(), text(&got.stdout)),
+        (Some(1), "bX\n"),
+        "{}",
+        text(&got.stderr)
+    );
+    let printed = run(copy().args(flags).args(again).arg("--print-config"), "");
+    let config: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap();
+    assert_eq!(config["no_word"], serde_json::json!(["x", "y"]));
+}

@@ -1,11 +1,15 @@
 //! How do the field's other shapes become chat JSONL? ShareGPT, Alpaca, prompt and completion.
 
+mod messages;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use crate::Error;
 use crate::rows::Row;
-use crate::{Error, Role};
+use crate::template::OnEmpty;
+use messages::messages;
 
 /// The shape of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,28 +61,36 @@ pub fn shape_of(
     }
 }
 
-/// Converts one record; `system` is put before conversations that have none of their own.
+/// Converts one record; `system` is put before conversations that have none of their own. `None`
+/// when the record is skipped for an empty cell.
 pub fn convert(
     row: Row,
     shape: Shape,
     names: &NameMap,
     system: Option<&str>,
-) -> Result<Map<String, Value>, Error> {
+    on_empty: OnEmpty,
+) -> Result<Option<Map<String, Value>>, Error> {
     let place = row.place;
     let record = Record {
         columns: row.columns,
         names,
     };
+    if let Some(column) = record.empty_cell(shape) {
+        match on_empty {
+            OnEmpty::Error => return Err(Error::EmptyCell { place, column }),
+            OnEmpty::Skip => return Ok(None),
+            OnEmpty::Keep => {}
+        }
+    }
     let converted = match shape {
-        Shape::Messages => messages(&record, "messages", ["role", "content"], system),
-        Shape::ShareGpt => messages(&record, "conversations", ["from", "value"], system),
+        Shape::Messages | Shape::ShareGpt => messages(&record, shape, system),
         Shape::Alpaca(prompt) => alpaca(&record, prompt, system),
         Shape::PromptCompletion => prompt_completion(&record, system),
         Shape::Text => record
             .text("text")
             .map(|text| Map::from_iter([("text".into(), text.into())])),
     };
-    converted.map_err(|what| Error::at(place, what))
+    converted.map(Some).map_err(|what| Error::at(place, what))
 }
 
 struct Record<'a> {
@@ -93,10 +105,25 @@ impl Record<'_> {
             .filter(|value| !value.is_null())
     }
 
+    /// The first cell that has to say something and does not, by the file's name for it.
+    fn empty_cell(&self, shape: Shape) -> Option<String> {
+        let named: &[&str] = match shape {
+            Shape::Alpaca(_) => &["instruction", "output"],
+            Shape::PromptCompletion => &["prompt", "completion"],
+            Shape::Text => &["text"],
+            Shape::Messages | Shape::ShareGpt => return messages::empty_content(self, shape),
+        };
+        let names = named.iter().map(|name| own(self.names, name));
+        let mut empty = names.filter(|name| self.columns.get(*name).is_some_and(is_empty));
+        empty.next().map(str::to_owned)
+    }
+
     fn text(&self, name: &str) -> Result<&str, String> {
         match self.get(name) {
             Some(Value::String(text)) => Ok(text),
             Some(_) => Err(format!("{} is no text", own(self.names, name))),
+            // Only --on-empty keep comes here with a cell that is there and null.
+            None if self.columns.contains_key(own(self.names, name)) => Ok(""),
             None => Err(self.missing(name)),
         }
     }
@@ -119,163 +146,16 @@ impl Record<'_> {
     }
 }
 
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.trim().is_empty(),
+        _ => false,
+    }
+}
+
 fn own<'a>(names: &'a NameMap, name: &'a str) -> &'a str {
     names.get(name).map_or(name, String::as_str)
-}
-
-/// A list of messages in anybody's names.
-fn messages(
-    record: &Record,
-    list: &str,
-    [role_key, content_key]: [&str; 2],
-    system: Option<&str>,
-) -> Result<Map<String, Value>, String> {
-    // A file may name its keys by our words or by ShareGPT's: --map role=from is --map from=from.
-    let named = |ours: &'static str, theirs: &str| match record.names.get(ours) {
-        Some(name) => name.clone(),
-        None => own(record.names, theirs).to_owned(),
-    };
-    let (role_key, content_key) = (named("role", role_key), named("content", content_key));
-    let Some(Value::Array(said)) = record.get(list) else {
-        return Err(match record.get(list) {
-            Some(_) => format!("{} is no list", own(record.names, list)),
-            None => record.missing(list),
-        });
-    };
-    let own_system = record.text_or_empty("system")?;
-    let system = if own_system.is_empty() {
-        system
-    } else {
-        Some(own_system)
-    };
-    let mut messages = Vec::with_capacity(said.len() + 1);
-    let mut calls = Calls::default();
-    for (index, message) in said.iter().enumerate() {
-        let place = |what: String| format!("{}[{index}]{what}", own(record.names, list));
-        let Value::Object(message) = message else {
-            return Err(place(" is no object".into()));
-        };
-        messages.push(one_message(message, &role_key, &content_key, &mut calls).map_err(place)?);
-    }
-    let has_system = messages
-        .first()
-        .is_some_and(|first| first["role"] == "system" || first["role"] == "developer");
-    if let Some(system) = system.filter(|_| !has_system) {
-        messages.insert(0, json!({"role": "system", "content": system}));
-    }
-    let mut line = Map::from_iter([("messages".to_owned(), Value::Array(messages))]);
-    if let Some(tools) = record.get("tools") {
-        line.insert("tools".to_owned(), wrapped_tools(tools)?);
-    }
-    Ok(line)
-}
-
-/// The calls that still wait for their answer.
-#[derive(Default)]
-struct Calls {
-    made: usize,
-    waiting: std::collections::VecDeque<String>,
-}
-
-fn one_message(
-    message: &Map<String, Value>,
-    role_key: &str,
-    content_key: &str,
-    calls: &mut Calls,
-) -> Result<Value, String> {
-    let role = match message.get(role_key) {
-        Some(Value::String(role)) => role.as_str(),
-        Some(_) => return Err(format!(".{role_key} is no text")),
-        None => {
-            let keys: Vec<&str> = message.keys().map(String::as_str).collect();
-            return Err(format!(
-                " has no {role_key:?}; its keys are {}",
-                keys.join(", ")
-            ));
-        }
-    };
-    let content = message.get(content_key).cloned();
-    let converted = match role {
-        "function_call" => {
-            let text = content.as_ref().and_then(Value::as_str).ok_or(format!(".{content_key} is no text"))?;
-            return called(text, calls).map_err(|what| format!(".{content_key}{what}"));
-        }
-        "human" | "user" => "user",
-        "gpt" | "assistant" | "model" | "bot" | "chatgpt" => "assistant",
-        "observation" => "tool",
-        other => Role::from_name(other).map(Role::name).ok_or_else(|| {
-            format!(".{role_key} {other:?} is no known role; known are human, gpt, system, observation, function_call and OpenAI's")
-        })?,
-    };
-    let mut written = Map::from_iter([("role".to_owned(), Value::from(converted))]);
-    if let Some(content) = content {
-        written.insert("content".to_owned(), content);
-    } else if !message.contains_key("tool_calls") {
-        return Err(format!(" has no {content_key:?}"));
-    }
-    for key in ["name", "weight", "tool_calls", "tool_call_id"] {
-        if let Some(value) = message.get(key) {
-            written.insert(key.to_owned(), value.clone());
-        }
-    }
-    if converted == "tool"
-        && !written.contains_key("tool_call_id")
-        && let Some(id) = calls.waiting.pop_front()
-    {
-        written.insert("tool_call_id".to_owned(), id.into());
-    }
-    Ok(Value::Object(written))
-}
-
-/// ShareGPT writes a call as `{"name", "arguments"}`, or a list of these, in the text.
-fn called(text: &str, calls: &mut Calls) -> Result<Value, String> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|error| format!(" holds no JSON: {error}"))?;
-    let list = match value {
-        Value::Array(list) => list,
-        one => vec![one],
-    };
-    let call = |call: Value| {
-        let name = call
-            .get("name")
-            .and_then(Value::as_str)
-            .ok_or(" names no function")?;
-        let arguments = match call.get("arguments") {
-            Some(Value::String(text)) => text.clone(),
-            Some(arguments) => arguments.to_string(),
-            None => "{}".to_owned(),
-        };
-        let id = format!("call_{}", calls.made);
-        calls.made += 1;
-        calls.waiting.push_back(id.clone());
-        Ok(
-            json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}),
-        )
-    };
-    let list = list
-        .into_iter()
-        .map(call)
-        .collect::<Result<Vec<Value>, String>>()?;
-    Ok(json!({"role": "assistant", "tool_calls": list}))
-}
-
-/// Tools as OpenAI has them; ShareGPT's are bare functions, often in a string.
-fn wrapped_tools(tools: &Value) -> Result<Value, String> {
-    let list = match tools {
-        Value::String(text) if text.trim().is_empty() => Vec::new(),
-        Value::String(text) => serde_json::from_str(text)
-            .map_err(|error| format!("tools holds no JSON list: {error}"))?,
-        Value::Array(list) => list.clone(),
-        _ => return Err("tools is no list".into()),
-    };
-    let wrap = |tool: Value| {
-        if tool.get("function").is_some() {
-            tool
-        } else {
-            json!({"type": "function", "function": tool})
-        }
-    };
-    Ok(Value::Array(list.into_iter().map(wrap).collect()))
 }
 
 fn alpaca(
@@ -339,12 +219,15 @@ fn prompt_completion(record: &Record, system: Option<&str>) -> Result<Map<String
             }
         }
         messages.extend(completion.iter().cloned());
-        let columns = Map::from_iter([("messages".to_owned(), Value::Array(messages))]);
+        let mut columns = record.columns.clone();
+        columns.retain(|name, _| name != own(record.names, "prompt"));
+        columns.retain(|name, _| name != own(record.names, "completion"));
+        columns.insert("messages".to_owned(), Value::Array(messages));
         let record = Record {
             columns,
             names: &NameMap::new(),
         };
-        return self::messages(&record, "messages", ["role", "content"], system);
+        return self::messages(&record, Shape::Messages, system);
     }
     let mut messages = Vec::new();
     if let Some(system) = system {
@@ -375,8 +258,8 @@ mod tests {
             place: Place::Line(3),
             columns,
         };
-        convert(row, shape, &names, None)
-            .map(Value::Object)
+        convert(row, shape, &names, None, OnEmpty::Error)
+            .map(|line| Value::Object(line.expect("nothing is skipped")))
             .map_err(|error| error.to_string())
     }
 
@@ -423,6 +306,51 @@ mod tests {
         ];
         let want = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]});
         assert_eq!(converted(record, Shape::Messages, &names).unwrap(), want);
+    }
+
+    #[test]
+    fn an_empty_cell_names_row_and_column_in_every_shape() {
+        let alpaca = Shape::Alpaca(AlpacaPrompt::Plain);
+        for (record, shape, column) in [
+            (
+                json!({"prompt": "q", "completion": " "}),
+                Shape::PromptCompletion,
+                "completion",
+            ),
+            (
+                json!({"instruction": null, "output": "a"}),
+                alpaca,
+                "instruction",
+            ),
+            (json!({"text": ""}), Shape::Text, "text"),
+            (
+                json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}]}),
+                Shape::Messages,
+                "messages[1].content",
+            ),
+            (
+                json!({"conversations": [{"from": "human", "value": null}]}),
+                Shape::ShareGpt,
+                "conversations[0].value",
+            ),
+        ] {
+            let error = converted(record, shape, &[]).unwrap_err();
+            assert_eq!(error, format!("3: column {column:?} is empty"));
+        }
+    }
+
+    #[test]
+    fn what_a_conversation_brings_besides_stays_with_it() {
+        let line = json!({"messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "a", "reasoning_content": "because"}],
+            "chat_template_kwargs": {"enable_thinking": true}, "parallel_tool_calls": false});
+        assert_eq!(converted(line.clone(), Shape::Messages, &[]).unwrap(), line);
+        let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+        let split = json!({"prompt": [{"role": "user", "content": "q"}],
+            "completion": [{"role": "assistant", "content": "a"}], "tools": tools});
+        let joined = converted(split, Shape::PromptCompletion, &[]).unwrap();
+        assert_eq!(joined["tools"], tools);
     }
 
     #[test]

@@ -56,6 +56,9 @@ pub struct Message {
     /// The call that a `tool` message answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
+    /// What else a template may ask for (`reasoning_content`, `thinking`, …), as it was written.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 impl Message {
@@ -69,6 +72,7 @@ impl Message {
             name: None,
             tool_calls: Vec::new(),
             tool_call_id: None,
+            more: Map::new(),
         }
     }
 
@@ -200,6 +204,8 @@ struct WrittenMessage {
     name: Option<String>,
     tool_calls: Option<Vec<Value>>,
     tool_call_id: Option<String>,
+    #[serde(flatten)]
+    more: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -226,6 +232,7 @@ fn one_message(written: WrittenMessage) -> Result<Message, String> {
         name,
         tool_calls,
         tool_call_id,
+        more,
     } = written;
     let role =
         Role::from_name(&role).ok_or_else(|| format!(".role {role:?} is none of {}", names()))?;
@@ -254,6 +261,7 @@ fn one_message(written: WrittenMessage) -> Result<Message, String> {
         name,
         tool_calls,
         tool_call_id,
+        more,
     })
 }
 

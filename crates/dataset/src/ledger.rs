@@ -1,6 +1,11 @@
 //! What became of every input line? A CSV with one row for each, whose sums equal the input.
 
-use std::io::{self, Read, Write};
+mod chain;
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use chain::{Chain, Start};
 
 /// The columns, which are a contract: new ones go at the end.
 pub const HEADER: &str = "file,line,fate,rule,output,output_line";
@@ -24,7 +29,7 @@ pub enum Fate<'a> {
 #[derive(Debug)]
 pub struct Ledger<W> {
     writer: Option<W>,
-    previous: Option<Previous>,
+    chain: Option<Chain>,
     /// So far, of the lines this tool has read.
     pub counts: Counts,
 }
@@ -52,163 +57,55 @@ impl<W: Write> Ledger<W> {
         }
         Ok(Ledger {
             writer,
-            previous: None,
+            chain: None,
             counts: Counts::default(),
         })
     }
 
-    /// Notes the fate of a line of `file`.
+    /// Goes on from the ledger of the tool that wrote our input: rows then name the lines of its
+    /// input, and what it dropped is in this ledger too.
+    pub fn following(mut self, previous: &Path) -> io::Result<Ledger<W>> {
+        self.chain = Some(Chain::new(previous, Start::Now)?);
+        Ok(self)
+    }
+
+    /// The same where our input is a pipe: the tool before us publishes its ledger when it ends,
+    /// which is when our input does, and [`Ledger::finish`] reads it then.
+    pub fn following_through_a_pipe(mut self, previous: &Path) -> io::Result<Ledger<W>> {
+        self.chain = Some(Chain::new(previous, Start::WhenInputEnds)?);
+        Ok(self)
+    }
+
+    /// Notes the fate of a line of `file`. Lines of one file come together, in their order.
     pub fn record(&mut self, file: &str, line: u64, fate: Fate) -> io::Result<()> {
         match fate {
             Fate::Kept { .. } => self.counts.kept += 1,
             Fate::Truncated { .. } => self.counts.truncated += 1,
             Fate::Dropped { .. } => self.counts.dropped += 1,
         }
-        let Some(writer) = &mut self.writer else {
-            return Ok(());
-        };
-        match &mut self.previous {
-            None => write_row(writer, file, line, fate),
-            Some(previous) => {
-                let origin = previous.origin(line, writer)?;
-                let fate = match (fate, &origin.truncated) {
-                    (
-                        Fate::Kept {
-                            output,
-                            output_line,
-                        },
-                        Some(rule),
-                    ) => Fate::Truncated {
-                        rule,
-                        output,
-                        output_line,
-                    },
-                    (fate, _) => fate,
-                };
-                write_row(writer, &origin.file, origin.line, fate)
-            }
+        match (&mut self.chain, &mut self.writer) {
+            (Some(chain), Some(_)) => chain.record(file, line, fate),
+            (None, Some(writer)) => write_row(writer, file, line, fate),
+            (_, None) => Ok(()),
         }
     }
 
-    /// Gives the writer back, to be committed, where no earlier ledger is followed.
-    pub fn into_inner(self) -> Option<W> {
-        self.writer
+    /// Notes that a line of `file` is left for somebody else to decide on: another machine's share.
+    /// It is in this ledger only if the tool before us spoke of it, and then as that tool left it.
+    pub fn leave(&mut self, file: &str, line: u64) -> io::Result<()> {
+        match &mut self.chain {
+            Some(chain) => chain.leave(file, line),
+            None => Ok(()),
+        }
     }
 
-    /// Writes what is left of the ledger that is followed, and gives the writer back.
+    /// Completes the ledger and gives the writer back, to be committed.
     pub fn finish(mut self) -> io::Result<Option<W>> {
-        if let (Some(writer), Some(previous)) = (&mut self.writer, &mut self.previous) {
-            previous.rest(writer)?;
+        if let (Some(chain), Some(writer)) = (self.chain, &mut self.writer) {
+            chain.join(writer)?;
         }
-        Ok(self.into_inner())
+        Ok(self.writer)
     }
-
-    /// Goes on from the ledger of the tool that wrote our input: rows then name the lines of its
-    /// input, and what it dropped is in this ledger too.
-    pub fn following(mut self, previous: impl Read + Send + 'static) -> Ledger<W> {
-        self.previous = Some(Previous::new(Box::new(previous)));
-        self
-    }
-}
-
-/// The ledger of the tool before, read alongside.
-struct Previous {
-    rows: csv::Reader<Box<dyn Read + Send>>,
-    record: csv::StringRecord,
-}
-
-/// Where a line was before the tool before.
-struct Origin {
-    file: String,
-    line: u64,
-    /// The rule that cut it.
-    truncated: Option<String>,
-}
-
-impl std::fmt::Debug for Previous {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Previous")
-    }
-}
-
-impl Previous {
-    fn new(reader: Box<dyn Read + Send>) -> Previous {
-        Previous {
-            rows: csv::Reader::from_reader(reader),
-            record: csv::StringRecord::new(),
-        }
-    }
-
-    /// Finds the row that became our line; rows of dropped lines before it are written through.
-    fn origin(&mut self, line: u64, writer: &mut impl Write) -> io::Result<Origin> {
-        while self.next()? {
-            let row = &self.record;
-            if &row[2] == "dropped" {
-                self.copy(writer)?;
-            } else if row[5].parse() == Ok(line) {
-                let truncated = (&row[2] == "truncated").then(|| row[3].to_owned());
-                let place = row[1]
-                    .parse()
-                    .map_err(|_| foreign("a line number is no number"))?;
-                return Ok(Origin {
-                    file: row[0].to_owned(),
-                    line: place,
-                    truncated,
-                });
-            } else {
-                return Err(foreign(&format!(
-                    "it goes on with line {}, and the input with line {line}",
-                    &row[5]
-                )));
-            }
-        }
-        Err(foreign(&format!("it ends before line {line} of the input")))
-    }
-
-    fn rest(&mut self, writer: &mut impl Write) -> io::Result<()> {
-        while self.next()? {
-            if &self.record[2] != "dropped" {
-                return Err(foreign(&format!(
-                    "the input ends before its line {}",
-                    &self.record[5]
-                )));
-            }
-            self.copy(writer)?;
-        }
-        Ok(())
-    }
-
-    fn next(&mut self) -> io::Result<bool> {
-        let is_there = self
-            .rows
-            .read_record(&mut self.record)
-            .map_err(|error| foreign(&error.to_string()))?;
-        if is_there && self.record.len() < 6 {
-            return Err(foreign("a row has fewer than six columns"));
-        }
-        Ok(is_there)
-    }
-
-    fn copy(&self, writer: &mut impl Write) -> io::Result<()> {
-        let line = self.record[1]
-            .parse()
-            .map_err(|_| foreign("a line number is no number"))?;
-        write_row(
-            writer,
-            &self.record[0],
-            line,
-            Fate::Dropped {
-                rule: &self.record[3],
-            },
-        )
-    }
-}
-
-fn foreign(what: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("the ledger does not belong to this input: {what}"),
-    )
 }
 
 fn write_row(writer: &mut impl Write, file: &str, line: u64, fate: Fate) -> io::Result<()> {
@@ -281,45 +178,5 @@ mod tests {
         let text = String::from_utf8(ledger.finish().unwrap().unwrap()).unwrap();
         let want = "\"a,b.csv\",2,kept,,train.jsonl,1\na.csv,3,dropped,exact_duplicate,,\n";
         assert_eq!(text, format!("{HEADER}\n{want}"));
-    }
-
-    #[test]
-    fn a_ledger_that_follows_another_tells_the_fate_of_the_first_input() {
-        let first = format!(
-            "{HEADER}\na.csv,2,kept,,raw.jsonl,1\na.csv,3,dropped,empty_cell,,\na.csv,4,kept,,raw.jsonl,2\n"
-        );
-        let mut ledger = Ledger::new(Some(Vec::new()))
-            .unwrap()
-            .following(io::Cursor::new(first));
-        ledger
-            .record("raw.jsonl", 1, Fate::Dropped { rule: "role_order" })
-            .unwrap();
-        ledger
-            .record(
-                "raw.jsonl",
-                2,
-                Fate::Kept {
-                    output: "clean.jsonl",
-                    output_line: 1,
-                },
-            )
-            .unwrap();
-        let text = String::from_utf8(ledger.finish().unwrap().unwrap()).unwrap();
-        let want = "a.csv,2,dropped,role_order,,\na.csv,3,dropped,empty_cell,,\na.csv,4,kept,,clean.jsonl,1\n";
-        assert_eq!(text, format!("{HEADER}\n{want}"));
-    }
-
-    #[test]
-    fn a_ledger_of_another_file_is_refused() {
-        let mut ledger = Ledger::new(Some(Vec::new()))
-            .unwrap()
-            .following(io::Cursor::new(format!("{HEADER}\n")));
-        let error = ledger
-            .record("raw.jsonl", 1, Fate::Dropped { rule: "role_order" })
-            .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the ledger does not belong to this input: it ends before line 1 of the input"
-        );
     }
 }

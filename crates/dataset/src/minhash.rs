@@ -79,6 +79,12 @@ impl Index {
     /// Adds a text and gives the number of the earlier one that is most similar, with the similarity.
     pub fn add(&mut self, signature: Signature) -> Option<(usize, f64)> {
         let nearest = self.nearest(&signature);
+        self.insert(signature);
+        nearest
+    }
+
+    /// Adds a text.
+    pub fn insert(&mut self, signature: Signature) {
         let number = self.signatures.len() as u32;
         for key in band_keys(&signature) {
             let bucket = self.bands.entry(key).or_default();
@@ -87,26 +93,29 @@ impl Index {
             }
         }
         self.signatures.push(signature);
-        nearest
     }
 
     /// The most similar text, the earliest of equals.
     pub fn nearest(&self, signature: &Signature) -> Option<(usize, f64)> {
         let mut best: Option<(usize, f64)> = None;
-        for number in band_keys(signature)
-            .filter_map(|key| self.bands.get(&key))
-            .flatten()
-        {
-            let number = *number as usize;
-            let similarity = self.signatures[number].similarity(signature);
+        for (number, similarity) in self.similar(signature) {
             let is_better = best.is_none_or(|(was, most)| {
                 similarity > most || (similarity == most && number < was)
             });
-            if similarity >= self.threshold && is_better {
+            if is_better {
                 best = Some((number, similarity));
             }
         }
         best
+    }
+
+    /// Every similar text with its similarity; one that shares several bands comes several times.
+    pub fn similar(&self, signature: &Signature) -> impl Iterator<Item = (usize, f64)> {
+        let met = band_keys(signature).filter_map(|key| self.bands.get(&key));
+        let numbers = met.flatten().map(|number| *number as usize);
+        let compared =
+            numbers.map(|number| (number, self.signatures[number].similarity(signature)));
+        compared.filter(|(_, similarity)| *similarity >= self.threshold)
     }
 }
 

@@ -56,6 +56,7 @@ pub struct Chat {
     leading_bos: Option<u32>,
     end_of_turn_ids: Vec<u32>,
     vocabulary: Vocabulary,
+    date: Option<Date>,
 }
 
 impl Chat {
@@ -116,6 +117,7 @@ impl Chat {
             leading_bos,
             end_of_turn_ids,
             vocabulary,
+            date: options.date,
         })
     }
 
@@ -307,6 +309,12 @@ impl Chat {
 
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.vocabulary.fingerprint
+    }
+
+    /// The date that was given, if the template prints it: what it was trained on it is to be asked with.
+    pub fn date(&self) -> Option<Date> {
+        let mut templates = self.template.iter().chain(&self.tool_template);
+        self.date.filter(|_| templates.any(Template::prints_date))
     }
 
     /// Rows of the base's embedding.

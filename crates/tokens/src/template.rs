@@ -26,6 +26,7 @@ pub struct Template {
     environment: Environment<'static>,
     name: Arc<str>,
     marks_generation: bool,
+    prints_date: bool,
 }
 
 /// A conversation as text.
@@ -69,6 +70,7 @@ impl Template {
                 })
             });
         }
+        let prints_date = date.is_some() && source.contains("strftime_now");
         environment
             .add_template_owned(NAME, source)
             .map_err(syntax_error)?;
@@ -76,6 +78,7 @@ impl Template {
             environment,
             name: name.into(),
             marks_generation,
+            prints_date,
         })
     }
 
@@ -87,6 +90,11 @@ impl Template {
     /// Does the template mark what the assistant generates?
     pub fn marks_generation(&self) -> bool {
         self.marks_generation
+    }
+
+    /// Does the template ask for the date that it was given?
+    pub fn prints_date(&self) -> bool {
+        self.prints_date
     }
 
     /// Renders with these variables (`messages`, `add_generation_prompt`, `bos_token`, …).
@@ -125,7 +133,11 @@ pub(crate) fn refuse_marks(messages: &[Message]) -> Result<(), Error> {
                 .iter()
                 .find_map(|call| mark(&call.to_string()))
         };
-        if let Some(character) = said.or_else(called) {
+        let more = || {
+            let mut values = message.more.values();
+            values.find_map(|value| mark(&value.to_string()))
+        };
+        if let Some(character) = said.or_else(called).or_else(more) {
             return Err(Error::ReservedCharacter { character });
         }
     }

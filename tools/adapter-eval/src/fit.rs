@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use checkpoint::adapter::Adapter;
 use cli::Hint;
 use serde_json::Value;
+use tokens::{Date, Prompting};
 
 /// What stands beside an adapter must say the same as the base. A folder without tokenizer or template says nothing.
 pub fn check(adapter: &Path, base: &Path) -> anyhow::Result<()> {
@@ -32,6 +33,22 @@ pub fn check(adapter: &Path, base: &Path) -> anyhow::Result<()> {
         return refuse("chat template");
     }
     Ok(())
+}
+
+/// The date that the adapter's training data printed, if it printed one.
+pub fn trained_date(adapter: &Path) -> anyhow::Result<Option<Date>> {
+    Ok(Prompting::read(adapter)?.map(|prompting| prompting.date))
+}
+
+/// The date that was asked for must be the one that was trained with.
+pub fn check_date(asked: Option<Date>, trained: Option<Date>) -> anyhow::Result<()> {
+    match (asked, trained) {
+        (Some(asked), Some(trained)) if asked != trained => Err(anyhow::anyhow!(
+            "--date {asked}: the adapter's training data printed {trained}"
+        ))
+        .hint("leave --date out: the adapter's own is taken"),
+        _ => Ok(()),
+    }
 }
 
 /// Says so when adapter_config.json names another base.

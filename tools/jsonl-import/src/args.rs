@@ -47,7 +47,7 @@ pub struct Args {
     /// Template of the assistant message, which is what is learned
     #[arg(long, value_name = "TEMPLATE", requires = "user")]
     pub assistant: Option<String>,
-    /// What to do with a row when a cell that a template names is empty
+    /// What to do with a row when a cell that is needed is empty
     #[arg(long, value_name = "WHAT", default_value = "error")]
     pub on_empty: Empty,
     /// Copy this column into the line's metadata, for jsonl-split --group-by metadata.COLUMN

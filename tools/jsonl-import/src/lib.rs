@@ -136,11 +136,17 @@ impl<'a> Converter<'a> {
                         what: format!("no known shape has the columns {}", columns.join(", ")),
                     }
                 })?;
-                convert::convert(row, shape, names, args.system.as_deref())?
+                let (system, on_empty) = (args.system.as_deref(), args.on_empty.into());
+                match convert::convert(row, shape, names, system, on_empty)? {
+                    Some(line) => line,
+                    None => return Ok(None),
+                }
             }
         };
-        if !metadata.is_empty() {
-            line.insert("metadata".to_owned(), Value::Object(metadata));
+        match line.get_mut("metadata") {
+            Some(Value::Object(own)) => own.extend(metadata),
+            _ if metadata.is_empty() => {}
+            _ => drop(line.insert("metadata".to_owned(), Value::Object(metadata))),
         }
         Ok(Some(line))
     }
@@ -231,7 +237,7 @@ impl Sink {
     fn commit(self) -> anyhow::Result<Outcome> {
         let counts = self.ledger.counts;
         self.output.commit()?;
-        if let Some(ledger) = self.ledger.into_inner() {
+        if let Some(ledger) = self.ledger.finish()? {
             ledger.commit()?;
         }
         match counts.dropped {

@@ -6,55 +6,49 @@ use std::io::{BufRead, BufReader};
 
 use anyhow::Context;
 use dataset::Example;
-use dataset::keys::{prompt_key, prompt_text};
-use dataset::minhash::{Index, Signature};
+use dataset::keys::prompt_key;
 
 use crate::Args;
 
 /// The prompts of all `--against` files.
-pub struct FixedSet {
-    prompts: HashSet<u64>,
-    similar: Option<Index>,
-}
-
-const IN_FIXED_SET: &str = "in_fixed_set";
-const LIKE_FIXED_SET: &str = "like_fixed_set";
+pub struct FixedSet(HashSet<u64>);
 
 impl FixedSet {
     pub fn read(args: &Args) -> anyhow::Result<FixedSet> {
-        let mut set = FixedSet {
-            prompts: HashSet::new(),
-            similar: args.near_duplicates.map(Index::new),
-        };
-        for path in &args.against {
-            let name = path.display();
-            let reader = BufReader::new(File::open(path).with_context(|| name.to_string())?);
-            for (index, line) in reader.lines().enumerate() {
-                let place = || format!("{name}:{}", index + 1);
-                let line = line.with_context(place)?;
-                if !line.trim().is_empty() {
-                    set.add(&Example::from_json(&line).with_context(place)?);
-                }
+        let mut prompts = HashSet::new();
+        each_line(args, &mut |_, example| {
+            prompts.insert(prompt_key(example));
+            Ok(())
+        })?;
+        Ok(FixedSet(prompts))
+    }
+
+    /// Is this prompt asked there?
+    pub fn holds(&self, prompt: u64) -> bool {
+        self.0.contains(&prompt)
+    }
+
+    pub fn prompts(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().copied()
+    }
+}
+
+/// Calls `each` for every example of the `--against` files, as its line and as what that says.
+pub fn each_line(
+    args: &Args,
+    each: &mut dyn FnMut(&str, &Example) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    for path in &args.against {
+        let name = path.display();
+        let reader = BufReader::new(File::open(path).with_context(|| name.to_string())?);
+        for (index, line) in reader.lines().enumerate() {
+            let place = || format!("{name}:{}", index + 1);
+            let line = line.with_context(place)?;
+            if !line.trim().is_empty() {
+                let example = Example::from_json(&line).with_context(place)?;
+                each(&line, &example).with_context(place)?;
             }
         }
-        Ok(set)
     }
-
-    fn add(&mut self, example: &Example) {
-        self.prompts.insert(prompt_key(example));
-        if let Some(index) = &mut self.similar {
-            index.add(Signature::of(&prompt_text(example)));
-        }
-    }
-
-    /// The rule that keeps this example out, if one does.
-    pub fn refuses(&self, example: &Example) -> Option<&'static str> {
-        if self.prompts.contains(&prompt_key(example)) {
-            return Some(IN_FIXED_SET);
-        }
-        let index = self.similar.as_ref().filter(|_| !self.prompts.is_empty())?;
-        index
-            .nearest(&Signature::of(&prompt_text(example)))
-            .map(|_| LIKE_FIXED_SET)
-    }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{BufWriter, Write};
 
 use anyhow::Context;
-use cli::{AtomicDir, Hint, Outcome, Output, OutputWriter, Progress, Unit};
+use cli::{AtomicDir, Hint, Input, Outcome, Output, OutputWriter, Progress, Unit};
 use dataset::ledger::{Fate, Ledger};
 use dataset::split::Split;
 
@@ -21,6 +21,7 @@ use place::Place;
 use report::Report;
 
 const MANIFEST: &str = "split.json";
+const BLANK_LINE: &str = "blank_line";
 
 /// Reads, places, writes, publishes.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
@@ -30,7 +31,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let mut sink = Sink::create(&args)?;
     let mut report = Report::new(&args);
     write_all(&input, &place, &mut sink, &mut report)?;
-    report.check(&args)?;
+    report.finish(&args)?;
     sink.publish(&args, &report, place.strata())?;
     report.print(place.strata());
     Ok(Outcome::Done)
@@ -42,12 +43,19 @@ fn write_all(
     sink: &mut Sink,
     report: &mut Report,
 ) -> anyhow::Result<()> {
+    let name = input.name();
     let progress = Progress::new("split", input.bytes(), Unit::Bytes);
     input.each(&mut |line| {
         progress.inc(line.bytes.len() as u64);
-        let placed = place.of(line)?;
+        let Some(index) = line.index else {
+            return sink.leave_out(&name, line, BLANK_LINE);
+        };
+        let placed = place.of(line, index)?;
         report.count(&placed);
-        sink.write(&input.name(), line, &placed)
+        match placed.fate {
+            Ok(split) => sink.write(&name, line, split),
+            Err(rule) => sink.leave_out(&name, line, rule),
+        }
     })?;
     progress.finish();
     Ok(())
@@ -85,33 +93,30 @@ impl Sink {
         Ok(sink)
     }
 
-    fn write(
-        &mut self,
-        input: &str,
-        line: &lines::Line,
-        placed: &place::Placed,
-    ) -> anyhow::Result<()> {
-        let fate = match placed.fate {
-            Ok(split) => {
-                self.written[split as usize] += 1;
-                if let Some(file) = &mut self.files[split as usize] {
-                    file.write_all(line.bytes)?;
-                    if !line.bytes.ends_with(b"\n") {
-                        file.write_all(b"\n")?;
-                    }
-                }
-                Fate::Kept {
-                    output: file_name(split),
-                    output_line: self.written[split as usize],
-                }
+    fn write(&mut self, input: &str, line: &lines::Line, split: Split) -> anyhow::Result<()> {
+        self.written[split as usize] += 1;
+        if let Some(file) = &mut self.files[split as usize] {
+            file.write_all(line.bytes)?;
+            if !line.bytes.ends_with(b"\n") {
+                file.write_all(b"\n")?;
             }
-            Err(rule) => Fate::Dropped { rule },
+        }
+        let fate = Fate::Kept {
+            output: file_name(split),
+            output_line: self.written[split as usize],
         };
         Ok(self.ledger.record(input, line.number, fate)?)
     }
 
+    fn leave_out(&mut self, input: &str, line: &lines::Line, rule: &str) -> anyhow::Result<()> {
+        Ok(self
+            .ledger
+            .record(input, line.number, Fate::Dropped { rule })?)
+    }
+
     /// The manifest comes last, then all of it appears.
     fn publish(self, args: &Args, report: &Report, strata: &[String]) -> anyhow::Result<()> {
+        let ledger = self.ledger.finish()?; // a foreign one stops the run with nothing written
         if let Some(folder) = self.folder {
             for file in self.files.into_iter().flatten() {
                 file.into_inner()
@@ -123,19 +128,16 @@ impl Sink {
             fs::write(folder.path().join(MANIFEST), manifest).context(MANIFEST)?;
             folder.publish().hint("nothing was replaced")?;
         }
-        match self.ledger.finish()? {
-            Some(ledger) => ledger.commit(),
-            None => Ok(()),
-        }
+        ledger.map_or(Ok(()), OutputWriter::commit)
     }
 }
 
 fn follow(ledger: Ledger<OutputWriter>, args: &Args) -> anyhow::Result<Ledger<OutputWriter>> {
-    let Some(path) = &args.ledger_from else {
-        return Ok(ledger);
-    };
-    let file = fs::File::open(path).with_context(|| path.display().to_string())?;
-    Ok(ledger.following(file))
+    Ok(match (&args.ledger_from, &args.input) {
+        (Some(path), Input::Stdin) => ledger.following_through_a_pipe(path)?,
+        (Some(path), Input::File(_)) => ledger.following(path)?,
+        (None, _) => ledger,
+    })
 }
 
 fn is_ours(name: &str) -> bool {

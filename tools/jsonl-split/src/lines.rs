@@ -13,8 +13,8 @@ pub struct Line<'a> {
     pub number: u64,
     /// As they were read.
     pub bytes: &'a [u8],
-    /// Among the lines that are not blank, counted from 0.
-    pub index: usize,
+    /// Among the lines that are not blank, counted from 0; none for a blank one.
+    pub index: Option<usize>,
     name: &'a str,
 }
 
@@ -78,7 +78,7 @@ impl Lines {
         }
     }
 
-    /// Calls `each` for every line that is not blank, in order.
+    /// Calls `each` for every line, in order.
     pub fn each(&self, each: &mut dyn FnMut(&Line) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let mut reader = self.reader()?;
         let name = self.name();
@@ -93,15 +93,14 @@ impl Lines {
                 return Ok(());
             }
             number += 1;
-            if !buffer.trim_ascii().is_empty() {
-                each(&Line {
-                    number,
-                    bytes: &buffer,
-                    index,
-                    name: &name,
-                })?;
-                index += 1;
-            }
+            let is_blank = buffer.trim_ascii().is_empty();
+            each(&Line {
+                number,
+                bytes: &buffer,
+                index: (!is_blank).then_some(index),
+                name: &name,
+            })?;
+            index += usize::from(!is_blank);
         }
     }
 

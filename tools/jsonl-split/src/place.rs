@@ -1,24 +1,27 @@
 //! Where does each line go? From its own prompt alone, or from a look at all of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::anyhow;
 use cli::Hint;
+use dataset::Example;
 use dataset::keys::{field, field_key, prompt_key, prompt_text};
 use dataset::minhash::{Index, Signature};
 use dataset::split::{self, Member, Short, Split, Wanted};
 
 use crate::Args;
-use crate::fixed::FixedSet;
+use crate::fixed::{self, FixedSet};
 use crate::lines::{Line, Lines};
 
 /// What was decided, before any line is written.
 pub enum Place<'a> {
     /// A hash of each line's group decides as it passes.
     Streaming { args: &'a Args, fixed: &'a FixedSet },
-    /// All was looked at: one entry for each line that is not blank.
+    /// All was looked at: a member and a fate for each line that is not blank.
     Decided {
-        placed: Vec<Placed>,
+        args: &'a Args,
+        members: Vec<Member>,
+        fates: Vec<Fate>,
         strata: Vec<String>,
     },
 }
@@ -34,7 +37,32 @@ pub struct Placed {
     pub blind: Split,
 }
 
-const NOT_ASKED_FOR: &str = "not_asked_for";
+/// The same as [`Placed::fate`], in two bytes.
+#[derive(Clone, Copy, Debug)]
+pub enum Fate {
+    To(Split),
+    LeftOut(Rule),
+}
+
+/// Why a line goes nowhere.
+#[derive(Clone, Copy, Debug)]
+pub enum Rule {
+    NotAskedFor,
+    InFixedSet,
+    LikeFixedSet,
+    GroupInFixedSet,
+}
+
+impl Rule {
+    fn code(self) -> &'static str {
+        match self {
+            Rule::NotAskedFor => "not_asked_for",
+            Rule::InFixedSet => "in_fixed_set",
+            Rule::LikeFixedSet => "like_fixed_set",
+            Rule::GroupInFixedSet => "group_in_fixed_set",
+        }
+    }
+}
 
 /// Must the whole file be seen before the first line is written?
 pub fn needs_two_passes(args: &Args) -> bool {
@@ -59,48 +87,56 @@ pub fn decide<'a>(args: &'a Args, input: &Lines, fixed: &'a FixedSet) -> anyhow:
         return Ok(Place::Streaming { args, fixed });
     }
     let mut seen = Seen::new(args);
-    input.each(&mut |line| seen.add(line, args, fixed))?;
+    seen.add_fixed(args)?;
+    input.each(&mut |line| seen.add(line, args))?;
     let Seen {
-        members,
-        refused,
-        blind,
+        mut members,
         strata,
         mut groups,
         ..
     } = seen;
-    let members: Vec<Member> = members
-        .into_iter()
-        .map(|member| Member {
-            group: groups.representative(member.group),
-            ..member
-        })
+    // A group that holds one example of the fixed set leaks it, whole.
+    let fixed_groups: HashSet<u64> = fixed
+        .prompts()
+        .map(|prompt| groups.representative(prompt))
         .collect();
+    let in_group = match args.group_by {
+        Some(_) => Rule::GroupInFixedSet,
+        None => Rule::LikeFixedSet,
+    };
+    let mut fates = Vec::with_capacity(members.len());
+    for member in &mut members {
+        let prompt = member.group;
+        member.group = groups.representative(prompt);
+        fates.push(Fate::LeftOut(if fixed.holds(prompt) {
+            Rule::InFixedSet
+        } else if fixed_groups.contains(&member.group) {
+            in_group
+        } else {
+            Rule::NotAskedFor
+        }));
+    }
+    drop(groups);
+    let is_candidate = |fate: &Fate| matches!(fate, Fate::LeftOut(Rule::NotAskedFor));
     let candidates: Vec<Member> = members
         .iter()
-        .zip(&refused)
-        .filter(|(_, refused)| refused.is_none())
+        .zip(&fates)
+        .filter(|(_, fate)| is_candidate(fate))
         .map(|(member, _)| *member)
         .collect();
     let splits = place_candidates(&candidates, args).map_err(|short| too_few(&short, &strata))?;
-    let mut splits = splits.into_iter();
-    let placed = members
-        .iter()
-        .zip(refused)
-        .zip(blind)
-        .map(|((member, refused), blind)| {
-            let fate = match refused {
-                Some(rule) => Err(rule),
-                None => splits.next().flatten().ok_or(NOT_ASKED_FOR),
-            };
-            Placed {
-                fate,
-                group: member.group,
-                stratum: member.stratum,
-                blind,
-            }
-        })
-        .collect();
-    Ok(Place::Decided { placed, strata })
+    let open = fates.iter_mut().filter(|fate| is_candidate(fate));
+    for (fate, split) in open.zip(splits) {
+        if let Some(split) = split {
+            *fate = Fate::To(split);
+        }
+    }
+    Ok(Place::Decided {
+        args,
+        members,
+        fates,
+        strata,
+    })
 }
 
 fn place_candidates(candidates: &[Member], args: &Args) -> Result<Vec<Option<Split>>, Vec<Short>> {
@@ -129,28 +165,39 @@ fn too_few(short: &[Short], strata: &[String]) -> anyhow::Error {
 }
 
 impl Place<'_> {
-    /// The place of the next line.
-    pub fn of(&self, line: &Line) -> anyhow::Result<Placed> {
-        match self {
-            Place::Decided { placed, .. } => placed
-                .get(line.index)
-                .copied()
-                .ok_or_else(|| anyhow!("{}: was not there at first", line.place())),
-            Place::Streaming { args, fixed } => {
-                let example = line.example()?;
-                let group = prompt_key(&example);
-                let fate = match fixed.refuses(&example) {
-                    Some(rule) => Err(rule),
-                    None => Ok(split::assign(group, args.seed, &args.ratios)),
-                };
-                Ok(Placed {
-                    fate,
-                    group,
-                    stratum: 0,
-                    blind: blind(line, args),
-                })
+    /// The place of the next line that is not blank.
+    pub fn of(&self, line: &Line, index: usize) -> anyhow::Result<Placed> {
+        let (args, fate, member) = match self {
+            Place::Decided {
+                args,
+                members,
+                fates,
+                ..
+            } => {
+                let fate = fates.get(index).copied();
+                let fate =
+                    fate.ok_or_else(|| anyhow!("{}: was not there at first", line.place()))?;
+                (args, fate, members[index])
             }
-        }
+            Place::Streaming { args, fixed } => {
+                let group = prompt_key(&line.example()?);
+                let fate = match fixed.holds(group) {
+                    true => Fate::LeftOut(Rule::InFixedSet),
+                    false => Fate::To(split::assign(group, args.seed, &args.ratios)),
+                };
+                (args, fate, Member { stratum: 0, group })
+            }
+        };
+        Ok(Placed {
+            fate: match fate {
+                Fate::To(split) => Ok(split),
+                Fate::LeftOut(rule) => Err(rule.code()),
+            },
+            group: member.group,
+            stratum: member.stratum,
+            // What splitting line by line, as most scripts do, would have done with it.
+            blind: split::assign(field_key(&line.number.to_string()), args.seed, &args.ratios),
+        })
     }
 
     /// The names of the strata.
@@ -162,17 +209,10 @@ impl Place<'_> {
     }
 }
 
-/// What splitting line by line, as most scripts do, would have done with it.
-fn blind(line: &Line, args: &Args) -> Split {
-    split::assign(field_key(&line.number.to_string()), args.seed, &args.ratios)
-}
-
 /// What one pass over the file has seen.
 #[derive(Default)]
 struct Seen {
-    members: Vec<Member>,
-    refused: Vec<Option<&'static str>>,
-    blind: Vec<Split>,
+    members: Vec<Member>, // their groups are still their prompts' keys
     strata: Vec<String>,
     stratum_of: HashMap<String, u32>,
     groups: Groups,
@@ -191,15 +231,35 @@ impl Seen {
         }
     }
 
-    fn add(&mut self, line: &Line, args: &Args, fixed: &FixedSet) -> anyhow::Result<()> {
+    /// The fixed set joins the groups like any other line.
+    fn add_fixed(&mut self, args: &Args) -> anyhow::Result<()> {
+        let mut without_field = 0;
+        fixed::each_line(args, &mut |line, example| {
+            let prompt = prompt_key(example);
+            self.join_similar(prompt, example);
+            if let Some(path) = &args.group_by {
+                match field(&serde_json::from_str(line)?, path) {
+                    Some(value) => self.join_field(prompt, path, &value),
+                    None => without_field += 1,
+                }
+            }
+            Ok(())
+        })?;
+        if let (Some(path), 1..) = (&args.group_by, without_field) {
+            cli::note(format_args!(
+                "--against: {without_field} lines have no field {path:?}; only their prompts are compared"
+            ));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, line: &Line, args: &Args) -> anyhow::Result<()> {
+        if line.index.is_none() {
+            return Ok(());
+        }
         let example = line.example()?;
         let prompt = prompt_key(&example);
-        if let Some((index, prompts)) = &mut self.similar {
-            if let Some((nearest, _)) = index.add(Signature::of(&prompt_text(&example))) {
-                self.groups.join(prompts[nearest], prompt);
-            }
-            prompts.push(prompt);
-        }
+        self.join_similar(prompt, &example);
         let value = if args.stratify.is_some() || args.group_by.is_some() {
             Some(line.value()?)
         } else {
@@ -212,8 +272,7 @@ impl Seen {
                 .hint("a FIELD is a key of the line (metadata.patient) or of the JSON in the answer (code)")
         };
         if let Some(path) = &args.group_by {
-            self.groups
-                .join(prompt, field_key(&format!("{path}={}", get(path)?)));
+            self.join_field(prompt, path, &get(path)?);
         }
         let stratum = args
             .stratify
@@ -230,9 +289,26 @@ impl Seen {
             stratum,
             group: prompt,
         });
-        self.refused.push(fixed.refuses(&example));
-        self.blind.push(blind(line, args));
         Ok(())
+    }
+
+    /// Joins all that are similar, not the nearest alone: two that are alike may each have a nearer
+    /// one of their own.
+    fn join_similar(&mut self, prompt: u64, example: &Example) {
+        let Some((index, prompts)) = &mut self.similar else {
+            return;
+        };
+        let signature = Signature::of(&prompt_text(example));
+        for (number, _) in index.similar(&signature) {
+            self.groups.join(prompts[number], prompt);
+        }
+        index.insert(signature);
+        prompts.push(prompt);
+    }
+
+    fn join_field(&mut self, prompt: u64, path: &str, value: &str) {
+        self.groups
+            .join(prompt, field_key(&format!("{path}={value}")));
     }
 }
 

@@ -276,3 +276,105 @@ fn a_folder_with_other_files_is_left_alone() {
         text(&got.stderr)
     );
 }
+
+#[test]
+fn a_patient_of_the_fixed_set_is_kept_out_with_all_notes() {
+    let note = |patient: usize, text: String| {
+        let messages = serde_json::json!([
+            {"role": "user", "content": text}, {"role": "assistant", "content": "A"}
+        ]);
+        let patient = format!("p{patient}");
+        let line = serde_json::json!({"messages": messages, "metadata": {"patient": patient}});
+        format!("{line}\n")
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let gold = folder.path().join("gold.jsonl");
+    fs::write(&gold, note(3, "a note of its own".into())).unwrap();
+    let input: String = (0..100)
+        .map(|n| note(n % 10, format!("note number {n}")))
+        .collect();
+    let flags = [
+        "--group-by=metadata.patient",
+        "--against",
+        gold.to_str().unwrap(),
+    ];
+    let sets = split(&input, &flags);
+    let kept: Vec<&String> = sets.iter().flatten().collect();
+    assert_eq!(kept.len(), 90);
+    assert!(kept.iter().all(|line| !line.contains("\"p3\"")));
+}
+
+#[test]
+fn all_that_are_nearly_alike_stay_together_and_not_the_nearest_alone() {
+    let mut state = 7u64;
+    let mut draw = move |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    // Families that drift away from their first text: neighbours are alike, the ends are not.
+    let mut texts = Vec::new();
+    for family in 0..40 {
+        let mut words: Vec<String> = (0..24)
+            .map(|w| format!("word{}", family * 100 + w))
+            .collect();
+        for _ in 0..6 {
+            texts.push(words.join(" "));
+            let at = draw(words.len());
+            words[at] = format!("other{}", draw(1_000_000));
+        }
+    }
+    for at in (1..texts.len()).rev() {
+        texts.swap(at, draw(at + 1));
+    }
+    let input: String = texts.iter().map(|text| chat(text, "A")).collect();
+    let threshold = 0.7;
+    let flag = format!("--near-duplicates={threshold}");
+    let sets = split(&input, &[&flag, "--ratios=60,20,20"]);
+    let home = |text: &str| {
+        sets.iter()
+            .position(|set| set.contains(chat(text, "A").trim_end()))
+    };
+    let signatures: Vec<_> = texts
+        .iter()
+        .map(|text| dataset::minhash::Signature::of(text))
+        .collect();
+    let mut alike = 0;
+    for a in 0..texts.len() {
+        for b in 0..a {
+            if signatures[a].similarity(&signatures[b]) >= threshold {
+                alike += 1;
+                assert_eq!(
+                    home(&texts[a]),
+                    home(&texts[b]),
+                    "{}\n{}",
+                    texts[a],
+                    texts[b]
+                );
+            }
+        }
+    }
+    assert!(alike > 100 && sets.iter().all(|set| set.len() > 10));
+}
+
+#[test]
+fn a_blank_line_has_its_fate_in_the_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger.csv");
+    let input = format!("\n{}\n", notes(3));
+    run(
+        tool()
+            .arg("--out-dir")
+            .arg(folder.path().join("out"))
+            .arg("--ledger")
+            .arg(&ledger),
+        &input,
+    );
+    let ledger = fs::read_to_string(ledger).unwrap();
+    assert_eq!(ledger.lines().count() - 1, input.lines().count());
+    assert!(
+        ledger.contains("<stdin>,1,dropped,blank_line,,\n"),
+        "{ledger}"
+    );
+}

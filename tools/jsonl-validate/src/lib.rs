@@ -10,7 +10,7 @@ mod tokens_check;
 use std::io::Write;
 
 use anyhow::Context;
-use cli::{Hint, Outcome, Output, OutputWriter};
+use cli::{Hint, Input, Outcome, Output, OutputWriter};
 use dataset::ledger::{Fate, Ledger};
 use dataset::{Judge, Options, Severities, Severity, Verdict};
 
@@ -123,8 +123,10 @@ impl Sink {
         let create = |output: &Option<Output>| output.as_ref().map(Output::create).transpose();
         let mut ledger = Ledger::new(create(&args.ledger)?)?;
         if let Some(path) = &args.ledger_from {
-            ledger = ledger
-                .following(std::fs::File::open(path).with_context(|| path.display().to_string())?);
+            ledger = match args.input {
+                Input::Stdin => ledger.following_through_a_pipe(path)?,
+                Input::File(_) => ledger.following(path)?,
+            };
         }
         Ok(Sink {
             output: args.output.create()?,
@@ -154,8 +156,9 @@ impl Sink {
     }
 
     fn commit(self) -> anyhow::Result<()> {
+        let ledger = self.ledger.finish()?; // a foreign one stops the run with nothing written
         self.output.commit()?;
-        for file in [self.rejects, self.ledger.finish()?].into_iter().flatten() {
+        for file in [self.rejects, ledger].into_iter().flatten() {
             file.commit()?;
         }
         Ok(())

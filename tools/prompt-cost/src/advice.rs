@@ -88,6 +88,9 @@ fn pays(
     against: &mut Vec<String>,
 ) -> bool {
     let Some(money) = &costs.money else {
+        against.push(
+            "what a token costs is not known, so neither is what is saved: give --prices".into(),
+        );
         return costs.reduction > 0.0;
     };
     let horizon = u64::from(needs.horizon_days);

@@ -6,7 +6,7 @@ use cli::Hint;
 use model::Batch;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tokens::{Fingerprint, Shard};
+use tokens::{Date, Fingerprint, Shard};
 
 /// The rows of several shards, one after the other.
 pub struct Rows {
@@ -41,6 +41,12 @@ impl Rows {
             .flat_map(|(shard, s)| (0..s.rows()).map(move |row| (shard, row)))
             .collect();
         Ok(Self { shards, places })
+    }
+
+    /// The shards whose examples a chat template rendered.
+    fn rendered(&self) -> impl Iterator<Item = &Shard> {
+        let shards = self.shards.iter();
+        shards.filter(|shard| shard.meta().train_on.is_some())
     }
 
     pub fn len(&self) -> usize {
@@ -80,6 +86,25 @@ impl Rows {
             loss_mask,
         }
     }
+}
+
+/// The one date that the template printed into all examples, if it printed one.
+pub fn printed_date(train: &Rows, eval: &Rows) -> anyhow::Result<Option<Date>> {
+    let mut shards = train.rendered().chain(eval.rendered());
+    let Some(first) = shards.next() else {
+        return Ok(None);
+    };
+    let date = first.meta().date;
+    if let Some(other) = shards.find(|shard| shard.meta().date != date) {
+        let said = |shard: &Shard| {
+            let date = shard.meta().date;
+            let date = date.map_or("no date".to_owned(), |date| format!("the date {date}"));
+            format!("{} prints {date}", shard.path().display())
+        };
+        return Err(anyhow::anyhow!("{}, and {}", said(first), said(other)))
+            .hint("pack all of the data with the same tokenize-pack --date");
+    }
+    Ok(date)
 }
 
 /// The order of an epoch's rows: a permutation keyed by seed and epoch, or the shards' own order.

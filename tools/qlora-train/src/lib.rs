@@ -18,6 +18,7 @@ use data::{Plan, Rows};
 use run_dir::{RunDir, read_moments};
 use schedule::Schedule;
 use state::State;
+use tokens::Prompting;
 use train::{End, Trainer};
 
 /// Open, check, load, train, publish.
@@ -33,6 +34,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let vocab_size = base.config().vocab_size;
     let train = Rows::open(&args.train, &fingerprint, vocab_size)?;
     let eval = Rows::open(&args.eval, &fingerprint, vocab_size)?;
+    let prompting = data::printed_date(&train, &eval)?.map(|date| Prompting { date });
     for target in &args.lora.target_modules {
         model::Projection::by_name(target)?;
     }
@@ -128,17 +130,21 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         }
         End::EarlyStop => {
             cli::note("the evaluation loss has stopped improving: stopped early");
-            publish(&run_dir, &trainer.state)
+            publish(&run_dir, &trainer.state, prompting)
         }
-        End::Finished => publish(&run_dir, &trainer.state),
+        End::Finished => publish(&run_dir, &trainer.state, prompting),
     }
 }
 
 /// The best evaluated checkpoint, or the last one, becomes the result; the answer is no when no
 /// epoch was better than the start.
-fn publish(run_dir: &RunDir, state: &State) -> anyhow::Result<Outcome> {
+fn publish(
+    run_dir: &RunDir,
+    state: &State,
+    prompting: Option<Prompting>,
+) -> anyhow::Result<Outcome> {
     let best = state.best_trained();
-    run_dir.publish(best.map_or(state.step, |best| best.step))?;
+    run_dir.publish(best.map_or(state.step, |best| best.step), prompting)?;
     let target = run_dir.adapter();
     let Some(best) = best else {
         cli::note(format_args!(

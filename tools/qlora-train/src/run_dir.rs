@@ -22,6 +22,7 @@ use cli::{AtomicDir, Hint, Lock};
 use model::{AdamW, Adapter};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
+use tokens::Prompting;
 
 use crate::{
     args::{Args, Resume},
@@ -181,12 +182,16 @@ impl RunDir {
     }
 
     /// Makes `step`'s adapter the run's result.
-    pub fn publish(&self, step: u64) -> anyhow::Result<()> {
+    pub fn publish(&self, step: u64, prompting: Option<Prompting>) -> anyhow::Result<()> {
         let from = self.checkpoint(step);
-        let folder = AtomicDir::create(&self.adapter(), |name| ADAPTER_FILES.contains(&name))?;
+        let is_ours = |name: &str| ADAPTER_FILES.contains(&name) || name == Prompting::FILE;
+        let folder = AtomicDir::create(&self.adapter(), is_ours)?;
         for name in ADAPTER_FILES {
             fs::copy(from.join(name), folder.path().join(name))
                 .with_context(|| format!("copying {} of {}", name, from.display()))?;
+        }
+        if let Some(prompting) = prompting {
+            prompting.write(folder.path())?;
         }
         folder.publish()
     }

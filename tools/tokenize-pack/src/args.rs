@@ -59,6 +59,10 @@ pub struct Args {
     /// Write the fate of every line as CSV: kept, dropped or truncated, why, and in which row it is
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
+    /// Go on from the ledger of the tool that wrote the input: the fates are then those of the lines
+    /// that the first tool read
+    #[arg(long, value_name = "FILE", requires = "ledger")]
+    pub ledger_from: Option<PathBuf>,
     /// Instead of packing, show the first N examples token by token, what is learned marked;
     /// a page if --output ends in .html
     #[arg(long, value_name = "N")]

@@ -8,10 +8,13 @@ use cli::{Input, Output, OutputWriter};
 use dataset::ledger;
 use tokens::Rows;
 
+use crate::args::Args;
 use crate::read::Place;
+use crate::write::lies_in;
 
-/// The only rule that costs a line its place here; the other tools' ledgers have more.
+/// Rules that cost a line its place here; the other tools' ledgers have more.
 const TOO_LONG: &str = "too_long";
+const BLANK_LINE: &str = "blank_line";
 const NAMED: usize = 5; // places in the report before "and n more"
 
 /// What happened to one segment; a line has one, unless it came packed.
@@ -20,14 +23,27 @@ pub enum Fate {
     Kept,
     Dropped,
     Truncated,
+    Blank,
+    NotOurs,
 }
 
 /// Notes fates; the list of them only if a ledger was asked for.
 pub struct Ledger {
-    out: Option<OutputWriter>,
-    noted: Vec<(Place, Fate)>,
+    written: ledger::Ledger<OutputWriter>,
+    is_wanted: bool,
+    files: Vec<Input>,
+    noted: Vec<Noted>,
+    /// In `noted`: where the lines of each file begin.
+    starts: Vec<usize>,
+    last: Option<Place>,
     pub dropped: Cases,
     pub truncated: Cases,
+}
+
+/// Every line is noted, so that their order is their number.
+struct Noted {
+    fate: Fate,
+    begins_line: bool,
 }
 
 /// Lines that met the same fate.
@@ -38,64 +54,87 @@ pub struct Cases {
 }
 
 impl Ledger {
-    pub fn new(out: Option<OutputWriter>) -> Ledger {
-        Ledger {
-            out,
+    pub fn open(args: &Args) -> anyhow::Result<Ledger> {
+        let path = args.ledger.clone();
+        let out = path.map(|path| Output::File(path).create()).transpose()?;
+        let is_wanted = out.is_some();
+        let written = ledger::Ledger::new(out)?;
+        let written = match &args.ledger_from {
+            Some(path) if args.files.contains(&Input::Stdin) => {
+                written.following_through_a_pipe(path)?
+            }
+            Some(path) => written.following(path)?,
+            None => written,
+        };
+        Ok(Ledger {
+            written,
+            is_wanted,
+            files: args.files.clone(),
             noted: Vec::new(),
+            starts: Vec::new(),
+            last: None,
             dropped: Cases::default(),
             truncated: Cases::default(),
-        }
+        })
     }
 
-    pub fn note(&mut self, place: Place, fate: Fate, files: &[Input]) {
+    pub fn note(&mut self, place: Place, fate: Fate) {
         match fate {
-            Fate::Kept => {}
-            Fate::Dropped => self.dropped.add(place, files),
-            Fate::Truncated => self.truncated.add(place, files),
+            Fate::Dropped => self.dropped.add(place, &self.files),
+            Fate::Truncated => self.truncated.add(place, &self.files),
+            Fate::Kept | Fate::Blank | Fate::NotOurs => {}
         }
-        if self.out.is_some() {
-            self.noted.push((place, fate));
+        if self.is_wanted {
+            while self.starts.len() <= place.file {
+                self.starts.push(self.noted.len());
+            }
+            let begins_line = self.last.replace(place) != Some(place);
+            self.noted.push(Noted { fate, begins_line });
         }
     }
 
-    /// Writes a row for every line. The n-th segment kept is the n-th example of `rows`; `lies_in`
-    /// says in which file a row is, and as its which, from 1.
-    pub fn commit(
-        self,
-        files: &[Input],
-        rows: &Rows,
-        lies_in: impl Fn(usize) -> (Output, u64),
-    ) -> anyhow::Result<()> {
-        let Some(out) = self.out else { return Ok(()) };
-        let row_of = first_rows(rows);
-        let mut ledger = ledger::Ledger::new(Some(out))?;
-        let mut example = 0;
-        for line in self.noted.chunk_by(|(a, _), (b, _)| a == b) {
-            let place = line[0].0;
-            let kept = line
-                .iter()
-                .filter(|(_, fate)| *fate != Fate::Dropped)
-                .count();
-            let (output, output_line) = lies_in(row_of.get(example).copied().unwrap_or(0) as usize);
-            let output = &output.name();
-            example += kept;
-            let fate = if kept == 0 {
-                ledger::Fate::Dropped { rule: TOO_LONG }
-            } else if line.iter().all(|(_, fate)| *fate == Fate::Kept) {
-                ledger::Fate::Kept {
-                    output,
-                    output_line,
-                }
-            } else {
-                ledger::Fate::Truncated {
-                    rule: TOO_LONG,
-                    output,
-                    output_line,
-                }
-            };
-            ledger.record(&files[place.file].name(), place.line, fate)?;
+    /// Writes a row for every line. The n-th segment kept is the n-th example of `rows`.
+    pub fn finish(mut self, args: &Args, rows: &Rows) -> anyhow::Result<Option<OutputWriter>> {
+        if !self.is_wanted {
+            return Ok(None);
         }
-        ledger.into_inner().map_or(Ok(()), OutputWriter::commit)
+        let row_of = first_rows(rows);
+        let mut example = 0;
+        for (file, start) in self.starts.iter().enumerate() {
+            let end = self.starts.get(file + 1).copied();
+            let noted = &self.noted[*start..end.unwrap_or(self.noted.len())];
+            let file = &self.files[file].name();
+            for (line, segments) in (1..).zip(noted.chunk_by(|_, next| !next.begins_line)) {
+                if segments[0].fate == Fate::NotOurs {
+                    self.written.leave(file, line)?;
+                    continue;
+                }
+                let is_kept = |noted: &&Noted| matches!(noted.fate, Fate::Kept | Fate::Truncated);
+                let kept = segments.iter().filter(is_kept).count();
+                let row = row_of.get(example).copied().unwrap_or(0) as usize;
+                let (output, output_line) = lies_in(args, rows.len(), row);
+                let output = &output.name();
+                example += kept;
+                let fate = if segments[0].fate == Fate::Blank {
+                    ledger::Fate::Dropped { rule: BLANK_LINE }
+                } else if kept == 0 {
+                    ledger::Fate::Dropped { rule: TOO_LONG }
+                } else if segments.iter().all(|noted| noted.fate == Fate::Kept) {
+                    ledger::Fate::Kept {
+                        output,
+                        output_line,
+                    }
+                } else {
+                    ledger::Fate::Truncated {
+                        rule: TOO_LONG,
+                        output,
+                        output_line,
+                    }
+                };
+                self.written.record(file, line, fate)?;
+            }
+        }
+        Ok(self.written.finish()?)
     }
 }
 

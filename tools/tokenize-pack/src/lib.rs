@@ -13,12 +13,12 @@ pub use args::Args;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use cli::{Hint, Input, Outcome, Output};
-use tokens::{Encoded, Meta, Packing, pack, shard};
+use cli::{Hint, Input, Outcome, Output, OutputWriter};
+use tokens::{Chat, Encoded, Meta, Packing, pack, shard};
 
 use args::{Format, Long};
 use ledger::{Fate, Ledger};
-use read::{Interrupted, Place, Reader};
+use read::{Interrupted, Line, Place, Reader};
 
 /// Reads, encodes, packs, writes, reports.
 pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
@@ -62,21 +62,25 @@ fn check(args: &Args) -> anyhow::Result<()> {
 }
 
 fn pack_all(args: &Args, reader: &Reader) -> anyhow::Result<()> {
-    let ledger = args
-        .ledger
-        .as_ref()
-        .map(|path| Output::File(path.clone()).create())
-        .transpose()?;
-    let mut ledger = Ledger::new(ledger);
+    let mut ledger = Ledger::open(args)?;
     let folder = scratch_folder(&args.output);
     let spilling = || format!("writing to {}", folder.display());
     let mut spill = spill::Writer::create(&folder).with_context(spilling)?;
     let mut came_encoded = true;
     reader.each_line(&args.files, |place, line| {
-        came_encoded &= line.is_pretokenized;
-        for example in line.examples {
-            if let Some(example) = keep(example, place, args, &mut ledger)? {
-                spill.push(&example).with_context(spilling)?;
+        match line {
+            Line::Blank => ledger.note(place, Fate::Blank),
+            Line::NotOurs => ledger.note(place, Fate::NotOurs),
+            Line::Examples {
+                examples,
+                is_pretokenized,
+            } => {
+                came_encoded &= is_pretokenized;
+                for example in examples {
+                    if let Some(example) = keep(example, place, args, &mut ledger)? {
+                        spill.push(&example).with_context(spilling)?;
+                    }
+                }
             }
         }
         Ok(true)
@@ -96,7 +100,7 @@ fn pack_all(args: &Args, reader: &Reader) -> anyhow::Result<()> {
         );
     }
     let train_on = (!came_encoded).then(|| args.train_on.into());
-    let meta = Meta::new(
+    let mut meta = Meta::new(
         reader.fingerprint().clone(),
         reader.vocab_size(),
         args.max_seq_length,
@@ -104,11 +108,11 @@ fn pack_all(args: &Args, reader: &Reader) -> anyhow::Result<()> {
         train_on,
         counts,
     );
-    write::packed(args, &meta, &rows, &spill)?;
+    meta.date = reader.chat().filter(|_| !came_encoded).and_then(Chat::date);
+    let mut written = write::packed(args, &meta, &rows, &spill)?;
     report::print(&meta, spill.lengths(), &ledger);
-    ledger.commit(&args.files, &rows, |row| {
-        write::lies_in(args, rows.len(), row)
-    })
+    written.extend(ledger.finish(args, &rows)?); // a foreign ledger stops the run with nothing written
+    written.into_iter().try_for_each(OutputWriter::commit)
 }
 
 /// Applies the policy for long examples, and records the fate.
@@ -120,7 +124,7 @@ fn keep(
 ) -> anyhow::Result<Option<Encoded>> {
     let (length, most) = (example.input_ids.len(), args.max_seq_length);
     if length <= most || Packing::from(args.packing).splits() {
-        ledger.note(place, Fate::Kept, &args.files);
+        ledger.note(place, Fate::Kept);
         return Ok(Some(example));
     }
     match args.long.unwrap_or(Long::Drop) {
@@ -134,13 +138,13 @@ fn keep(
             example.loss_mask.truncate(most);
             // Where the answer begins beyond the cut nothing is left to learn.
             if example.supervised_tokens() > 0 {
-                ledger.note(place, Fate::Truncated, &args.files);
+                ledger.note(place, Fate::Truncated);
                 return Ok(Some(example));
             }
         }
         Long::Drop => {}
     }
-    ledger.note(place, Fate::Dropped, &args.files);
+    ledger.note(place, Fate::Dropped);
     Ok(None)
 }
 

@@ -36,10 +36,16 @@ pub struct Reader {
     share: Share,
 }
 
-/// A line as a list of segments; more than one only where it came packed.
-pub struct Line {
-    pub examples: Vec<Encoded>,
-    pub is_pretokenized: bool,
+/// What a line came to.
+pub enum Line {
+    /// Its segments; more than one only where it came packed.
+    Examples {
+        examples: Vec<Encoded>,
+        is_pretokenized: bool,
+    },
+    Blank,
+    /// Another machine's, by `--shard`.
+    NotOurs,
 }
 
 impl Reader {
@@ -81,7 +87,10 @@ impl Reader {
         self.chat.as_ref()
     }
 
-    pub fn line(&self, line: &[u8]) -> anyhow::Result<Line> {
+    fn line(&self, line: &[u8]) -> anyhow::Result<Line> {
+        if line.trim_ascii().is_empty() {
+            return Ok(Line::Blank);
+        }
         let text = std::str::from_utf8(line)
             .map_err(|error| anyhow!("not UTF-8 at byte {}", error.valid_up_to() + 1))?;
         if Pretokenized::recognises(line) {
@@ -94,7 +103,7 @@ impl Reader {
             {
                 bail!("no token of this line would be learned: its labels are all -100");
             }
-            return Ok(Line {
+            return Ok(Line::Examples {
                 examples,
                 is_pretokenized: true,
             });
@@ -108,13 +117,13 @@ impl Reader {
             .hint("lines of {\"input_ids\": […], \"labels\": […]}, or a base with its tokenizer");
         };
         let encoded = chat.example(&example, self.train_on).map_err(hinted)?;
-        Ok(Line {
+        Ok(Line::Examples {
             examples: vec![encoded],
             is_pretokenized: false,
         })
     }
 
-    /// Hands every line's examples to `take`, in order, until it says stop with `false`.
+    /// Hands every line to `take`, in order, until it says stop with `false`.
     pub fn each_line(
         &self,
         files: &[Input],
@@ -134,19 +143,18 @@ impl Reader {
                 let first = all;
                 all += lines.len() as u64;
                 let is_ours = |n: usize| self.share.takes(first + n as u64);
-                let read: Vec<Option<anyhow::Result<Line>>> = lines
+                let read: Vec<anyhow::Result<Line>> = lines
                     .par_iter()
                     .enumerate()
-                    .map(|(n, line)| {
-                        (is_ours(n) && !line.trim_ascii().is_empty()).then(|| self.line(line))
+                    .map(|(n, line)| match is_ours(n) {
+                        true => self.line(line),
+                        false => Ok(Line::NotOurs),
                     })
                     .collect();
-                for examples in read {
+                for read in read {
                     line += 1;
                     let place = Place { file, line };
-                    if let Some(examples) = examples
-                        && !take(place, examples.with_context(|| place.name(files))?)?
-                    {
+                    if !take(place, read.with_context(|| place.name(files))?)? {
                         return Ok(());
                     }
                 }

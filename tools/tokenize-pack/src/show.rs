@@ -9,9 +9,10 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use tokens::{Chat, Encoded};
 
 use crate::args::Args;
-use crate::read::{Place, Reader};
+use crate::read::{Line, Place, Reader};
 
-const LEARNED: &str = "\x1b[30;42m"; // black on green
+const LEARNED: [&str; 2] = ["\x1b[30;42m", "\x1b[30;102m"]; // black on green, on light green
+const CONTEXT: [&str; 2] = ["", "\x1b[2m"]; // plain, dim
 const PLAIN: &str = "\x1b[0m";
 
 /// Runs of tokens that are all learned or all context.
@@ -30,8 +31,10 @@ pub fn run(args: &Args, reader: &Reader, count: usize) -> anyhow::Result<()> {
     let mut shown = Vec::new();
     if count > 0 {
         reader.each_line(&args.files, |place, line| {
-            for example in &line.examples {
-                shown.push(one(args, reader, place, example)?);
+            if let Line::Examples { examples, .. } = line {
+                for example in &examples {
+                    shown.push(one(args, reader, place, example)?);
+                }
             }
             Ok(shown.len() < count)
         })?;
@@ -96,23 +99,20 @@ fn texts(chat: Option<&Chat>, ids: &[u32]) -> anyhow::Result<Vec<String>> {
     Ok(texts)
 }
 
+/// In colour the shades of green take turns, and so do bright and dim context: each change is a
+/// token's edge.
 fn write_text(out: &mut dyn Write, example: &Shown, colour: bool) -> std::io::Result<()> {
-    let (open, close) = if colour {
-        (LEARNED, PLAIN)
-    } else {
-        ("⟦", "⟧")
-    };
     writeln!(out, "── {}", example.title)?;
     for run in &example.runs {
-        if run.is_learned {
-            // A coloured line break would colour the rest of the line.
-            let text = run.tokens.join(if colour { "" } else { "·" });
-            let text = if colour {
-                text.replace('\n', &format!("↵{close}\n{open}"))
-            } else {
-                text
-            };
-            write!(out, "{open}{text}{close}")?;
+        if colour {
+            let shades = if run.is_learned { LEARNED } else { CONTEXT };
+            for (token, shade) in run.tokens.iter().zip(shades.iter().cycle()) {
+                // A coloured line break would colour the rest of the line.
+                let token = token.replace('\n', &format!("↵{PLAIN}\n{shade}"));
+                write!(out, "{shade}{token}{PLAIN}")?;
+            }
+        } else if run.is_learned {
+            write!(out, "⟦{}⟧", run.tokens.join("·"))?;
         } else {
             write!(out, "{}", run.tokens.concat())?;
         }

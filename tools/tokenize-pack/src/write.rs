@@ -22,8 +22,13 @@ struct PackedLine<'a> {
     seq_lengths: &'a [usize],
 }
 
-/// Writes all rows to one file, or to several of equally many rows, which appear together.
-pub fn packed(args: &Args, meta: &Meta, rows: &Rows, spill: &Spill) -> anyhow::Result<()> {
+/// Writes all rows to one file, or to several of equally many rows, which are to appear together.
+pub fn packed(
+    args: &Args,
+    meta: &Meta,
+    rows: &Rows,
+    spill: &Spill,
+) -> anyhow::Result<Vec<OutputWriter>> {
     let files = args.output_shards.unwrap_or(1) as usize;
     if files > rows.len() {
         bail!("{} rows are too few for {files} files", rows.len());
@@ -51,7 +56,7 @@ pub fn packed(args: &Args, meta: &Meta, rows: &Rows, spill: &Spill) -> anyhow::R
         }
         written.push(out);
     }
-    written.into_iter().try_for_each(OutputWriter::commit)
+    Ok(written)
 }
 
 /// In which file a row is, and as its which, from 1.

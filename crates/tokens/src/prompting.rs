@@ -1,0 +1,46 @@
+//! What must a prompt for an adapter say that its base's template does not? `prompt.json` beside it.
+//!
+//! An adapter trained on prompts that print a date answers best to prompts that print the same one.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Date, Error};
+
+/// How the examples that an adapter learned were rendered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prompting {
+    /// The date that the template printed.
+    pub date: Date,
+}
+
+impl Prompting {
+    /// Its file's name in an adapter's folder.
+    pub const FILE: &'static str = "prompt.json";
+
+    /// What stands beside the adapter; none where there is nothing to say.
+    pub fn read(adapter: &Path) -> Result<Option<Prompting>, Error> {
+        let path = adapter.join(Self::FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::Io { path, source }),
+        };
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| Error::Base {
+                path,
+                reason: format!("not what a trained adapter says of its prompts: {error}"),
+            })
+    }
+
+    pub fn write(self, adapter: &Path) -> Result<(), Error> {
+        let path = adapter.join(Self::FILE);
+        let text = serde_json::to_string(&self).expect("plain data") + "\n";
+        fs::write(&path, text).map_err(|source| Error::Io { path, source })
+    }
+}

@@ -1,0 +1,142 @@
+//! Lines that are token ids already.
+
+use super::*;
+
+#[test]
+fn token_ids_need_no_tokenizer_and_without_packing_keep_their_order() {
+    let lines = r#"{"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}
+{"input_ids": [9, 10, 11, 0], "labels": [-100, 10, 11, -100], "attention_mask": [1, 1, 1, 0]}
+{"input_ids": [12, 13, 0, 0], "labels": [12, 13, -100, -100]}
+"#;
+    let (dir, _) = folder(lines);
+    let base = base_without_tokenizer(dir.path()).display().to_string();
+    let output = tool(
+        dir.path(),
+        &[
+            "train.jsonl",
+            "--base",
+            &base,
+            "--packing",
+            "none",
+            "-o",
+            "t.safetensors",
+        ],
+    );
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let shard = Shard::open(&dir.path().join("t.safetensors")).unwrap();
+    assert_eq!(shard.rows(), 3);
+    assert_eq!(shard.row(0).input_ids, [5, 6, 7, 8]);
+    assert_eq!(shard.row(0).loss_mask, [0, 0, 1, 1]);
+    assert_eq!(shard.row(1).input_ids, [9, 10, 11]); // attention_mask 0 is padding
+    assert_eq!(shard.row(2).input_ids, [12, 13, 0, 0]); // padding without a mask stays as given
+    assert_eq!(shard.row(2).loss_mask, [0, 1, 0, 0]); // a first token is never a target
+    assert_eq!(shard.meta().train_on, None);
+}
+
+#[test]
+fn what_is_wrong_with_token_ids_is_said_with_its_line() {
+    let good = r#"{"input_ids": [5, 6], "labels": [-100, 6]}"#;
+    for (bad, reason) in [
+        (
+            r#"{"input_ids": [5, 6], "labels": [-100, 7]}"#,
+            "labels[1] is 7, neither -100 nor input_ids[1], which is 6",
+        ),
+        (
+            r#"{"input_ids": [5, 6], "labels": [-100]}"#,
+            "labels has 1 entries, input_ids 2",
+        ),
+        (
+            r#"{"input_ids": [5, 512], "labels": [-100, 512]}"#,
+            "input_ids[1] is 512, outside the base's vocabulary of 512",
+        ),
+        (
+            r#"{"input_ids": [5, -1], "labels": [-100, -1]}"#,
+            "input_ids[1] is -1, outside the base's vocabulary of 512",
+        ),
+        (r#"{"input_ids": [5, 6]}"#, "labels is missing"),
+        (
+            r#"{"input_ids": [5, 6], "labels": [-100, -100]}"#,
+            "its labels are all -100",
+        ),
+        (
+            r#"{"input_ids": [5, 6], "labels": [-100, 6], "attention_mask": [1, 0]}"#,
+            "labels[1] is a target where attention_mask is 0",
+        ),
+        (
+            r#"{"input_ids": [5, 6], "labels": [-100, 6], "position_ids": [0, 1]}"#,
+            "unknown field `position_ids`",
+        ),
+        (
+            r#"{"input_ids": [5, 6], "labels": [-100, 6], "seq_lengths": [1]}"#,
+            "seq_lengths do not add up to the 2 input_ids",
+        ),
+    ] {
+        let (dir, _) = folder(&format!("{good}\n{bad}\n"));
+        let base = base_without_tokenizer(dir.path()).display().to_string();
+        let output = tool(
+            dir.path(),
+            &["train.jsonl", "--base", &base, "-o", "t.safetensors"],
+        );
+        assert_eq!(code(&output), 2);
+        let message = stderr(&output);
+        assert!(
+            message.starts_with("tokenize-pack: train.jsonl:2: "),
+            "{message}"
+        );
+        assert!(message.contains(reason), "{message}");
+        assert!(!dir.path().join("t.safetensors").exists());
+    }
+}
+
+#[test]
+fn rows_as_lines_come_back_as_the_same_segments() {
+    let (dir, base) = folder(&chats(30));
+    let packed = tool(
+        dir.path(),
+        &[
+            "train.jsonl",
+            "--base",
+            &base,
+            "--max-seq-length",
+            "96",
+            "--long",
+            "drop",
+            "--format",
+            "jsonl",
+        ],
+    );
+    let lines = String::from_utf8(packed.stdout).unwrap();
+    let again = tool_reading(
+        dir.path(),
+        &[
+            "-",
+            "--base",
+            &base,
+            "--max-seq-length",
+            "96",
+            "--format",
+            "jsonl",
+        ],
+        &lines,
+    );
+    assert_eq!(code(&again), 0, "{}", stderr(&again));
+    let segments = |lines: &str| {
+        let mut segments = Vec::new();
+        for line in lines.lines() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let array = |name: &str| serde_json::from_value::<Vec<i64>>(row[name].clone()).unwrap();
+            let (ids, labels, mut at) = (array("input_ids"), array("labels"), 0);
+            for length in array("seq_lengths") {
+                let end = at + length as usize;
+                segments.push((ids[at..end].to_vec(), labels[at..end].to_vec()));
+                at = end;
+            }
+        }
+        segments.sort();
+        segments
+    };
+    assert_eq!(
+        segments(&String::from_utf8(again.stdout).unwrap()),
+        segments(&lines)
+    );
+}
