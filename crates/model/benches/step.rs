@@ -6,14 +6,15 @@
 //! about 110, every token a target. It prints the step, a table by operation (each timed alone in
 //! the step's shapes, times how often it occurs) with what is left over, and the step for longer
 //! rows. The limit is the matmul tile on operands in cache, all threads, measured in the same run.
-//! `-- growth` prints the last table only, `-- step` all but that.
+//! `-- f32` computes in f32 where the default is bf16, `-- growth` prints the last table only,
+//! `-- step` all but that.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Distribution, Tensor};
 use model::{
-    AdamW, AdamWConfig, Adapter, Batch, Dropout, Gradients, LoadOptions, LoraConfig, Model,
+    AdamW, AdamWConfig, Adapter, Batch, ComputeDtype, Dropout, Gradients, LoadOptions, LoraConfig, Model,
     Projection, Quantize, Recompute,
 };
 use ops::kernels::{matmul::product, simd::Level};
@@ -26,7 +27,12 @@ const RANK: usize = 16;
 const MICRO_BATCHES: usize = 4;
 
 fn main() {
-    let only = std::env::args().find(|a| a == "growth" || a == "step");
+    model::keep_freed_memory();
+    let told = |word: &str| std::env::args().any(|a| a == word);
+    let compute_dtype = match told("f32") {
+        true => ComputeDtype::F32,
+        false => ComputeDtype::fastest(),
+    };
     let dir = tempfile::tempdir().expect("a temporary folder");
     base::write(dir.path());
     let tile = tile_gflops();
@@ -37,14 +43,15 @@ fn main() {
     );
     let options = LoadOptions {
         quantize: Quantize::Nf4 { double_quant: true },
+        compute_dtype,
         ..LoadOptions::default()
     };
     let base = checkpoint::Base::open(dir.path()).expect("the base just written");
     let mut trainer = Trainer::new(Model::load(&base, &options, &mut |_, _| {}).expect("it loads"));
-    if only.as_deref() != Some("growth") {
+    if !told("growth") {
         by_operation(&mut trainer, tile);
     }
-    if only.as_deref() != Some("step") {
+    if !told("step") {
         growth(&mut trainer, tile);
     }
 }
@@ -178,6 +185,7 @@ fn best(calls: usize, mut f: impl FnMut()) -> f64 {
 
 fn by_operation(trainer: &mut Trainer, tile: f64) {
     let batches = vec![packed_row(512, 1); MICRO_BATCHES];
+    trainer.step(&batches, Recompute::Nothing);
     let faults = minor_faults();
     let calls = trainer.steps;
     let step = best(3, || trainer.step(&batches, Recompute::Nothing));

@@ -21,7 +21,7 @@ pub use error::Error;
 pub use generation::{Completion, Finish, GenerateOptions};
 pub use load::{LoadOptions, Quantize};
 pub use lora::{Adapter, LoraConfig};
-pub use ops::ComputeDtype;
+pub use ops::{ComputeDtype, keep_freed_memory};
 pub use optimizer::{AdamW, AdamWConfig};
 pub use training::{Dropout, Gradients, Loss, Recompute};
 

@@ -6,6 +6,7 @@
 //! batches are ragged: sequences laid end to end, no padding. Results do not depend on the number
 //! of threads, to the last bit.
 
+mod allocator;
 mod backends;
 mod cache;
 mod format;
@@ -18,6 +19,7 @@ mod segments;
 mod tests;
 mod weight;
 
+pub use allocator::keep_freed_memory;
 pub use cache::KvCache;
 pub use format::{ComputeDtype, DenseDtype, Encoding, WeightFormat};
 pub use functions::{

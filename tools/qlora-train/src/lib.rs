@@ -23,6 +23,7 @@ use train::{End, Trainer};
 
 /// Open, check, load, train, publish.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    model::keep_freed_memory();
     if let Some(threads) = args.engine.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
