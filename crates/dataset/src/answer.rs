@@ -4,7 +4,8 @@ use serde::de::DeserializeSeed;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::check::{Facts, Options};
+use crate::check::Options;
+use crate::facts::Facts;
 use crate::finding::Findings;
 use crate::keys;
 use crate::record::AnswerKeys;
@@ -24,10 +25,22 @@ impl<'o> Answers<'o> {
         }
     }
 
-    /// `answer` is the last one, and the index of its message.
+    /// Is there any rule to judge by?
+    pub fn are_asked_for(&self) -> bool {
+        self.options.assistant_json || self.options.label.is_some()
+    }
+
+    /// Is the label of an example somewhere below this key of the line?
+    pub fn label_is_in(&self, key: &str) -> bool {
+        let label = self.options.label.as_deref();
+        label.is_some_and(|path| path.split('.').next() == Some(key))
+    }
+
+    /// `answer` is the last one, and the index of its message. Without `line` the label can only be
+    /// in the answer.
     pub fn check(
         &mut self,
-        line: &str,
+        line: Option<&str>,
         answer: Option<(usize, &str)>,
         findings: &mut Findings,
         facts: &mut Facts,
@@ -36,9 +49,13 @@ impl<'o> Answers<'o> {
             self.json(index, answer, findings, facts);
         }
         if let Some(path) = &self.options.label {
-            facts.label = serde_json::from_str::<Value>(line)
-                .ok()
-                .and_then(|line| keys::field(&line, path));
+            let label = match line {
+                Some(line) => serde_json::from_str(line).ok().and_then(|line| keys::field(&line, path)),
+                None => answer.and_then(|(_, answer)| keys::field_of_answer(answer, path)),
+            };
+            if label.is_some() {
+                facts.more().label = label;
+            }
         }
     }
 
@@ -56,7 +73,7 @@ impl<'o> Answers<'o> {
             return;
         }
         if !self.keys.is_empty() {
-            facts.answer_keys = Some(self.key_hashes());
+            facts.more().answer_keys = Some(self.key_hashes());
         }
         if let Some(schema) = &self.options.schema {
             match serde_json::from_str(answer) {

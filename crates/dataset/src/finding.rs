@@ -1,6 +1,8 @@
 //! What was found, and where?
 
-use serde::Serialize;
+use std::fmt::{self, Display};
+
+use serde::{Serialize, Serializer};
 
 use crate::rules::{Rule, Severities};
 
@@ -12,9 +14,43 @@ pub struct Finding {
     /// In bytes, counted from 1; `None` when the message names the place.
     pub column: Option<u64>,
     pub rule: Rule,
-    pub message: String,
+    pub message: Message,
     /// The earlier line that this one is compared with.
     pub other_line: Option<u64>,
+}
+
+/// What is said about a line. Where thousands say the same, the words are only put together for
+/// those that somebody reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    Text(String),
+    /// `before`, the number of another line, `after`.
+    Compared {
+        before: &'static str,
+        line: u64,
+        after: &'static str,
+    },
+}
+
+impl From<String> for Message {
+    fn from(text: String) -> Message {
+        Message::Text(text)
+    }
+}
+
+impl Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Message::Text(text) => f.write_str(text),
+            Message::Compared { before, line, after } => write!(f, "{before}{line}{after}"),
+        }
+    }
+}
+
+impl Serialize for Message {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// The findings about one line, as they are made.
@@ -45,7 +81,7 @@ impl<'a> Findings<'a> {
                 line,
                 column,
                 rule,
-                message: message(),
+                message: Message::Text(message()),
                 other_line: None,
             });
         }

@@ -1,13 +1,16 @@
 //! What is wrong with the file as a whole? Lines come in order, and are compared with earlier ones.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BTreeMap;
 
 use crate::characters::Script;
-use crate::check::{Checked, Facts, Options, worst};
-use crate::finding::Finding;
+use crate::check::{Checked, Options, worst};
+use crate::facts::{Facts, More};
+use crate::finding::{Finding, Message};
+use crate::language::Language;
 use crate::minhash::Index;
+use crate::minority::Minority;
 use crate::rules::{Rule, Severity};
+use crate::seen::{Identity, Seen};
 
 /// What becomes of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,17 +20,20 @@ pub enum Verdict {
     Drop(Rule),
 }
 
-/// Judges lines in their order. Memory: 48 bytes for each different example, and with near
-/// duplicates about 600 more.
+/// Judges lines in their order. Memory: about 25 bytes for each different example, 25 for each
+/// different prompt, and what near duplicates take (see [`Index`]).
 pub struct Judge<'o> {
     options: &'o Options,
     min_per_label: u64,
-    examples: Table<u128, u64>,
-    prompts: Table<u64, (u64, u64)>,
+    examples: Seen,
+    prompts: Seen,
     first_keys: Option<(u64, u64, u64)>,
     near: Option<(Index, Vec<u64>)>,
     labels: BTreeMap<String, Label>,
-    scripts: BTreeMap<Script, Minority>,
+    scripts: Minority<Script>,
+    languages: Minority<Language>,
+    /// Are question and answer in one language?
+    pairs: Minority<bool>,
     crlf: Option<(u64, u64)>,
     kept: u64,
 }
@@ -38,35 +44,31 @@ struct Label {
     first_line: u64,
 }
 
-#[derive(Debug, Default)]
-struct Minority {
-    count: u64,
-    /// The first of them.
-    lines: Vec<u64>,
-}
-
-/// Lines of a rare script that are remembered.
-const REMEMBERED: usize = 10_000;
-
-/// Keys are hashes already.
-type Table<K, V> = HashMap<K, V, BuildHasherDefault<AlreadyHashed>>;
-
 impl<'o> Judge<'o> {
     pub fn new(options: &'o Options, min_per_label: u64) -> Judge<'o> {
         Judge {
             options,
             min_per_label,
-            examples: Table::default(),
-            prompts: Table::default(),
+            examples: Seen::new(Identity::KeyAndTag),
+            prompts: Seen::new(Identity::Key),
             first_keys: None,
             near: options
                 .near_duplicates
                 .map(|threshold| (Index::new(threshold), Vec::new())),
             labels: BTreeMap::new(),
-            scripts: BTreeMap::new(),
+            scripts: Minority::default(),
+            languages: Minority::default(),
+            pairs: Minority::default(),
             crlf: None,
             kept: 0,
         }
+    }
+
+    /// Makes ready for judging these lines; changes nothing but the speed.
+    pub fn warm<'c>(&self, lines: impl Iterator<Item = &'c Checked> + Clone) {
+        let facts = lines.filter_map(|checked| checked.facts.as_ref());
+        self.examples.warm(facts.clone().map(|facts| key_and_tag(facts).0));
+        self.prompts.warm(facts.map(|facts| facts.prompt));
     }
 
     /// Judges the next line; what is compared with it is added to its findings.
@@ -78,27 +80,23 @@ impl<'o> Judge<'o> {
             return Verdict::Drop(Rule::BlankLine);
         }
         // A line that does not pass by itself must not make a later, sound one its duplicate.
-        let passes = |checked: &Checked| match worst(&checked.findings, &self.options.severities) {
-            Some((Severity::Error, rule)) => Err(rule),
-            _ => Ok(()),
-        };
-        if let Err(rule) = passes(checked) {
+        if let Some((Severity::Error, rule)) = worst(&checked.findings, &self.options.severities) {
             return Verdict::Drop(rule);
         }
         if let Some(facts) = checked.facts.take() {
             self.compare(line, facts, &mut checked.findings);
         }
-        let passes = match worst(&checked.findings, &self.options.severities) {
+        let verdict = match worst(&checked.findings, &self.options.severities) {
             Some((Severity::Error, rule)) => Verdict::Drop(rule),
             _ => Verdict::Keep,
         };
-        self.kept += u64::from(passes == Verdict::Keep);
-        passes
+        self.kept += u64::from(verdict == Verdict::Keep);
+        verdict
     }
 
     fn compare(&mut self, line: u64, mut facts: Facts, findings: &mut Vec<Finding>) {
         let on = |rule| self.options.severities.is_on(rule);
-        let add = |findings: &mut Vec<Finding>, rule, other: u64, message: String| {
+        let mut add = |rule, message: Message, other| {
             findings.push(Finding {
                 line: Some(line),
                 column: None,
@@ -107,77 +105,62 @@ impl<'o> Judge<'o> {
                 other_line: Some(other),
             });
         };
-        if on(Rule::ExactDuplicate)
-            && let Some(first) = self.examples.insert_first(facts.example, line)
-        {
-            add(
-                findings,
-                Rule::ExactDuplicate,
-                first,
-                format!("says the same as line {first}"),
-            );
-            return;
+        if on(Rule::ExactDuplicate) {
+            let (key, tag) = key_and_tag(&facts);
+            if let Some((_, first)) = self.examples.insert_first(key, tag, line) {
+                return add(Rule::ExactDuplicate, compared("says the same as line ", first, ""), first);
+            }
         }
-        if on(Rule::AmbiguousAnswer)
-            && let Some((answer, first)) = self
-                .prompts
-                .insert_first(facts.prompt, (facts.answer, line))
-            && answer != facts.answer
-        {
-            add(
-                findings,
-                Rule::AmbiguousAnswer,
-                first,
-                format!("asks the same as line {first} and answers otherwise"),
-            );
+        if on(Rule::AmbiguousAnswer) || on(Rule::LowDiversity) {
+            // The tag keeps 24 bits of the answer: of 17 million contradictions one is missed.
+            let answer = facts.answer & 0xFF_FFFF;
+            if let Some((other, first)) = self.prompts.insert_first(facts.prompt, answer, line)
+                && other != answer
+                && on(Rule::AmbiguousAnswer)
+            {
+                let message = compared("asks the same as line ", first, " and answers otherwise");
+                add(Rule::AmbiguousAnswer, message, first);
+            }
         }
-        if let Some((set, order)) = facts.answer_keys {
+        if let Some(more) = facts.more.take() {
+            self.compare_more(line, *more, &mut add);
+        }
+        self.scripts.count(facts.script, line);
+        if let Some(language) = facts.answered_in.or(facts.asked_in) {
+            self.languages.count(language, line);
+        }
+        if let (Some(asked_in), Some(answered_in)) = (facts.asked_in, facts.answered_in) {
+            self.pairs.count(asked_in == answered_in, line);
+        }
+    }
+
+    fn compare_more(&mut self, line: u64, more: More, add: &mut impl FnMut(Rule, Message, u64)) {
+        let on = |rule| self.options.severities.is_on(rule);
+        if let Some((set, order)) = more.answer_keys {
             let (first_set, first_order, first) =
                 *self.first_keys.get_or_insert((set, order, line));
             if set != first_set && on(Rule::InconsistentKeys) {
-                add(
-                    findings,
-                    Rule::InconsistentKeys,
-                    first,
-                    format!("the answer has other keys than line {first}"),
-                );
+                let message = compared("the answer has other keys than line ", first, "");
+                add(Rule::InconsistentKeys, message, first);
             } else if set == first_set && order != first_order && on(Rule::KeyOrder) {
-                add(
-                    findings,
-                    Rule::KeyOrder,
-                    first,
-                    format!("the answer has the keys of line {first} in another order"),
-                );
+                let message = compared("the answer has the keys of line ", first, " in another order");
+                add(Rule::KeyOrder, message, first);
             }
         }
-        if let (Some((index, lines)), Some(signature)) = (&mut self.near, facts.signature.take()) {
-            if let Some((number, similarity)) = index.add(*signature)
+        if let (Some((index, lines)), Some(signature)) = (&mut self.near, more.signature) {
+            if let Some((number, similarity)) = index.add(signature)
                 && on(Rule::NearDuplicate)
             {
                 let first = lines[number];
                 let percent = (similarity * 100.0).round();
-                add(
-                    findings,
-                    Rule::NearDuplicate,
-                    first,
-                    format!("asks nearly the same as line {first} ({percent} %)"),
-                );
+                let message = format!("asks nearly the same as line {first} ({percent} %)");
+                add(Rule::NearDuplicate, message.into(), first);
             }
             lines.push(line);
         }
-        if let Some(label) = facts.label {
-            self.labels
-                .entry(label)
-                .or_insert(Label {
-                    count: 0,
-                    first_line: line,
-                })
-                .count += 1;
-        }
-        let script = self.scripts.entry(facts.script).or_default();
-        script.count += 1;
-        if script.lines.len() < REMEMBERED {
-            script.lines.push(line);
+        if let Some(label) = more.label {
+            let first = Label { count: 0, first_line: line };
+            self.labels.entry(label).or_insert(first).count += 1;
         }
     }
 
@@ -185,32 +168,22 @@ impl<'o> Judge<'o> {
     pub fn finish(&mut self) -> Vec<Finding> {
         let mut findings = Vec::new();
         self.rare_labels(&mut findings);
-        self.other_scripts(&mut findings);
+        self.minorities(&mut findings);
         let prompts = self.prompts.len() as u64;
         if self.kept >= 10 && prompts * 2 < self.kept {
-            findings.push(whole(
-                Rule::LowDiversity,
-                format!("{} examples ask only {prompts} different things", self.kept),
-            ));
+            let message = format!("{} examples ask only {prompts} different things", self.kept);
+            findings.push(at_end(Rule::LowDiversity, None, message));
         }
         if self.kept < 10 {
-            findings.push(whole(
-                Rule::FewExamples,
-                format!(
-                    "{} examples pass; ten are the least that OpenAI takes",
-                    self.kept
-                ),
-            ));
+            let message = format!(
+                "{} examples pass; ten are the least that OpenAI takes",
+                self.kept
+            );
+            findings.push(at_end(Rule::FewExamples, None, message));
         }
         if let Some((first, count)) = self.crlf {
             let message = format!("{count} lines end in CRLF");
-            findings.push(Finding {
-                line: Some(first),
-                column: None,
-                rule: Rule::Crlf,
-                message,
-                other_line: None,
-            });
+            findings.push(at_end(Rule::Crlf, Some(first), message));
         }
         findings.retain(|finding| self.options.severities.is_on(finding.rule));
         findings
@@ -228,92 +201,53 @@ impl<'o> Judge<'o> {
     }
 
     fn rare_labels(&self, findings: &mut Vec<Finding>) {
-        for (label, Label { count, first_line }) in self
-            .labels
-            .iter()
-            .filter(|(_, of)| of.count < self.min_per_label)
-        {
-            let message = format!(
-                "label {label:?} has {count} of at least {} examples",
-                self.min_per_label
-            );
-            findings.push(Finding {
-                line: Some(*first_line),
-                column: None,
-                rule: Rule::RareLabel,
-                message,
-                other_line: None,
-            });
+        let least = self.min_per_label;
+        for (label, Label { count, first_line }) in &self.labels {
+            if *count < least {
+                let message = format!("label {label:?} has {count} of at least {least} examples");
+                findings.push(at_end(Rule::RareLabel, Some(*first_line), message));
+            }
         }
     }
 
-    fn other_scripts(&self, findings: &mut Vec<Finding>) {
-        let all: u64 = self.scripts.values().map(|script| script.count).sum();
-        let Some((main, most)) = self.scripts.iter().max_by_key(|(_, script)| script.count) else {
-            return;
-        };
-        if most.count * 10 < all * 9 {
-            return;
-        }
-        for (script, minority) in self.scripts.iter().filter(|(script, _)| *script != main) {
-            for line in &minority.lines {
+    fn minorities(&self, findings: &mut Vec<Finding>) {
+        if let Some(main) = self.scripts.main() {
+            for (script, line) in self.scripts.others(main) {
                 let message = format!("is mostly {script:?}, where the file is {main:?}");
-                findings.push(Finding {
-                    line: Some(*line),
-                    column: None,
-                    rule: Rule::OtherScript,
-                    message,
-                    other_line: None,
-                });
+                findings.push(at_end(Rule::OtherScript, Some(line), message));
+            }
+        }
+        if let Some(main) = self.languages.main() {
+            for (language, line) in self.languages.others(main) {
+                let message = format!("is in {language}, where the file is in {main}");
+                findings.push(at_end(Rule::OtherLanguage, Some(line), message));
+            }
+        }
+        // Where question and answer differ throughout, the file teaches to translate.
+        if self.pairs.main() == Some(true) {
+            for (_, line) in self.pairs.others(true) {
+                let message = "question and answer are in different languages".to_owned();
+                findings.push(at_end(Rule::MixedLanguages, Some(line), message));
             }
         }
     }
 }
 
-fn whole(rule: Rule, message: String) -> Finding {
+/// The 88 bits that stand for an example.
+fn key_and_tag(facts: &Facts) -> (u64, u64) {
+    ((facts.example >> 64) as u64, facts.example as u64 & 0xFF_FFFF)
+}
+
+fn compared(before: &'static str, line: u64, after: &'static str) -> Message {
+    Message::Compared { before, line, after }
+}
+
+fn at_end(rule: Rule, line: Option<u64>, message: String) -> Finding {
     Finding {
-        line: None,
+        line,
         column: None,
         rule,
-        message,
+        message: message.into(),
         other_line: None,
-    }
-}
-
-/// Inserts once and tells what was there before.
-trait InsertFirst<K, V> {
-    fn insert_first(&mut self, key: K, value: V) -> Option<V>;
-}
-
-impl<K: std::hash::Hash + Eq, V: Copy> InsertFirst<K, V> for Table<K, V> {
-    fn insert_first(&mut self, key: K, value: V) -> Option<V> {
-        match self.entry(key) {
-            std::collections::hash_map::Entry::Occupied(there) => Some(*there.get()),
-            std::collections::hash_map::Entry::Vacant(free) => {
-                free.insert(value);
-                None
-            }
-        }
-    }
-}
-
-/// Passes on the bits of a key that is a hash itself.
-#[derive(Default)]
-pub struct AlreadyHashed(u64);
-
-impl Hasher for AlreadyHashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 << 8) ^ u64::from(*byte);
-        }
-    }
-    fn write_u64(&mut self, value: u64) {
-        self.0 = value;
-    }
-    fn write_u128(&mut self, value: u128) {
-        self.0 = value as u64;
     }
 }

@@ -21,15 +21,12 @@ fn prompt_bytes(example: &Example) -> Vec<u8> {
     match example {
         Example::Chat(chat) => {
             for message in &chat.messages[..prompt_length(chat)] {
-                say(
-                    &mut prompt,
-                    message.role,
-                    message.content.as_deref().unwrap_or_default(),
-                );
+                let content = message.content.as_deref().unwrap_or_default();
+                say(&mut prompt, message.role, content.as_bytes());
             }
         }
-        Example::Completion { prompt: text, .. } => say(&mut prompt, Role::User, text),
-        Example::Text { text } => say(&mut prompt, Role::User, text),
+        Example::Completion { prompt: text, .. } => say(&mut prompt, Role::User, text.as_bytes()),
+        Example::Text { text } => say(&mut prompt, Role::User, text.as_bytes()),
         Example::Tokens { input_ids, labels } => {
             let learned = |index: &usize| {
                 labels
@@ -47,7 +44,7 @@ fn prompt_bytes(example: &Example) -> Vec<u8> {
 }
 
 /// Adds a message to a prompt that is to be hashed; the system prompt is no part of it.
-pub(crate) fn say(prompt: &mut Vec<u8>, role: Role, content: &str) {
+pub(crate) fn say(prompt: &mut Vec<u8>, role: Role, content: &[u8]) {
     if !matches!(role, Role::System | Role::Developer) {
         prompt.extend_from_slice(role.name().as_bytes());
         prompt.push(0); // "ab" + "c" is not "a" + "bc"
@@ -66,12 +63,11 @@ fn prompt_length(chat: &Chat) -> usize {
 }
 
 /// Lower case, and one space where there was any white space.
-fn normalize_into(text: &str, out: &mut Vec<u8>) {
-    let text = text.trim();
-    if text.is_ascii() && is_evenly_spaced(text.as_bytes()) {
-        out.extend(text.bytes().map(|byte| byte.to_ascii_lowercase()));
-        return;
+fn normalize_into(text: &[u8], out: &mut Vec<u8>) {
+    if text.is_ascii() {
+        return normalize_ascii(text.trim_ascii(), out);
     }
+    let text = String::from_utf8_lossy(text);
     let mut letter_bytes = [0; 4];
     for (index, word) in text.split_whitespace().enumerate() {
         if index > 0 {
@@ -80,6 +76,25 @@ fn normalize_into(text: &str, out: &mut Vec<u8>) {
         for letter in word.chars().flat_map(char::to_lowercase) {
             out.extend_from_slice(letter.encode_utf8(&mut letter_bytes).as_bytes());
         }
+    }
+}
+
+fn normalize_ascii(text: &[u8], out: &mut Vec<u8>) {
+    if is_evenly_spaced(text) {
+        out.extend(text.iter().map(u8::to_ascii_lowercase));
+        return;
+    }
+    let start = out.len();
+    for byte in text {
+        let is_space = matches!(byte, b'\t'..=b'\r' | b' '); // with \v, as Unicode has it
+        if !is_space {
+            out.push(byte.to_ascii_lowercase());
+        } else if out.len() > start && out.last() != Some(&b' ') {
+            out.push(b' ');
+        }
+    }
+    if out.len() > start && out.last() == Some(&b' ') {
+        out.pop(); // a \v at the end
     }
 }
 
@@ -99,10 +114,19 @@ fn is_evenly_spaced(text: &[u8]) -> bool {
 pub fn field(line: &Value, path: &str) -> Option<String> {
     walk(line, path)
         .or_else(|| walk(&answer(line)?, path))
-        .map(|value| match value {
-            Value::String(text) => text,
-            other => other.to_string(),
-        })
+        .map(written)
+}
+
+/// The text of a field of the JSON that an answer holds.
+pub(crate) fn field_of_answer(answer: &str, path: &str) -> Option<String> {
+    walk(&serde_json::from_str(answer).ok()?, path).map(written)
+}
+
+fn written(value: Value) -> String {
+    match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    }
 }
 
 fn walk(value: &Value, path: &str) -> Option<Value> {
@@ -172,9 +196,11 @@ mod tests {
 
     #[test]
     fn the_short_way_of_normalizing_equals_the_long_one() {
-        for text in ["A  b", " a B ", "a\tb", "Ä b", "a b c", "", " ", "a\u{a0}b"] {
+        for text in [
+            "A  b", " a B ", "a\tb", "Ä b", "a b c", "", " ", "a\u{a0}b", "a\r\n\n B\n", "\u{b}a \u{b}b\u{b}", " \u{b}",
+        ] {
             let mut short = Vec::new();
-            normalize_into(text, &mut short);
+            normalize_into(text.as_bytes(), &mut short);
             let long = text
                 .to_lowercase()
                 .split_whitespace()

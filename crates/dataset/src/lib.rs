@@ -3,31 +3,42 @@
 //! No tokenizer and no tensor lives here: an example is text until the `tokens` crate reads it.
 
 mod answer;
+mod bytes;
 mod characters;
 mod check;
+mod conversation;
 pub mod convert;
 mod error;
 mod example;
+mod facts;
 mod finding;
 mod json;
 mod judge;
 pub mod keys;
+mod language;
+mod language_words;
 pub mod ledger;
 mod line_counter;
 pub mod minhash;
+mod minority;
+mod other_shapes;
 mod plain;
 mod record;
 pub mod rows;
 mod rules;
 mod secrets;
+mod seen;
+mod sound;
 pub mod split;
 pub mod template;
 mod tools;
+mod words;
 
 pub use check::{Checked, Checker, Options, worst};
 pub use error::Error;
 pub use example::{Chat, Example, IGNORED_LABEL, Message, Role};
 pub use finding::Finding;
+pub use finding::Message as FindingMessage;
 pub use json::python_json;
 pub use judge::{Judge, Verdict};
 pub use rules::{Rule, Severities, Severity};

@@ -228,6 +228,12 @@ rules! {
     OtherScript "other_script" Warning
         "The line is mostly in another script than nine tenths of the file."
         ""
+    OtherLanguage "other_language" Warning
+        "The answer (or the question) is in another language than nine tenths of the file, told by the commonest words of the first 192 bytes. Short texts, lists of terms and code are not judged."
+        ""
+    MixedLanguages "mixed_languages" Warning
+        "Question and answer are in different languages, where nine tenths of the file have one for both."
+        ""
     FewExamples "few_examples" Warning
         "Fewer than ten examples: OpenAI refuses such a file, and hardly anything is learned from it."
         ""

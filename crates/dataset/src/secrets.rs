@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use regex::bytes::Regex;
 
+use crate::bytes::{self, AT, DENSE_DIGITS};
 use crate::finding::Findings;
 use crate::rules::Rule;
 
@@ -62,16 +63,29 @@ static CARD: LazyLock<Regex> = LazyLock::new(|| compiled(r"\b\d(?:[ -]?\d){12,18
 static IBAN: LazyLock<Regex> =
     LazyLock::new(|| compiled(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b"));
 
-/// Fewer digits than this hold no number that names a person.
-const FEWEST_DIGITS: usize = 9;
+/// Where the texts of a block might begin a credential. One search for the whole block costs far less
+/// than one for each line.
+pub(crate) struct Suspicions<'b> {
+    found: regex::bytes::Matches<'static, 'b>,
+    next: Option<usize>,
+}
 
-/// Can a line hold anything of this at all? Most cannot, and one look at the line settles it.
-pub(crate) fn is_suspect(line: &str) -> bool {
-    let bytes = line.as_bytes();
-    memchr::memchr(b'@', bytes).is_some()
-        || digits(bytes) >= FEWEST_DIGITS
-        || PREFIX.is_match(bytes)
-        || memchr::memmem::find(bytes, b"\\u00").is_some() // an escape may hide a letter
+impl<'b> Suspicions<'b> {
+    pub fn of(block: &'b [u8]) -> Suspicions<'b> {
+        let mut found = PREFIX.find_iter(block);
+        let next = found.next().map(|found| found.start());
+        Suspicions { found, next }
+    }
+
+    /// Is there any before `end`? Ends come in ascending order, and each is asked about what lies
+    /// between the one before and itself.
+    pub fn before(&mut self, end: usize) -> bool {
+        let is_any = self.next.is_some_and(|next| next < end);
+        while self.next.is_some_and(|next| next < end) {
+            self.next = self.found.next().map(|found| found.start());
+        }
+        is_any
+    }
 }
 
 /// Looks for credentials and personal data in one text.
@@ -90,27 +104,15 @@ pub(crate) fn check(text: &str, place: &dyn Fn() -> String, findings: &mut Findi
             }
         }
     }
-    if memchr::memchr(b'@', bytes).is_some() && EMAIL.is_match(bytes) {
+    let kinds = bytes::kinds(bytes);
+    if kinds & AT != 0 && EMAIL.is_match(bytes) {
         findings.add(Rule::PersonalData, || {
             format!("{} holds an e-mail address", place())
         });
     }
-    if digits(bytes) >= FEWEST_DIGITS {
+    if kinds & DENSE_DIGITS != 0 {
         numbers(bytes, place, findings);
     }
-}
-
-/// Counted in bytes that cannot overflow, so that the loop is vectorised.
-fn digits(bytes: &[u8]) -> usize {
-    let count = |chunk: &[u8]| {
-        chunk
-            .iter()
-            .fold(0u8, |count, byte| count + u8::from(byte.is_ascii_digit()))
-    };
-    bytes
-        .chunks(255)
-        .map(|chunk| usize::from(count(chunk)))
-        .sum()
 }
 
 fn numbers(bytes: &[u8], place: &dyn Fn() -> String, findings: &mut Findings) {
@@ -202,7 +204,7 @@ mod tests {
         findings
             .list
             .into_iter()
-            .map(|finding| finding.message)
+            .map(|finding| finding.message.to_string())
             .collect()
     }
 
@@ -229,6 +231,15 @@ mod tests {
             ["it holds what looks like a social security number"]
         );
         assert_eq!(found("DE89 3704 0044 0532 0130 00"), ["it holds an IBAN"]);
+    }
+
+    #[test]
+    fn suspicions_are_told_by_line() {
+        let block = b"a sound line\nAKIA ghp_ and so on\n\nhf_ at the last\n";
+        let mut suspicions = Suspicions::of(block);
+        let ends = memchr::memchr_iter(b'\n', block);
+        let told: Vec<bool> = ends.map(|end| suspicions.before(end)).collect();
+        assert_eq!(told, [false, true, false, true]);
     }
 
     #[test]

@@ -31,22 +31,19 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let mut sample = review::Sample::new(&args);
     let tokenizer = tokens_check::open(&args, &options.severities)?;
     pipeline::each_block(&args, &options, tokenizer.as_ref(), &mut |before, block| {
+        judge.warm(block.lines.iter().map(|(_, checked)| checked));
         let mut kept = 0..0; // lines that follow one another are written at once
-        for (index, (range, mut checked)) in (1..).zip(block.lines) {
+        for (number, (range, checked)) in (before + 1..).zip(&mut block.lines) {
             for finding in &mut checked.findings {
-                finding.line = Some(before + index);
+                finding.line = Some(number);
             }
             let id = checked.id();
-            if let Some(finding) = id.and_then(|id| verdicts.rejection(id, before + index)) {
-                checked.findings.push(finding);
-            }
-            let verdict = judge.judge(before + index, &mut checked);
+            checked.findings.extend(verdicts.rejection(id, number));
+            let verdict = judge.judge(number, checked);
             report.add(&checked.findings)?;
             let line = &block.bytes[range.clone()];
-            if sink.note(before + index, line, verdict)? {
-                if let Some(id) = id {
-                    sample.offer(id, before + index, line);
-                }
+            if sink.note(number, line, verdict)? {
+                sample.offer(id, number, line);
                 if kept.end != range.start {
                     sink.output.write_all(&block.bytes[kept])?;
                     kept = range.start..range.start;

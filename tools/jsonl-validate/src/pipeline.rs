@@ -1,14 +1,15 @@
 //! How are lines checked on every core and still come out in order?
 //!
-//! One thread reads blocks of whole lines, workers check them, and the caller's thread takes the
-//! blocks in their order, so that the result does not depend on how many workers there are. Channels
-//! are short: memory stays flat however long the file is.
+//! Each thread takes the next block of whole lines from the input, checks it, and puts it where it
+//! waits for its turn; whoever finds the door to the output free hands on all blocks whose turn it
+//! is. No thread waits for another as long as there is work, with one thread there is only one, and
+//! what comes out does not depend on how many there are. Few blocks are under way at a time, and
+//! their buffers are used again: memory stays flat however long the file is.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read};
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::Context;
@@ -18,152 +19,211 @@ use dataset::{Checked, Checker, Options};
 use crate::args::Args;
 use crate::tokens_check::Tokenizer;
 
-/// Big enough that handing over costs nothing, small enough to stay in the cache.
-const BLOCK_BYTES: usize = 1 << 20;
+/// Small enough to stay in a core's cache while it is read, checked and written.
+const BLOCK_BYTES: usize = 1 << 18;
+/// Blocks under way for each thread.
+const AHEAD: usize = 3;
 
-/// Whole lines, in their place among the blocks.
-struct Block {
-    sequence: usize,
-    bytes: Vec<u8>,
-}
-
-/// The lines of a block with what was found in them. Lines are counted from 1 in each block, since
-/// nobody knows yet how many came before.
-pub struct CheckedBlock {
-    sequence: usize,
+/// Whole lines with what was found in them. Lines are counted from 1 in each block, since nobody
+/// knows yet how many came before.
+#[derive(Default)]
+pub struct Block {
     pub bytes: Vec<u8>,
     pub lines: Vec<(Range<usize>, Checked)>,
 }
 
-/// Checks every line of the input and hands the blocks on in order, with the number of lines before.
+/// Takes a block in its turn, and the number of lines before it.
+pub type Each<'e> = dyn FnMut(u64, &mut Block) -> anyhow::Result<()> + Send + 'e;
+
+/// Checks every line of the input and hands the blocks on in order.
 pub fn each_block(
     args: &Args,
     options: &Options,
     tokenizer: Option<&Tokenizer>,
-    each: &mut dyn FnMut(u64, CheckedBlock) -> anyhow::Result<()>,
+    each: &mut Each,
 ) -> anyhow::Result<()> {
-    let mut reader = args.input.open_raw()?;
-    let name = args.input.name();
-    let progress = Progress::new("validate", args.input.bytes(), Unit::Bytes);
     let threads = args
         .threads
         .unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into))
         .max(1);
-    let (blocks_in, blocks_out) = sync_channel::<Block>(threads);
-    let (checked_in, checked_out) = sync_channel::<CheckedBlock>(threads);
-    let blocks_out = Mutex::new(blocks_out);
-    thread::scope(|scope| {
-        let reading = scope.spawn(move || read_blocks(&mut reader, &blocks_in));
-        for _ in 0..threads {
-            let (blocks_out, checked_in) = (&blocks_out, checked_in.clone());
-            scope.spawn(move || check_blocks(options, tokenizer, blocks_out, &checked_in));
-        }
-        drop(checked_in);
-        let done = in_order(&checked_out, &mut |before, block| {
-            progress.inc(block.bytes.len() as u64);
-            each(before, block)
-        });
-        drop(checked_out); // after an error: workers stop, then drain what the reader still sends
+    let work = Work {
+        source: Mutex::new(Source {
+            reader: args.input.open_raw()?,
+            rest: Vec::new(),
+            next: 0,
+            is_at_end: false,
+        }),
+        queue: Mutex::new(Queue::default()),
+        has_moved: Condvar::new(),
+        door: Mutex::new(Door { each, lines: 0 }),
+        ahead: AHEAD * threads,
+        progress: Progress::new("validate", args.input.bytes(), Unit::Bytes),
+    };
+    let name = args.input.name();
+    let run = || {
+        let done = work.run(options, tokenizer).with_context(|| name.clone());
         if done.is_err() {
-            while blocks_out.lock().is_ok_and(|blocks| blocks.recv().is_ok()) {}
+            work.stop();
         }
-        match reading.join() {
-            Ok(read) => done.and(read.context(name)),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
-}
-
-/// Reads blocks that end with a line's end, but for the last.
-fn read_blocks(reader: &mut dyn Read, blocks: &SyncSender<Block>) -> std::io::Result<()> {
-    let mut sequence = 0;
-    let mut rest = Vec::new();
-    loop {
-        let mut bytes = Vec::with_capacity(rest.len() + BLOCK_BYTES);
-        bytes.append(&mut rest);
-        let is_last = fill(reader, &mut bytes)?;
-        if !is_last {
-            let end = memchr::memrchr(b'\n', &bytes).map_or(0, |at| at + 1);
-            rest.extend_from_slice(&bytes[end..]);
-            bytes.truncate(end);
-        }
-        if !bytes.is_empty() && blocks.send(Block { sequence, bytes }).is_err() {
-            return Ok(()); // the other end has failed and says why
-        }
-        if is_last {
-            return Ok(());
-        }
-        sequence += 1;
-    }
-}
-
-/// Reads until there is at least one whole line more; true at the end of the file.
-fn fill(reader: &mut dyn Read, bytes: &mut Vec<u8>) -> std::io::Result<bool> {
-    loop {
-        let start = bytes.len();
-        let length = Read::take(&mut *reader, BLOCK_BYTES as u64).read_to_end(bytes)?;
-        if length < BLOCK_BYTES {
-            return Ok(true);
-        }
-        if memchr::memchr(b'\n', &bytes[start..]).is_some() {
-            return Ok(false);
-        }
-    }
-}
-
-fn check_blocks(
-    options: &Options,
-    tokenizer: Option<&Tokenizer>,
-    blocks: &Mutex<Receiver<Block>>,
-    checked: &SyncSender<CheckedBlock>,
-) {
-    let mut checker = Checker::new(options);
-    loop {
-        let Ok(Ok(Block { sequence, bytes })) = blocks.lock().map(|blocks| blocks.recv()) else {
-            return;
-        };
-        let mut lines = Vec::with_capacity(bytes.len() / 256 + 1);
-        let mut start = 0;
-        while start < bytes.len() {
-            let end =
-                memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |at| start + at + 1);
-            let number = lines.len() as u64 + 1;
-            let is_first_of_file = sequence == 0 && start == 0;
-            let mut line = checker.check(number, &bytes[start..end], is_first_of_file);
-            if let Some(tokenizer) = tokenizer {
-                tokenizer.check(number, &bytes[start..end], &mut line);
+        done
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
+        let mut done = run();
+        for other in others {
+            match other.join() {
+                Ok(result) => done = done.and(result),
+                Err(panic) => std::panic::resume_unwind(panic),
             }
-            lines.push((start..end, line));
-            start = end;
         }
-        if checked
-            .send(CheckedBlock {
-                sequence,
-                bytes,
-                lines,
-            })
-            .is_err()
-        {
-            return;
+        done
+    })?;
+    match lock(&work.queue).failure.take() {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// What the threads share. Locks are taken in this order, and never two of a kind.
+struct Work<'w, 'e> {
+    source: Mutex<Source>,
+    door: Mutex<Door<'w, 'e>>,
+    queue: Mutex<Queue>,
+    has_moved: Condvar,
+    ahead: usize,
+    progress: Progress,
+}
+
+/// The input, read in blocks that end with a line's end, but for the last.
+struct Source {
+    reader: Box<dyn Read + Send>,
+    rest: Vec<u8>,
+    next: usize,
+    is_at_end: bool,
+}
+
+/// Where blocks leave, one thread at a time.
+struct Door<'w, 'e> {
+    each: &'w mut Each<'e>,
+    /// Handed on so far.
+    lines: u64,
+}
+
+/// Blocks that wait for their turn.
+#[derive(Default)]
+struct Queue {
+    waiting: BTreeMap<usize, Block>,
+    /// Whose turn it is.
+    turn: usize,
+    /// Buffers of blocks that have left.
+    free: Vec<Block>,
+    has_stopped: bool,
+    failure: Option<anyhow::Error>,
+}
+
+impl Work<'_, '_> {
+    fn run(&self, options: &Options, tokenizer: Option<&Tokenizer>) -> io::Result<()> {
+        let mut checker = Checker::new(options);
+        while let Some((number, mut block)) = self.next_block()? {
+            check(&mut checker, tokenizer, number == 0, &mut block);
+            lock(&self.queue).waiting.insert(number, block);
+            self.hand_on();
+        }
+        Ok(())
+    }
+
+    /// Reads a block, as soon as not too many are under way.
+    fn next_block(&self) -> io::Result<Option<(usize, Block)>> {
+        let mut source = lock(&self.source);
+        let mut queue = lock(&self.queue);
+        while source.next >= queue.turn + self.ahead && !queue.has_stopped {
+            queue = self.has_moved.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        if queue.has_stopped || source.is_at_end {
+            return Ok(None);
+        }
+        let mut block = queue.free.pop().unwrap_or_default();
+        drop(queue);
+        let number = source.next;
+        source.next += 1;
+        source.read(&mut block.bytes)?;
+        Ok((!block.bytes.is_empty()).then_some((number, block)))
+    }
+
+    /// Hands on what has its turn, unless another thread is doing that; it will see our block too.
+    fn hand_on(&self) {
+        loop {
+            let Ok(mut door) = self.door.try_lock() else {
+                return;
+            };
+            while let Some(mut block) = self.take_turn() {
+                let before = door.lines;
+                if let Err(error) = (door.each)(before, &mut block) {
+                    lock(&self.queue).failure.get_or_insert(error);
+                    return self.stop();
+                }
+                door.lines = before + block.lines.len() as u64;
+                self.progress.inc(block.bytes.len() as u64);
+                block.lines.clear();
+                block.bytes.clear();
+                let mut queue = lock(&self.queue);
+                queue.free.push(block);
+                queue.turn += 1;
+                self.has_moved.notify_all();
+            }
+            drop(door);
+            // A block that came while we were leaving has found the door shut.
+            let queue = lock(&self.queue);
+            if !queue.waiting.contains_key(&queue.turn) {
+                return;
+            }
+        }
+    }
+
+    fn take_turn(&self) -> Option<Block> {
+        let mut queue = lock(&self.queue);
+        let turn = queue.turn;
+        if queue.has_stopped { None } else { queue.waiting.remove(&turn) }
+    }
+
+    /// Nothing more is read or handed on.
+    fn stop(&self) {
+        lock(&self.queue).has_stopped = true;
+        self.has_moved.notify_all();
+    }
+}
+
+impl Source {
+    fn read(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
+        bytes.append(&mut self.rest);
+        bytes.reserve(BLOCK_BYTES + 64); // so that the end of the file is met without more memory
+        loop {
+            let start = bytes.len();
+            let length = Read::take(&mut self.reader, BLOCK_BYTES as u64).read_to_end(bytes)?;
+            if length < BLOCK_BYTES {
+                self.is_at_end = true;
+                return Ok(());
+            }
+            if let Some(end) = memchr::memrchr(b'\n', &bytes[start..]) {
+                self.rest.extend_from_slice(&bytes[start + end + 1..]);
+                bytes.truncate(start + end + 1);
+                return Ok(());
+            }
         }
     }
 }
 
-/// Hands blocks on in the order in which they were read.
-fn in_order(
-    checked: &Receiver<CheckedBlock>,
-    each: &mut dyn FnMut(u64, CheckedBlock) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let mut early = BTreeMap::new();
-    let (mut next, mut before) = (0, 0);
-    for block in checked {
-        early.insert(block.sequence, block);
-        while let Some(block) = early.remove(&next) {
-            let lines = block.lines.len() as u64;
-            each(before, block)?;
-            before += lines;
-            next += 1;
+fn check(checker: &mut Checker, tokenizer: Option<&Tokenizer>, is_first: bool, block: &mut Block) {
+    let Block { bytes, lines } = block;
+    checker.check_block(bytes, is_first, &mut |number, range, mut checked| {
+        if let Some(tokenizer) = tokenizer {
+            tokenizer.check(number, &bytes[range.clone()], &mut checked);
         }
-    }
-    Ok(())
+        lines.push((range, checked));
+    });
+}
+
+/// A thread that panicked has ended the program; what it left behind is not looked at.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

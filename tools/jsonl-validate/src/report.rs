@@ -192,7 +192,7 @@ fn write_row(
         number(finding.column),
         finding.rule.code().to_owned(),
         severity.to_string(),
-        finding.message.clone(),
+        finding.message.to_string(),
         number(finding.other_line),
     ];
     for (index, field) in row.iter().enumerate() {

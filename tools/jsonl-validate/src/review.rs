@@ -36,7 +36,10 @@ impl Sample {
     }
 
     /// Takes the example in, if it ranks among the first.
-    pub fn offer(&mut self, id: u64, line: u64, bytes: &[u8]) {
+    pub fn offer(&mut self, id: Option<u64>, line: u64, bytes: &[u8]) {
+        let Some(id) = id.filter(|_| self.size > 0) else {
+            return;
+        };
         let key = (rank(id, self.seed), id);
         let is_full = self.chosen.len() >= self.size;
         if is_full
@@ -196,8 +199,11 @@ pub struct Verdicts(HashMap<u64, String>);
 
 impl Verdicts {
     /// The finding about an example that was rejected.
-    pub fn rejection(&self, id: u64, line: u64) -> Option<Finding> {
-        let comment = self.0.get(&id)?;
+    pub fn rejection(&self, id: Option<u64>, line: u64) -> Option<Finding> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let comment = self.0.get(&id?)?;
         let message = match comment.as_str() {
             "" => "a reviewer rejected it".to_owned(),
             comment => format!("a reviewer rejected it: {comment}"),
@@ -206,7 +212,7 @@ impl Verdicts {
             line: Some(line),
             column: None,
             rule: Rule::RejectedByReviewer,
-            message,
+            message: message.into(),
             other_line: None,
         })
     }

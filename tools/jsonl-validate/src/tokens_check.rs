@@ -54,7 +54,7 @@ impl Tokenizer {
                 line: Some(line),
                 column: None,
                 rule,
-                message,
+                message: message.into(),
                 other_line: None,
             });
         }

@@ -1,0 +1,223 @@
+//! What is wrong with a conversation: its messages, their roles and order, what is learned?
+
+use std::borrow::Cow;
+
+use crate::Role;
+use crate::characters::Letters;
+use crate::check::Checker;
+use crate::facts::Facts;
+use crate::finding::Findings;
+use crate::record::{Message, Record, Written};
+use crate::rules::Rule;
+use crate::words::Words;
+
+/// Judges the messages of a line, and gathers its facts.
+pub(crate) fn check(
+    checker: &mut Checker,
+    line: &str,
+    messages: &[Message],
+    record: &Record,
+    words: &Words,
+    findings: &mut Findings,
+) -> Facts {
+    let mut letters = Letters::default();
+    let mut order = Order::default();
+    checker.gatherer.clear();
+    let last = messages
+        .iter()
+        .rposition(|message| role_of(message) == Some(Role::Assistant));
+    for (index, message) in messages.iter().enumerate() {
+        if let Some(kind) = message.instead {
+            findings.add(Rule::DataType, || {
+                format!("messages[{index}] is {kind}, not an object")
+            });
+            continue;
+        }
+        keys_of(index, message, findings);
+        let role = known_role(index, message, findings);
+        let text = content(index, message, role, words, findings, &mut letters);
+        weight(index, message, role, findings);
+        if let Some(role) = role {
+            order.next(index, role, message, findings);
+            let is_asked = last.is_none_or(|last| index < last);
+            checker.gatherer.message(role, text.as_bytes(), is_asked);
+        }
+    }
+    if record.tools.is_some()
+        || messages
+            .iter()
+            .any(|message| message.tool_calls.is_some() || is_tool(message))
+    {
+        let said = &mut checker.gatherer.said;
+        checker.tools.check(record.tools, messages, findings, said);
+    }
+    learned(messages, last, findings);
+    let answer = last.and_then(|last| Some((last, messages[last].content.as_ref()?.text()?)));
+    let mut facts = checker.gatherer.facts(&letters, checker.options.near_duplicates.is_some());
+    checker.answers.check(Some(line), answer, findings, &mut facts);
+    facts
+}
+
+fn known_role(index: usize, message: &Message, findings: &mut Findings) -> Option<Role> {
+    match &message.role {
+        None => findings.add(Rule::MessageMissingKey, || format!("messages[{index}] has no role")),
+        Some(Written::Text(name)) => match Role::from_name(name) {
+            Some(role) => return Some(role),
+            None => findings.add(Rule::UnrecognizedRole, || {
+                format!("messages[{index}].role {name:?} is none of system, developer, user, assistant, tool, function")
+            }),
+        },
+        Some(other) => {
+            findings.add(Rule::DataType, || format!("messages[{index}].role is {}, not text", other.kind()));
+        }
+    }
+    None
+}
+
+/// Judges the content of a message and gives its text.
+fn content<'m>(
+    index: usize,
+    message: &'m Message,
+    role: Option<Role>,
+    words: &Words,
+    findings: &mut Findings,
+    letters: &mut Letters,
+) -> Cow<'m, str> {
+    let may_lack = role == Some(Role::Assistant)
+        && (message.tool_calls.is_some() || message.has_function_call);
+    let place = || format!("messages[{index}].content");
+    match &message.content {
+        None | Some(Written::Null) if may_lack => Cow::Borrowed(""),
+        None | Some(Written::Null) => {
+            findings.add(Rule::MissingContent, || {
+                format!("messages[{index}] has no content")
+            });
+            Cow::Borrowed("")
+        }
+        Some(Written::Parts(None)) => {
+            findings.add(Rule::DataType, || {
+                format!("{} holds a part that is no text", place())
+            });
+            Cow::Borrowed("")
+        }
+        Some(content) => match content.text() {
+            Some(text) => {
+                let is_user = role == Some(Role::User);
+                let may_be_empty = may_lack || role == Some(Role::Tool);
+                words.check(text, &place, is_user, may_be_empty, findings, letters);
+                Cow::Borrowed(text)
+            }
+            None => {
+                findings.add(Rule::DataType, || {
+                    format!("{} is {}, not text", place(), content.kind())
+                });
+                Cow::Borrowed("")
+            }
+        },
+    }
+}
+
+fn role_of(message: &Message) -> Option<Role> {
+    match &message.role {
+        Some(Written::Text(name)) => Role::from_name(name),
+        _ => None,
+    }
+}
+
+fn is_tool(message: &Message) -> bool {
+    role_of(message) == Some(Role::Tool)
+}
+
+fn keys_of(index: usize, message: &Message, findings: &mut Findings) {
+    for key in &message.repeated_keys {
+        findings.add(Rule::DuplicateKey, || {
+            format!("messages[{index}]: key {key:?} is there twice")
+        });
+    }
+    for key in &message.unknown_keys {
+        findings.add(Rule::MessageUnrecognizedKey, || {
+            format!("messages[{index}] has the unknown key {key:?}")
+        });
+    }
+}
+
+fn weight(index: usize, message: &Message, role: Option<Role>, findings: &mut Findings) {
+    match &message.weight {
+        None | Some(Written::Null) => {}
+        Some(Written::Number(number)) if *number == 0.0 || *number == 1.0 => {
+            if role != Some(Role::Assistant) {
+                let role = role.map_or("no one", Role::name);
+                findings.add(Rule::BadWeight, || {
+                    format!("messages[{index}] has a weight and is {role}'s")
+                });
+            }
+        }
+        Some(Written::Number(number)) => {
+            findings.add(Rule::BadWeight, || {
+                format!("messages[{index}].weight is {number}; it is 0 or 1")
+            });
+        }
+        Some(other) => findings.add(Rule::BadWeight, || {
+            format!("messages[{index}].weight is {}", other.kind())
+        }),
+    }
+}
+
+/// Is there anything to learn, and is it last?
+fn learned(messages: &[Message], last: Option<usize>, findings: &mut Findings) {
+    if messages.len() < 2 {
+        findings.add(Rule::TooFewMessages, || "has one message".into());
+    }
+    let Some(last) = last else {
+        findings.add(Rule::MissingAssistant, || "has no assistant message".into());
+        return;
+    };
+    let is_ignored = |message: &&Message| matches!(message.weight, Some(Written::Number(0.0)));
+    let mut assistant = messages
+        .iter()
+        .filter(|message| role_of(message) == Some(Role::Assistant));
+    if assistant.all(|message| is_ignored(&message)) {
+        findings.add(Rule::NothingToLearn, || {
+            "every assistant message has weight 0".into()
+        });
+    }
+    match messages.len() - 1 - last {
+        0 => {}
+        more => findings.add(Rule::NotEndingWithAssistant, || {
+            format!("{more} messages follow the last answer")
+        }),
+    }
+}
+
+/// The roles so far.
+#[derive(Default)]
+struct Order {
+    previous: Option<Role>,
+    has_open_call: bool,
+}
+
+impl Order {
+    fn next(&mut self, index: usize, role: Role, message: &Message, findings: &mut Findings) {
+        let wrong = match (role, self.previous) {
+            (Role::System | Role::Developer, Some(_)) => Some("is not the first message"),
+            (Role::User, Some(Role::User)) => Some("follows another user message"),
+            (Role::Assistant, None | Some(Role::System | Role::Developer)) => {
+                Some("answers no one")
+            }
+            (Role::Assistant, Some(Role::Assistant)) => Some("follows another assistant message"),
+            (Role::Tool | Role::Function, _) if !self.has_open_call => Some("follows no call"),
+            _ => None,
+        };
+        if let Some(wrong) = wrong {
+            findings.add(Rule::RoleOrder, || {
+                format!("messages[{index}] ({role}) {wrong}")
+            });
+        }
+        self.has_open_call = match role {
+            Role::Assistant => message.tool_calls.is_some() || message.has_function_call,
+            Role::Tool | Role::Function => self.has_open_call,
+            _ => false,
+        };
+        self.previous = Some(role);
+    }
+}

@@ -1,0 +1,81 @@
+//! What is wrong with a line that is no conversation: prompt and completion, plain text, token ids?
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+use crate::characters::Letters;
+use crate::check::Checker;
+use crate::facts::Facts;
+use crate::finding::Findings;
+use crate::keys;
+use crate::language::Language;
+use crate::rules::Rule;
+use crate::words::Words;
+use crate::{Example, Role};
+
+/// Judges the line; `None` when it is no example.
+pub(crate) fn check(
+    checker: &mut Checker,
+    line: &str,
+    words: &Words,
+    findings: &mut Findings,
+) -> Option<Facts> {
+    let example = match Example::from_json(line) {
+        Ok(example) => example,
+        Err(error) => {
+            findings.add(Rule::DataType, || error.to_string());
+            return None;
+        }
+    };
+    let mut letters = Letters::default();
+    let mut part = |name: &'static str, text: &str, findings: &mut Findings| {
+        let place = || name.to_owned();
+        words.check(text, &place, name == "prompt", false, findings, &mut letters);
+    };
+    let (mut asked, mut answer) = (None, None);
+    match &example {
+        Example::Completion { prompt, completion } => {
+            part("prompt", prompt, findings);
+            part("completion", completion, findings);
+            (asked, answer) = (Some(prompt.as_str()), Some(completion.as_str()));
+        }
+        Example::Text { text } => part("text", text, findings),
+        Example::Tokens { input_ids, labels } => tokens(input_ids, labels.as_deref(), findings),
+        Example::Chat(chat) => {
+            for (index, message) in chat.messages.iter().enumerate() {
+                let text = message.content.as_deref().unwrap_or_default();
+                let place = || format!("message {index} of prompt and completion");
+                let is_user = message.role == Role::User;
+                words.check(text, &place, is_user, text.is_empty(), findings, &mut letters);
+            }
+            if !chat.messages.iter().any(crate::Message::is_learned) {
+                findings.add(Rule::MissingAssistant, || {
+                    "the completion has no assistant message".into()
+                });
+            }
+        }
+    }
+    checker.gatherer.clear();
+    let told = |text: Option<&str>| text.and_then(|text| Language::of(text.as_bytes()));
+    let mut facts = Facts {
+        example: xxh3_128(line.trim().as_bytes()),
+        prompt: keys::prompt_key(&example),
+        answer: xxh3_64(answer.unwrap_or_default().as_bytes()),
+        asked_in: told(asked),
+        answered_in: told(answer),
+        ..checker.gatherer.facts(&letters, false)
+    };
+    if checker.options.near_duplicates.is_some() && !matches!(example, Example::Tokens { .. }) {
+        facts.more().signature = Some(crate::minhash::Signature::of(&keys::prompt_text(&example)));
+    }
+    let answer = answer.map(|answer| (0, answer));
+    checker.answers.check(Some(line), answer, findings, &mut facts);
+    Some(facts)
+}
+
+fn tokens(input_ids: &[u32], labels: Option<&[Option<u32>]>, findings: &mut Findings) {
+    // The first token is nobody's target.
+    let is_learned = labels.is_none_or(|labels| labels.iter().skip(1).any(Option::is_some));
+    if input_ids.len() < 2 || !is_learned {
+        findings.add(Rule::NothingToLearn, || "no label is learned".into());
+    }
+}
