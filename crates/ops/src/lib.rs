@@ -8,6 +8,7 @@
 
 mod backends;
 mod cache;
+mod decoding;
 mod format;
 mod functions;
 pub mod kernels;
@@ -19,6 +20,7 @@ mod tests;
 mod weight;
 
 pub use cache::KvCache;
+pub use decoding::{Decoding, DecodingLayer, DecodingLinear};
 pub use format::{DenseDtype, Encoding, WeightFormat};
 pub use functions::{
     Lora, adamw, attention, embedding, linear, linear_cross_entropy, rms_norm, rotary,
@@ -26,5 +28,6 @@ pub use functions::{
 };
 pub use kernels::adamw::AdamW;
 pub use kernels::dropout::Dropout;
+pub use kernels::team::Team;
 pub use segments::{AttentionOptions, Segment, Segments};
 pub use weight::Weight;

@@ -46,61 +46,20 @@ pub fn forward(
         Vec::new,
         |scratch, (segment, rows, head)| {
             let span = segment.k.start * k_row..segment.k.end * k_row;
-            let keys = [(&k[span.clone()], &v[span])];
+            let keys = (&k[span.clone()], &v[span]);
             forward_task(
-                level, q, &keys, segment, rows, head, options, scratch, o_at, lse_at,
+                level, q, keys, segment, rows, head, options, scratch, o_at, lse_at,
             );
         },
     );
     (o, lse)
 }
 
-/// Keys and values of a sequence, in pieces that follow each other: `(k, v)`, each
-/// `[rows, kv_heads·head_dim]`.
-pub type Pieces<'a> = [(&'a [f32], &'a [f32])];
-
-/// o `[tokens, heads·head_dim]` of queries that continue cached sequences: sequence i has the query
-/// rows `offsets[i]..offsets[i + 1]`, the last of its keys.
-pub fn forward_cached(
-    level: Level,
-    q: &[f32],
-    offsets: &[usize],
-    sequences: &[Vec<(&[f32], &[f32])>],
-    options: &AttentionOptions,
-) -> Vec<f32> {
-    let k_row = options.kv_heads * options.head_dim;
-    let mut o = output(q.len());
-    let mut lse = output(offsets.last().map_or(0, |last| last * options.heads));
-    let (o_at, lse_at) = (Shared(o.as_mut_ptr()), Shared(lse.as_mut_ptr()));
-    let mut tasks = Vec::new();
-    for (offsets, pieces) in offsets.windows(2).zip(sequences) {
-        let length = pieces.iter().map(|(k, _)| k.len() / k_row).sum();
-        let segment = Segment {
-            q: offsets[0]..offsets[1],
-            k: 0..length,
-        };
-        for start in (0..segment.q.len()).step_by(QUERIES_PER_TASK) {
-            let rows = start..(start + QUERIES_PER_TASK).min(segment.q.len());
-            tasks.extend(
-                (0..options.heads).map(|head| (segment.clone(), pieces, rows.clone(), head)),
-            );
-        }
-    }
-    tasks
-        .into_par_iter()
-        .for_each_init(Vec::new, |scratch, (segment, pieces, rows, head)| {
-            forward_task(
-                level, q, pieces, &segment, rows, head, options, scratch, o_at, lse_at,
-            );
-        });
-    o
-}
-
 #[allow(clippy::too_many_arguments)]
 fn forward_task(
     level: Level,
     q: &[f32],
-    pieces: &Pieces<'_>,
+    (k, v): (&[f32], &[f32]),
     segment: &Segment,
     rows: Range<usize>,
     head: usize,
@@ -122,94 +81,88 @@ fn forward_task(
         unsafe { std::slice::from_raw_parts_mut(o.at(shape.q_offset(i)), d) }.fill(0.0);
     }
     let needed = shape.visible(rows.start).start..shape.visible(rows.end - 1).end;
-    let mut first = 0;
-    for (k, v) in pieces {
-        let end = first + k.len() / shape.k_row;
-        for block in (first..end.min(needed.end)).step_by(KEYS) {
-            let count = KEYS.min(end.min(needed.end) - block);
-            if block + count <= needed.start {
+    for block in (0..needed.end).step_by(KEYS) {
+        let count = KEYS.min(needed.end - block);
+        if block + count <= needed.start {
+            continue;
+        }
+        let at = block * shape.k_row + shape.k_col;
+        let decoding = rows.len() == 1; // one query: not worth a transpose
+        if !decoding {
+            transpose(level, &k[at..], shape.k_row, count, d, keys, KEYS);
+        }
+        for i in rows.clone().step_by(QUERIES) {
+            let some = QUERIES.min(rows.end - i);
+            let visible = shape.visible(i).start..shape.visible(i + some - 1).end;
+            if visible.end <= block || visible.start >= block + count {
                 continue;
             }
-            let at = (block - first) * shape.k_row + shape.k_col;
-            let decoding = rows.len() == 1; // one query: not worth a transpose
-            if !decoding {
-                transpose(level, &k[at..], shape.k_row, count, d, keys, KEYS);
-            }
-            for i in rows.clone().step_by(QUERIES) {
-                let some = QUERIES.min(rows.end - i);
-                let visible = shape.visible(i).start..shape.visible(i + some - 1).end;
-                if visible.end <= block || visible.start >= block + count {
-                    continue;
-                }
-                let columns = (visible.end - block).min(count);
-                let queries = &q[shape.q_offset(i)..];
-                if decoding {
-                    dot_rows(
-                        level,
-                        &k[at..],
-                        shape.k_row,
-                        &queries[..d],
-                        &mut scores[..columns],
-                    );
-                } else {
-                    let a = Strided::rows(queries, shape.q_row);
-                    let target = scores.as_mut_ptr();
-                    multiply(
-                        level,
-                        some,
-                        columns,
-                        d,
-                        a,
-                        keys.as_ptr(),
-                        KEYS,
-                        target,
-                        KEYS,
-                        false,
-                    );
-                }
-                for r in 0..some {
-                    let span = clip(shape.visible(i + r), block, columns);
-                    let row = &mut scores[r * KEYS..r * KEYS + columns];
-                    let (largest, sum) = (
-                        &mut largest[i + r - rows.start],
-                        &mut sums[i + r - rows.start],
-                    );
-                    let rescale = softmax_row(
-                        level,
-                        row,
-                        span.start,
-                        span.end,
-                        options.scale,
-                        options.softcap,
-                        largest,
-                        sum,
-                    );
-                    if rescale != 1.0 {
-                        // SAFETY: as above.
-                        let row = unsafe {
-                            std::slice::from_raw_parts_mut(o.at(shape.q_offset(i + r)), d)
-                        };
-                        row.iter_mut().for_each(|v| *v *= rescale);
-                    }
-                }
-                // SAFETY: as above.
-                let target = unsafe { o.at(shape.q_offset(i)) };
-                let p = Strided::rows(scores, KEYS);
+            let columns = (visible.end - block).min(count);
+            let queries = &q[shape.q_offset(i)..];
+            if decoding {
+                dot_rows(
+                    level,
+                    &k[at..],
+                    shape.k_row,
+                    &queries[..d],
+                    &mut scores[..columns],
+                );
+            } else {
+                let a = Strided::rows(queries, shape.q_row);
+                let target = scores.as_mut_ptr();
                 multiply(
                     level,
                     some,
-                    d,
                     columns,
-                    p,
-                    v[at..].as_ptr(),
-                    shape.k_row,
+                    d,
+                    a,
+                    keys.as_ptr(),
+                    KEYS,
                     target,
-                    shape.q_row,
-                    true,
+                    KEYS,
+                    false,
                 );
             }
+            for r in 0..some {
+                let span = clip(shape.visible(i + r), block, columns);
+                let row = &mut scores[r * KEYS..r * KEYS + columns];
+                let (largest, sum) = (
+                    &mut largest[i + r - rows.start],
+                    &mut sums[i + r - rows.start],
+                );
+                let rescale = softmax_row(
+                    level,
+                    row,
+                    span.start,
+                    span.end,
+                    options.scale,
+                    options.softcap,
+                    largest,
+                    sum,
+                );
+                if rescale != 1.0 {
+                    // SAFETY: as above.
+                    let row =
+                        unsafe { std::slice::from_raw_parts_mut(o.at(shape.q_offset(i + r)), d) };
+                    row.iter_mut().for_each(|v| *v *= rescale);
+                }
+            }
+            // SAFETY: as above.
+            let target = unsafe { o.at(shape.q_offset(i)) };
+            let p = Strided::rows(scores, KEYS);
+            multiply(
+                level,
+                some,
+                d,
+                columns,
+                p,
+                v[at..].as_ptr(),
+                shape.k_row,
+                target,
+                shape.q_row,
+                true,
+            );
         }
-        first = end;
     }
     for (at, i) in rows.enumerate() {
         // SAFETY: as above.

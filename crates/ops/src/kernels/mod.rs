@@ -2,10 +2,12 @@
 //! [`crate::reference`].
 
 pub mod adamw;
+pub(crate) mod aligned;
 pub mod attention;
+pub(crate) mod cached_attention;
 pub mod cross_entropy;
 pub mod dropout;
-mod few_rows;
+pub(crate) mod few_rows;
 pub mod linear;
 pub mod matmul;
 pub mod normalize;
@@ -14,6 +16,7 @@ pub mod rotary;
 pub mod simd;
 mod softmax;
 pub mod swiglu;
+pub(crate) mod team;
 
 /// A fresh output, which its kernel must write in full before anyone reads it. Under test it is
 /// poisoned, so that an element nobody wrote shows; otherwise it is not even cleared, which at 512
