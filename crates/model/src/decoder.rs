@@ -4,7 +4,7 @@
 
 use burn::tensor::{Device, Tensor};
 use checkpoint::ModelConfig;
-use ops::{AttentionOptions, Weight};
+use ops::{AttentionOptions, DecodingLayer, DecodingLinear, Weight};
 
 use crate::{
     Error,
@@ -185,6 +185,38 @@ impl Decoder {
         let h = ops::rms_norm(x.clone(), &layer.post_attention_layernorm, eps);
         let gated = ops::swiglu(linear(Gate, h.clone()), linear(Up, h)); // [tokens, intermediate]
         x + linear(Down, gated)
+    }
+
+    /// A layer as decoding reads it, a token of each sequence at a time.
+    pub(crate) fn decoding_layer<'a>(
+        &'a self,
+        index: usize,
+        lora: Option<&'a LayerLora>,
+    ) -> DecodingLayer<'a> {
+        use Projection::*;
+        let layer = &self.layers[index];
+        let linear = |projection: Projection| {
+            let linear = &layer.projections[projection as usize];
+            let pair = lora.and_then(|lora| lora[projection as usize].as_ref());
+            DecodingLinear {
+                weight: &linear.weight,
+                bias: linear.bias.as_ref(),
+                lora: pair.map(|pair| pair.borrow(index, projection, None)),
+            }
+        };
+        DecodingLayer {
+            input_layernorm: &layer.input_layernorm,
+            q_proj: linear(Query),
+            k_proj: linear(Key),
+            v_proj: linear(Value),
+            q_norm: layer.q_norm.as_ref(),
+            k_norm: layer.k_norm.as_ref(),
+            o_proj: linear(Output),
+            post_attention_layernorm: &layer.post_attention_layernorm,
+            gate_proj: linear(Gate),
+            up_proj: linear(Up),
+            down_proj: linear(Down),
+        }
     }
 }
 

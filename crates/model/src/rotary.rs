@@ -24,12 +24,18 @@ impl Rotary {
     /// Cosines and sines of the given positions, each `[positions, head_dim / 2]`.
     pub fn tables(&self, position_ids: &[u32], device: &Device) -> (Tensor<2>, Tensor<2>) {
         let shape = [position_ids.len(), self.inv_freq.len()];
+        let table = |values| Tensor::from_data(TensorData::new(values, shape), device);
+        let (cos, sin) = self.angles(position_ids);
+        (table(cos), table(sin))
+    }
+
+    /// The same on the host.
+    pub fn angles(&self, position_ids: &[u32]) -> (Vec<f32>, Vec<f32>) {
         let table = |turn: fn(f32) -> f32| {
-            let values: Vec<f32> = position_ids
+            let angles = position_ids
                 .iter()
-                .flat_map(|&p| self.inv_freq.iter().map(move |f| turn(p as f32 * f)))
-                .collect();
-            Tensor::from_data(TensorData::new(values, shape), device)
+                .flat_map(|&p| self.inv_freq.iter().map(move |f| p as f32 * f));
+            angles.map(turn).collect()
         };
         (table(f32::cos), table(f32::sin))
     }

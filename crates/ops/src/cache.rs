@@ -1,10 +1,11 @@
-//! Keys and values of sequences that are being generated (inference on the CPU, one layer each).
+//! Keys and values of sequences that are being generated (inference on the CPU).
 //!
-//! A sequence is a shared prefix (the prompt that all cases begin with, computed once) and what is
-//! its own; the prefix is reference-counted, never copied.
+//! A sequence is a list of blocks of 64 positions in each layer. Blocks are reference-counted:
+//! sequences that begin alike (the prompt that all cases share, read once) hold the same blocks, and
+//! only a block that is still being filled is copied before its first new position.
 
 use crate::backends::flex::{floats, matrix, packed};
-use crate::kernels::attention::forward_cached;
+use crate::kernels::cached_attention::{Block, KEYS, View, prompts};
 use crate::kernels::simd::Level;
 use crate::segments::AttentionOptions;
 use burn::backend::Flex;
@@ -12,31 +13,35 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use std::sync::Arc;
 
-/// The cache of one layer for a batch of sequences.
+/// The cache of all layers for a batch of sequences.
 #[derive(Clone, Debug)]
 pub struct KvCache {
-    width: usize,
+    layers: usize,
+    kv_heads: usize,
+    head_dim: usize,
     sequences: Vec<Sequence>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Sequence {
-    prefix: Vec<Arc<Piece>>,
-    own: Piece,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Piece {
-    k: Vec<f32>,
-    v: Vec<f32>,
+    /// By layer.
+    blocks: Vec<Vec<Arc<Block>>>,
+    /// Positions that all layers hold.
+    length: usize,
 }
 
 impl KvCache {
-    /// `sequences` empty sequences whose rows are `kv_heads·head_dim` wide.
-    pub fn new(sequences: usize, kv_heads: usize, head_dim: usize) -> KvCache {
+    /// `sequences` empty sequences of a model whose keys are `kv_heads·head_dim` wide.
+    pub fn new(layers: usize, sequences: usize, kv_heads: usize, head_dim: usize) -> KvCache {
+        let empty = Sequence {
+            blocks: vec![Vec::new(); layers],
+            length: 0,
+        };
         KvCache {
-            width: kv_heads * head_dim,
-            sequences: vec![Sequence::default(); sequences],
+            layers,
+            kv_heads,
+            head_dim,
+            sequences: vec![empty; sequences],
         }
     }
 
@@ -45,79 +50,95 @@ impl KvCache {
         self.sequences.len()
     }
 
-    /// Rows cached of one sequence.
+    /// Positions cached of one sequence.
     pub fn length(&self, sequence: usize) -> usize {
-        self.sequences[sequence]
-            .pieces()
-            .map(|p| p.k.len() / self.width)
-            .sum()
+        self.sequences[sequence].length
     }
 
-    /// Makes room, so that this many more rows of each sequence are appended without moving.
-    pub fn reserve(&mut self, rows: usize) {
-        for sequence in &mut self.sequences {
-            sequence.own.k.reserve(rows * self.width);
-            sequence.own.v.reserve(rows * self.width);
-        }
-    }
-
-    /// Appends rows `offsets[i]..offsets[i + 1]` of k and v (rotated already) to sequence i.
-    pub fn append(&mut self, k: Tensor<2>, v: Tensor<2>, offsets: &[usize]) {
-        assert_eq!(
-            offsets.len(),
-            self.sequences.len() + 1,
-            "offsets of every sequence"
-        );
+    /// Appends rows `offsets[i]..offsets[i + 1]` of k and v (rotated already) to sequence i in one
+    /// layer. They count once [`KvCache::advance`] is told that all layers have them.
+    pub fn append(&mut self, layer: usize, k: Tensor<2>, v: Tensor<2>, offsets: &[usize]) {
+        self.check(offsets);
         let (k, v) = (host(k), host(v));
-        let width = self.width;
-        for (sequence, offsets) in self.sequences.iter_mut().zip(offsets.windows(2)) {
-            let rows = offsets[0] * width..offsets[1] * width;
-            sequence.own.k.extend_from_slice(&floats(&k)[rows.clone()]);
-            sequence.own.v.extend_from_slice(&floats(&v)[rows]);
+        let width = self.kv_heads * self.head_dim;
+        let rows = |t: &FlexTensor| t.layout().shape()[0];
+        assert_eq!(
+            [rows(&k), rows(&v)],
+            [offsets[offsets.len() - 1]; 2],
+            "offsets cover the rows of k and v"
+        );
+        let row = |t, i: usize| &floats(t)[i * width..(i + 1) * width];
+        for (sequence, offsets) in offsets.windows(2).enumerate() {
+            for (new, i) in (offsets[0]..offsets[1]).enumerate() {
+                self.put(layer, sequence, new, row(&k, i), row(&v, i));
+            }
         }
     }
 
-    /// Attention of q, whose rows `offsets[i]..offsets[i + 1]` are the newest of sequence i, to all
-    /// that is cached of it (append first).
-    pub fn attend(&self, q: Tensor<2>, offsets: &[usize], options: &AttentionOptions) -> Tensor<2> {
+    /// Writes one layer of the position that is `new` after those that count.
+    pub(crate) fn put(&mut self, layer: usize, sequence: usize, new: usize, k: &[f32], v: &[f32]) {
+        let (kv_heads, head_dim) = (self.kv_heads, self.head_dim);
+        let sequence = &mut self.sequences[sequence];
+        let position = sequence.length + new;
+        let blocks = &mut sequence.blocks[layer];
+        if blocks.len() == position / KEYS {
+            blocks.push(Arc::new(Block::new(kv_heads, head_dim)));
+        }
+        Arc::make_mut(&mut blocks[position / KEYS]).put(position % KEYS, k, v);
+    }
+
+    /// Attention of q in one layer, whose rows `offsets[i]..offsets[i + 1]` are the newest of
+    /// sequence i, to all that is cached of it (append first).
+    pub fn attend(
+        &self,
+        layer: usize,
+        q: Tensor<2>,
+        offsets: &[usize],
+        options: &AttentionOptions,
+    ) -> Tensor<2> {
+        self.check(offsets);
         assert_eq!(
-            offsets.len(),
-            self.sequences.len() + 1,
-            "offsets of every sequence"
-        );
-        assert_eq!(
-            [offsets[0], offsets[offsets.len() - 1]],
-            [0, q.dims()[0]],
+            q.dims(),
+            [offsets[offsets.len() - 1], options.heads * options.head_dim],
             "offsets cover the rows of q"
         );
         let q = host(q);
-        let pieces: Vec<Vec<_>> = self
-            .sequences
-            .iter()
-            .map(|s| {
-                s.pieces()
-                    .map(|p| (p.k.as_slice(), p.v.as_slice()))
-                    .collect()
-            })
-            .collect();
-        let o = forward_cached(Level::best(), floats(&q), offsets, &pieces, options);
+        let views = self.views(layer, offsets);
+        let o = prompts(Level::best(), floats(&q), &views, options);
         Tensor::from_primitive::<Flex>(matrix(o, options.heads * options.head_dim))
+    }
+
+    /// One layer of every sequence, rows `offsets[i]..offsets[i + 1]` being the newest of sequence i.
+    pub(crate) fn views(&self, layer: usize, offsets: &[usize]) -> Vec<View<'_>> {
+        let rows = offsets.windows(2).map(|w| w[0]..w[1]);
+        let sequences = self.sequences.iter().zip(rows);
+        sequences
+            .map(|(sequence, rows)| View {
+                blocks: &sequence.blocks[layer],
+                past: sequence.length,
+                rows,
+            })
+            .collect()
+    }
+
+    /// All layers have had rows `offsets[i]..offsets[i + 1]` of sequence i appended.
+    pub fn advance(&mut self, offsets: &[usize]) {
+        self.check(offsets);
+        for (sequence, offsets) in self.sequences.iter_mut().zip(offsets.windows(2)) {
+            sequence.length += offsets[1] - offsets[0];
+            let blocks = sequence.length.div_ceil(KEYS);
+            assert!(
+                sequence.blocks.iter().all(|layer| layer.len() == blocks),
+                "a layer has not been appended to"
+            );
+        }
     }
 
     /// A cache of `copies` sequences that begin with all of sequence `sequence`, sharing it.
     pub fn replicate(&self, sequence: usize, copies: usize) -> KvCache {
-        let mut prefix = self.sequences[sequence].prefix.clone();
-        prefix.push(Arc::new(self.sequences[sequence].own.clone()));
-        let sequences = vec![
-            Sequence {
-                prefix,
-                own: Piece::default()
-            };
-            copies
-        ];
         KvCache {
-            width: self.width,
-            sequences,
+            sequences: vec![self.sequences[sequence].clone(); copies],
+            ..*self
         }
     }
 
@@ -133,25 +154,32 @@ impl KvCache {
             .retain(|_| *keep.next().expect("counted above"));
     }
 
-    /// Bytes of the rows, shared prefixes counted once.
-    pub fn bytes(&self) -> usize {
-        let mut shared: Vec<_> = self.sequences.iter().flat_map(|s| &s.prefix).collect();
-        shared.sort_by_key(|p| Arc::as_ptr(p));
-        shared.dedup_by_key(|p| Arc::as_ptr(p));
-        let pieces = shared
-            .into_iter()
-            .map(|p| &**p)
-            .chain(self.sequences.iter().map(|s| &s.own));
-        pieces.map(|p| (p.k.len() + p.v.len()) * 4).sum()
+    /// Takes the sequences of another cache of the same model, behind its own.
+    pub fn absorb(&mut self, other: KvCache) {
+        let shape = |cache: &KvCache| [cache.layers, cache.kv_heads, cache.head_dim];
+        assert_eq!(shape(self), shape(&other), "caches of the same model");
+        self.sequences.extend(other.sequences);
     }
-}
 
-impl Sequence {
-    fn pieces(&self) -> impl Iterator<Item = &Piece> {
-        self.prefix
+    /// Bytes of the blocks, shared ones counted once.
+    pub fn bytes(&self) -> usize {
+        let mut blocks: Vec<_> = self
+            .sequences
             .iter()
-            .map(|p| &**p)
-            .chain(std::iter::once(&self.own))
+            .flat_map(|s| s.blocks.iter().flatten())
+            .collect();
+        blocks.sort_by_key(|block| Arc::as_ptr(block));
+        blocks.dedup_by_key(|block| Arc::as_ptr(block));
+        blocks.into_iter().map(|block| block.bytes()).sum()
+    }
+
+    fn check(&self, offsets: &[usize]) {
+        assert_eq!(
+            offsets.len(),
+            self.sequences.len() + 1,
+            "offsets of every sequence"
+        );
+        assert_eq!(offsets[0], 0, "offsets begin at the first row");
     }
 }
 

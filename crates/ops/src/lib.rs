@@ -9,6 +9,7 @@
 mod allocator;
 mod backends;
 mod cache;
+mod decoding;
 mod format;
 mod functions;
 pub mod kernels;
@@ -21,6 +22,7 @@ mod weight;
 
 pub use allocator::keep_freed_memory;
 pub use cache::KvCache;
+pub use decoding::{Decoding, DecodingLayer, DecodingLinear};
 pub use format::{ComputeDtype, DenseDtype, Encoding, WeightFormat};
 pub use functions::{
     Lora, adamw, attention, embedding, linear, linear_cross_entropy, rms_norm, rotary,
@@ -28,5 +30,6 @@ pub use functions::{
 };
 pub use kernels::adamw::AdamW;
 pub use kernels::dropout::Dropout;
+pub use kernels::team::Team;
 pub use segments::{AttentionOptions, Segment, Segments};
 pub use weight::Weight;

@@ -33,7 +33,7 @@ pub(crate) fn matrix(values: Vec<f32>, columns: usize) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, [rows, columns]))
 }
 
-fn view(words: &FlexTensor, format: WeightFormat) -> WeightView<'_> {
+pub(crate) fn view(words: &FlexTensor, format: WeightFormat) -> WeightView<'_> {
     WeightView::new(
         words
             .as_slice::<u32>()

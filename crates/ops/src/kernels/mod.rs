@@ -2,10 +2,12 @@
 //! [`crate::reference`].
 
 pub mod adamw;
+pub(crate) mod aligned;
 pub mod attention;
+pub(crate) mod cached_attention;
 pub mod cross_entropy;
 pub mod dropout;
-mod few_rows;
+pub(crate) mod few_rows;
 pub mod linear;
 mod low_rank;
 pub mod matmul;
@@ -18,6 +20,7 @@ mod scratch;
 pub mod simd;
 mod softmax;
 pub mod swiglu;
+pub(crate) mod team;
 mod tile;
 pub(crate) mod words;
 

@@ -34,7 +34,7 @@ pub fn backward(level: Level, dy: &[f32], x: &[f32], weight: &[f32], epsilon: f3
 }
 
 simd_dispatch! {
-    fn forward_rows(x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]) = forward_rows_generic
+    pub(crate) fn forward_rows(x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]) = forward_rows_generic
 }
 
 simd_dispatch! {

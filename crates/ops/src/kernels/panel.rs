@@ -19,11 +19,11 @@ use std::ops::Range;
 #[derive(Clone, Copy)]
 pub struct WeightView<'a> {
     pub format: WeightFormat,
-    source: Source<'a>,
+    pub(super) source: Source<'a>,
 }
 
 #[derive(Clone, Copy)]
-enum Source<'a> {
+pub(super) enum Source<'a> {
     Nf4 {
         codes: &'a [u8],
         scales: Scales<'a>,
@@ -34,7 +34,7 @@ enum Source<'a> {
 }
 
 #[derive(Clone, Copy)]
-enum Scales<'a> {
+pub(super) enum Scales<'a> {
     Plain(&'a [f32]),
     Nested {
         codes: &'a [u8],
@@ -46,7 +46,7 @@ enum Scales<'a> {
 
 impl Scales<'_> {
     #[inline(always)]
-    fn get(&self, block: usize) -> f32 {
+    pub(super) fn get(&self, block: usize) -> f32 {
         match self {
             Scales::Plain(absmax) => absmax[block],
             Scales::Nested {
@@ -115,7 +115,7 @@ simd_dispatch! {
 }
 
 #[inline(always)]
-unsafe fn fill_generic<S: Simd>(
+pub(super) unsafe fn fill_generic<S: Simd>(
     view: WeightView<'_>,
     rows: Range<usize>,
     cols: Range<usize>,

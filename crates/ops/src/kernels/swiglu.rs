@@ -36,7 +36,7 @@ pub fn backward(level: Level, dy: &[f32], gate: &[f32], up: &[f32]) -> (Vec<f32>
 }
 
 simd_dispatch! {
-    fn forward_run(gate: &[f32], up: &[f32], y: &mut [f32]) = forward_generic
+    pub(crate) fn forward_run(gate: &[f32], up: &[f32], y: &mut [f32]) = forward_generic
 }
 
 simd_dispatch! {

@@ -123,21 +123,6 @@ fn queries_that_continue_a_longer_sequence_see_all_of_it() {
 }
 
 #[test]
-fn cached_pieces_give_the_bits_of_one_piece_where_blocks_agree() {
-    let o = options(4, 2, 16);
-    let mut random = Random::new(9);
-    let row = o.kv_heads * o.head_dim;
-    let q = random.values(5 * o.heads * o.head_dim);
-    let (k, v) = (random.values(400 * row), random.values(400 * row));
-    let (split, end) = (192 * row, 400 * row);
-    let pieces = vec![(&k[..split], &v[..split]), (&k[split..end], &v[split..end])];
-    let actual = attention::forward_cached(Level::best(), &q, &[0, 5], &[pieces], &o);
-    let segments = Segments::new(vec![Segment { q: 0..5, k: 0..400 }]);
-    let expected = reference::attention::forward(&widen(&q), &widen(&k), &widen(&v), &segments, &o);
-    close(&actual, &expected, 2e-6, "o over two pieces");
-}
-
-#[test]
 fn attention_gives_the_same_bits_for_any_number_of_threads() {
     let (o, segments) = (options(6, 2, 16), Segments::from_offsets(&[0, 50, 400]));
     let mut random = Random::new(4);

@@ -215,25 +215,29 @@ fn a_cache_attends_like_the_whole_sequence_after_sharing_and_dropping() {
     let (row, plain) = (32, Device::flex());
     let mut random = Random::new(5);
     let (prompt_k, prompt_v) = (random.values(200 * row), random.values(200 * row));
-    let mut prompt = KvCache::new(1, 2, 16);
+    let mut prompt = KvCache::new(1, 1, 2, 16);
     prompt.append(
+        0,
         tensor(&prompt_k, row, &plain),
         tensor(&prompt_v, row, &plain),
         &[0, 200],
     );
+    prompt.advance(&[0, 200]);
     let mut cache = prompt.replicate(0, 3);
     let (k, v) = (random.values(6 * row), random.values(6 * row));
     cache.append(
+        0,
         tensor(&k, row, &plain),
         tensor(&v, row, &plain),
         &[0, 1, 3, 6],
     );
     cache.retain(&[true, false, true]);
-    assert_eq!([cache.length(0), cache.length(1)], [201, 203]);
-    assert_eq!(cache.bytes(), 2 * 4 * row * (200 + 1 + 3));
-
+    // Three blocks are shared, the fourth is each sequence's own.
+    assert_eq!(cache.bytes(), 2 * 4 * row * 64 * (3 + 2));
     let q = random.values(4 * 64);
-    let actual = values(cache.attend(tensor(&q, 64, &plain), &[0, 1, 4], &o));
+    let actual = values(cache.attend(0, tensor(&q, 64, &plain), &[0, 1, 4], &o));
+    cache.advance(&[0, 1, 4]);
+    assert_eq!([cache.length(0), cache.length(1)], [201, 203]);
     let whole = |own: &[f32], from: usize, to: usize, prompt: &[f32]| {
         [prompt, &own[from * row..to * row]].concat()
     };

@@ -1,7 +1,6 @@
 //! o and logsumexp: a task is some positions of one group, a tile of them at a time.
 
 use super::KEYS;
-use super::cached::Pieces;
 use super::tile::Group;
 use crate::kernels::matmul::{Strided, multiply};
 use crate::kernels::panel::transpose;
@@ -14,7 +13,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Positions of a task: enough to be worth one, few enough that a lone row keeps all threads busy.
-pub(super) const POSITIONS: usize = 96;
+const POSITIONS: usize = 96;
 
 /// o `[tokens, heads·head_dim]` and logsumexp `[tokens, heads]`.
 pub fn forward(
@@ -49,17 +48,17 @@ pub fn forward(
         .with_max_len(1)
         .for_each(|(group, positions)| {
             let span = group.segment.k.start * k_row..group.segment.k.end * k_row;
-            let keys = [(&k[span.clone()], &v[span])];
-            forward_task(level, q, &keys, &group, positions, o_at, lse_at);
+            let keys = (&k[span.clone()], &v[span]);
+            forward_task(level, q, keys, &group, positions, o_at, lse_at);
         });
     (o, lse)
 }
 
 /// Writes o and logsumexp of these positions of a group.
-pub(super) fn forward_task(
+fn forward_task(
     level: Level,
     q: &[f32],
-    pieces: &Pieces<'_>,
+    (k, v): (&[f32], &[f32]),
     group: &Group<'_>,
     positions: Range<usize>,
     o: Shared,
@@ -80,8 +79,9 @@ pub(super) fn forward_task(
             sums.fill(0.0);
             let seen = group.seen(&tile);
             let mut begun = false;
-            for (block, k, v) in blocks(pieces, k_row, &seen) {
-                let at = group.kv_head * d;
+            for start in seen.clone().step_by(KEYS) {
+                let block = start..(start + KEYS).min(seen.end);
+                let at = start * k_row + group.kv_head * d;
                 let (keys, values) = (Strided::rows(&k[at..], k_row), v[at..].as_ptr());
                 let (scores_at, queries_at) = (scores.as_mut_ptr(), queries.as_ptr());
                 let count = block.len();
@@ -129,25 +129,4 @@ pub(super) fn forward_task(
             }
         }
     });
-}
-
-/// The seen keys, at most [`KEYS`] at a time: which of the segment's keys, and their rows of k, v.
-fn blocks<'a>(
-    pieces: &'a Pieces<'a>,
-    k_row: usize,
-    seen: &Range<usize>,
-) -> impl Iterator<Item = (Range<usize>, &'a [f32], &'a [f32])> {
-    let seen = seen.clone();
-    let starts = pieces.iter().scan(0, move |next, (k, _)| {
-        let first = *next;
-        *next += k.len() / k_row;
-        Some(first..*next)
-    });
-    pieces.iter().zip(starts).flat_map(move |((k, v), piece)| {
-        let (from, to) = (seen.start.max(piece.start), seen.end.min(piece.end));
-        (from..to.max(from)).step_by(KEYS).map(move |start| {
-            let at = (start - piece.start) * k_row;
-            (start..(start + KEYS).min(to), &k[at..], &v[at..])
-        })
-    })
 }

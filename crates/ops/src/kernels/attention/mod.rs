@@ -11,12 +11,10 @@
 //! the triangle's edge half a tile's positions per query.
 
 mod backward;
-mod cached;
 mod forward;
 mod tile;
 
 pub use backward::{Saved, backward};
-pub use cached::{Pieces, forward_cached};
 pub use forward::forward;
 
 /// Keys of a block: its scores are 24 KiB, its share of K and V 32 KiB each at 64 a head.

@@ -85,6 +85,27 @@ impl Simd for Avx512 {
         unsafe { _mm512_reduce_add_ps(v) }
     }
     #[inline(always)]
+    unsafe fn sum_4([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+        unsafe {
+            // Interleaved halves are added until each 128-bit lane holds a part of all four sums.
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+            let low = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+            let high = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+            let parts = _mm512_add_ps(low, high);
+            let upper = _mm512_extractf32x8_ps::<1>(parts);
+            let halves = _mm256_add_ps(_mm512_castps512_ps256(parts), upper);
+            let upper = _mm256_extractf128_ps::<1>(halves);
+            let mut sums = [0.0; 4];
+            _mm_storeu_ps(
+                sums.as_mut_ptr(),
+                _mm_add_ps(_mm256_castps256_ps128(halves), upper),
+            );
+            sums
+        }
+    }
+    #[inline(always)]
     unsafe fn largest(v: __m512) -> f32 {
         unsafe { _mm512_reduce_max_ps(v) }
     }

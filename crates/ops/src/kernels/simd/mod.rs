@@ -165,6 +165,18 @@ pub trait Simd: Copy {
     /// v where x ≥ limit, else 0
     unsafe fn zero_below(v: Self::V, x: Self::V, limit: Self::V) -> Self::V;
     unsafe fn sum(v: Self::V) -> f32;
+    /// The sums of four vectors, each in the same order.
+    #[inline(always)]
+    unsafe fn sum_4(v: [Self::V; 4]) -> [f32; 4] {
+        unsafe {
+            [
+                Self::sum(v[0]),
+                Self::sum(v[1]),
+                Self::sum(v[2]),
+                Self::sum(v[3]),
+            ]
+        }
+    }
     unsafe fn largest(v: Self::V) -> f32;
     /// 16 four-bit codes (8 bytes, high nibble first) looked up in `table`.
     unsafe fn look_up_16(table: &[f32; 16], codes: *const u8, out: *mut f32);

@@ -1,0 +1,327 @@
+//! Prompts to completions: what they share is read once, then a token at a time for the whole batch.
+//!
+//! A batch stays full: sequences that end leave it, and waiting prompts enter, several at once,
+//! because reading a prompt costs nearly as little for eight as for one. What a sequence says does
+//! not depend on its company.
+
+mod sampling;
+
+use std::collections::VecDeque;
+
+use burn::tensor::{Int, Tensor, TensorData};
+use ops::{Decoding, KvCache, Team};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    Error, Model,
+    lora::{LayerLora, host, named_rng},
+};
+
+/// Tokens of prompts that are read in one pass, unless one prompt alone has more.
+const PASS_TOKENS: usize = 4096;
+
+/// How to continue a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// Tokens at most, the stop token included.
+    pub max_new_tokens: usize,
+    /// 0 takes the likeliest token; otherwise logits are divided by it and a token is drawn.
+    pub temperature: f32,
+    /// Draw from the smallest set of tokens whose probabilities reach this sum (arXiv 1904.09751).
+    pub top_p: f32,
+    /// With the prompt's index it decides every draw, whatever the batch.
+    pub seed: u64,
+    /// A completion ends after any of these.
+    pub stop_token_ids: Vec<u32>,
+    /// Prompts continued at once.
+    pub batch_size: usize,
+}
+
+/// Why a completion ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// With a stop token.
+    Stop,
+    /// At `max_new_tokens`.
+    Length,
+}
+
+/// What the model said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// New tokens, the stop token included.
+    pub token_ids: Vec<u32>,
+    pub finish: Finish,
+}
+
+/// One prompt on its way.
+struct Sequence {
+    index: usize,
+    tokens: Vec<u32>,
+    rng: ChaCha8Rng,
+}
+
+impl Model {
+    /// Continues every prompt; `on_done` hears of each completion as it ends, by index.
+    pub fn generate(
+        &self,
+        prompts: &[Vec<u32>],
+        options: &GenerateOptions,
+        on_done: &mut dyn FnMut(usize, &Completion),
+    ) -> Result<Vec<Completion>, Error> {
+        let vocab_size = self.decoder.config.vocab_size;
+        if prompts.iter().any(Vec::is_empty) {
+            return Err(Error::EmptyPrompt);
+        }
+        if let Some(&id) = prompts
+            .iter()
+            .flatten()
+            .find(|&&id| id as usize >= vocab_size)
+        {
+            return Err(Error::TokenId { id, vocab_size });
+        }
+        let mut done = vec![None; prompts.len()];
+        Team::like_rayon(|team| {
+            let mut batch = Batch::new(self, prompts, options);
+            while batch.admit(team) || !batch.live.is_empty() {
+                batch.retire(&mut |index, completion| {
+                    on_done(index, &completion);
+                    done[index] = Some(completion);
+                });
+                batch.step(team);
+            }
+        });
+        Ok(done
+            .into_iter()
+            .map(|c| c.expect("every prompt ended"))
+            .collect())
+    }
+}
+
+/// The sequences that are being continued, and the prompts that wait.
+struct Batch<'a> {
+    model: &'a Model,
+    prompts: &'a [Vec<u32>],
+    options: &'a GenerateOptions,
+    decoding: Decoding,
+    /// Tokens that all prompts begin with, and the cache that holds them.
+    shared: usize,
+    prefix: KvCache,
+    waiting: VecDeque<usize>,
+    live: Vec<Sequence>,
+    /// Of the live sequences, in their order: all but the newest token of each.
+    cache: KvCache,
+}
+
+impl<'a> Batch<'a> {
+    fn new(model: &'a Model, prompts: &'a [Vec<u32>], options: &'a GenerateOptions) -> Self {
+        let config = &model.decoder.config;
+        let cache = |sequences| {
+            let (heads, head_dim) = (config.num_key_value_heads, config.head_dim);
+            KvCache::new(config.num_hidden_layers, sequences, heads, head_dim)
+        };
+        let shared = shared_prefix(prompts);
+        let mut prefix = cache(1);
+        if shared > 0 {
+            model.read(&mut prefix, &[&prompts[0][..shared]]);
+        }
+        Batch {
+            model,
+            prompts,
+            options,
+            decoding: model.decoding(),
+            shared,
+            prefix,
+            waiting: (0..prompts.len()).collect(),
+            live: Vec::new(),
+            cache: cache(0),
+        }
+    }
+
+    /// Reads waiting prompts into free places, a quarter of the batch at a time, and chooses the first
+    /// token of each. Says whether it did.
+    fn admit(&mut self, team: &mut Team<'_>) -> bool {
+        let places = self.options.batch_size.max(1);
+        let free = places - self.live.len();
+        if self.waiting.is_empty() || (free < places.div_ceil(4) && free < self.waiting.len()) {
+            return false;
+        }
+        let mut tokens = 0;
+        let mut fresh = Vec::new();
+        while let Some(&index) = self.waiting.front().filter(|_| fresh.len() < free) {
+            tokens += self.prompts[index].len() - self.shared;
+            if tokens > PASS_TOKENS && !fresh.is_empty() {
+                break;
+            }
+            self.waiting.pop_front();
+            fresh.push(Sequence {
+                index,
+                tokens: Vec::new(),
+                rng: named_rng(self.options.seed, &format!("generate/{index}")),
+            });
+        }
+        let rest: Vec<&[u32]> = fresh
+            .iter()
+            .map(|sequence| &self.prompts[sequence.index][self.shared..])
+            .collect();
+        let mut cache = self.prefix.replicate(0, fresh.len());
+        let hidden = self.model.read(&mut cache, &rest);
+        self.cache.absorb(cache);
+        let first = self.live.len();
+        self.live.extend(fresh);
+        self.choose(team, &hidden, first);
+        true
+    }
+
+    /// Hands over the sequences that have ended; the others move together.
+    fn retire(&mut self, on_done: &mut dyn FnMut(usize, Completion)) {
+        let options = self.options;
+        let ends: Vec<_> = self
+            .live
+            .iter()
+            .map(|s| finished(&s.tokens, options))
+            .collect();
+        let keep: Vec<bool> = ends.iter().map(Option::is_none).collect();
+        self.cache.retain(&keep);
+        let live = std::mem::take(&mut self.live);
+        for (sequence, finish) in live.into_iter().zip(ends) {
+            match finish {
+                None => self.live.push(sequence),
+                Some(finish) => {
+                    let token_ids = sequence.tokens;
+                    on_done(sequence.index, Completion { token_ids, finish });
+                }
+            }
+        }
+    }
+
+    /// Reads the newest token of every live sequence and chooses the next.
+    fn step(&mut self, team: &mut Team<'_>) {
+        if self.live.is_empty() {
+            return;
+        }
+        let newest: Vec<u32> = self
+            .live
+            .iter()
+            .map(|s| {
+                *s.tokens
+                    .last()
+                    .expect("a live sequence has its first token")
+            })
+            .collect();
+        let positions: Vec<u32> = (0..self.live.len())
+            .map(|i| self.cache.length(i) as u32)
+            .collect();
+        let (cos, sin) = self.model.decoder.rotary.angles(&positions);
+        let hidden = self
+            .decoding
+            .step(team, &newest, &cos, &sin, &mut self.cache)
+            .to_vec();
+        self.choose(team, &hidden, 0);
+    }
+
+    /// The next token of the live sequences from `first` on, by the hidden states after their last.
+    fn choose(&mut self, team: &mut Team<'_>, hidden: &[f32], first: usize) {
+        let live = &mut self.live[first..];
+        if self.options.temperature <= 0.0 {
+            let chosen = self.decoding.likeliest(team, hidden);
+            for (sequence, token) in live.iter_mut().zip(chosen) {
+                sequence.tokens.push(token);
+            }
+            return;
+        }
+        let logits = self.decoding.logits(team, hidden);
+        let rows = logits.chunks_exact(logits.len() / live.len());
+        for (sequence, row) in live.iter_mut().zip(rows) {
+            let token = sampling::choose(row, self.options, &mut sequence.rng);
+            sequence.tokens.push(token);
+        }
+    }
+}
+
+impl Model {
+    /// Reads new tokens of every sequence behind what its cache holds; answers with the hidden state
+    /// after each sequence's last token, `[sequences, hidden]`.
+    fn read(&self, cache: &mut KvCache, new: &[&[u32]]) -> Vec<f32> {
+        let decoder = &self.decoder;
+        let mut offsets = vec![0];
+        let mut position_ids = Vec::new();
+        for (sequence, tokens) in new.iter().enumerate() {
+            let past = cache.length(sequence);
+            position_ids.extend(past as u32..(past + tokens.len()) as u32);
+            offsets.push(position_ids.len());
+        }
+        let pass = decoder.pass(&position_ids, None);
+        let options = decoder.attention_options();
+        let mut x = ops::embedding(&new.concat(), &decoder.embed_tokens);
+        for index in 0..decoder.layers.len() {
+            let lora: Option<&LayerLora> = self.active_adapter().map(|a| &a.layers[index]);
+            x = decoder.layer(index, x, lora, &pass, |q, k, v| {
+                cache.append(index, k, v, &offsets);
+                cache.attend(index, q, &offsets, &options)
+            });
+        }
+        cache.advance(&offsets);
+        host(&last_rows(x, &offsets))
+    }
+
+    /// The decoder, with the adapter if it is enabled, as decoding reads it.
+    fn decoding(&self) -> Decoding {
+        let decoder = &self.decoder;
+        let layers = (0..decoder.layers.len()).map(|index| {
+            let lora = self.active_adapter().map(|a| &a.layers[index]);
+            decoder.decoding_layer(index, lora)
+        });
+        Decoding::new(
+            layers,
+            &decoder.norm,
+            &decoder.embed_tokens,
+            &decoder.lm_head,
+            decoder.attention_options(),
+            decoder.config.rms_norm_eps as f32,
+        )
+    }
+}
+
+/// The hidden state after each sequence's last token.
+fn last_rows(x: Tensor<2>, offsets: &[usize]) -> Tensor<2> {
+    let ends: Vec<i64> = offsets[1..].iter().map(|&end| end as i64 - 1).collect();
+    let rows = TensorData::new(ends, [offsets.len() - 1]);
+    let rows = Tensor::<1, Int>::from_data(rows, &x.device());
+    x.select(0, rows)
+}
+
+/// Tokens that all of several prompts begin with; at least one of each is left over.
+fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
+    let Some((first, others)) = prompts.split_first().filter(|(_, o)| !o.is_empty()) else {
+        return 0; // a single prompt is read in one pass
+    };
+    let shortest = prompts.iter().map(Vec::len).min().unwrap_or(0);
+    (0..shortest.saturating_sub(1))
+        .take_while(|&i| others.iter().all(|other| other[i] == first[i]))
+        .count()
+}
+
+fn finished(tokens: &[u32], options: &GenerateOptions) -> Option<Finish> {
+    let last = tokens.last()?;
+    if options.stop_token_ids.contains(last) {
+        Some(Finish::Stop)
+    } else if tokens.len() >= options.max_new_tokens {
+        Some(Finish::Length)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shared_prefix_leaves_every_prompt_a_token() {
+        assert_eq!(shared_prefix(&[vec![1, 2, 3], vec![1, 2, 4]]), 2);
+        assert_eq!(shared_prefix(&[vec![1, 2], vec![1, 2]]), 1);
+        assert_eq!(shared_prefix(&[vec![7]]), 0);
+        assert_eq!(shared_prefix(&[]), 0);
+    }
+}

@@ -1,0 +1,235 @@
+//! One new token for each of a batch of sequences, through all layers at once (on the CPU).
+//!
+//! The same arithmetic as the operations a training step is made of, arranged for a few rows: every
+//! weight is read once a step for the whole batch, a step is some two hundred regions of a [`Team`]
+//! instead of four hundred tensors, and nothing is allocated but what a region's tasks need. Read
+//! `layer` for the order of things in a decoder layer, [`crate::kernels::few_rows`] for what costs.
+
+mod input;
+mod layer;
+mod linear;
+
+use crate::KvCache;
+use crate::backends::flex::{floats, packed, view};
+use crate::format::WeightFormat;
+use crate::kernels::aligned::Aligned;
+use crate::kernels::few_rows::Linear;
+use crate::kernels::normalize::forward_rows;
+use crate::kernels::simd::Level;
+use crate::kernels::team::Team;
+use crate::kernels::{Shared, output};
+use crate::segments::AttentionOptions;
+use crate::weight::Weight;
+use burn::backend::Flex;
+use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
+use input::Input;
+use layer::{HostLayer, Rows};
+pub use linear::DecodingLinear;
+use std::sync::Mutex;
+
+/// Rows of the head of a task: 300 KB of bf16.
+const HEAD_TASK: usize = 256;
+
+/// What a decoder layer is made of; the names are the checkpoint's.
+pub struct DecodingLayer<'a> {
+    pub input_layernorm: &'a Tensor<1>,
+    pub q_proj: DecodingLinear<'a>,
+    pub k_proj: DecodingLinear<'a>,
+    pub v_proj: DecodingLinear<'a>,
+    /// Norms of each head's query and key, `[head_dim]` (Qwen3).
+    pub q_norm: Option<&'a Tensor<1>>,
+    pub k_norm: Option<&'a Tensor<1>>,
+    pub o_proj: DecodingLinear<'a>,
+    pub post_attention_layernorm: &'a Tensor<1>,
+    pub gate_proj: DecodingLinear<'a>,
+    pub up_proj: DecodingLinear<'a>,
+    pub down_proj: DecodingLinear<'a>,
+}
+
+/// A decoder as decoding reads it. Holds the weights it was made from, by reference count; of an
+/// adapter it holds A a second time, in the order in which the inputs lie.
+pub struct Decoding {
+    level: Level,
+    layers: Vec<HostLayer>,
+    norm: FlexTensor,
+    embedding: HostWeight,
+    head: HostWeight,
+    attention: AttentionOptions,
+    epsilon: f32,
+    rows: Rows,
+}
+
+struct HostWeight {
+    words: FlexTensor,
+    format: WeightFormat,
+}
+
+impl HostWeight {
+    fn new(weight: &Weight) -> HostWeight {
+        HostWeight {
+            words: on_host(weight.words.clone().try_into_primitive::<Flex>().ok()),
+            format: weight.format,
+        }
+    }
+
+    fn view(&self) -> crate::kernels::panel::WeightView<'_> {
+        view(&self.words, self.format)
+    }
+}
+
+fn on_host(t: Option<FlexTensor>) -> FlexTensor {
+    packed(t.expect("decoding runs on the CPU back end, without a tape"))
+}
+
+fn host<const D: usize>(t: &Tensor<D>) -> FlexTensor {
+    on_host(t.clone().try_into_primitive::<Flex>().ok())
+}
+
+impl Decoding {
+    /// `norm` and `head` come after the last layer; `embedding` and `head` are
+    /// `[vocabulary, hidden]`, often the same.
+    pub fn new<'a>(
+        layers: impl IntoIterator<Item = DecodingLayer<'a>>,
+        norm: &Tensor<1>,
+        embedding: &Weight,
+        head: &Weight,
+        attention: AttentionOptions,
+        epsilon: f32,
+    ) -> Decoding {
+        let level = Level::best();
+        Decoding {
+            level,
+            layers: layers
+                .into_iter()
+                .map(|layer| HostLayer::new(level, layer))
+                .collect(),
+            norm: host(norm),
+            embedding: HostWeight::new(embedding),
+            head: HostWeight::new(head),
+            attention,
+            epsilon,
+            rows: Rows::default(),
+        }
+    }
+
+    /// Reads one new token of each sequence behind what `cache` holds of it, and appends it there.
+    /// cos and sin `[ids.len(), head_dim / 2]` are those of the new positions. Returns the hidden
+    /// state after the last layer, `[ids.len(), hidden]`.
+    pub fn step(
+        &mut self,
+        team: &mut Team<'_>,
+        ids: &[u32],
+        cos: &[f32],
+        sin: &[f32],
+        cache: &mut KvCache,
+    ) -> &[f32] {
+        assert_eq!(ids.len(), cache.sequences(), "one token for each sequence");
+        let angles = ids.len() * self.attention.head_dim / 2;
+        assert_eq!([cos.len(), sin.len()], [angles; 2], "one angle a channel");
+        let embedding = self.embedding.view();
+        let width = embedding.format.in_features;
+        self.rows.x.resize(ids.len() * width, 0.0);
+        for (row, id) in self.rows.x.chunks_exact_mut(width).zip(ids) {
+            let id = *id as usize;
+            embedding.rows(self.level, id..id + 1, 0..width, row, width);
+        }
+        let offsets: Vec<usize> = (0..=ids.len()).collect();
+        for (index, layer) in self.layers.iter().enumerate() {
+            let step = layer::Step {
+                level: self.level,
+                epsilon: self.epsilon,
+                attention: &self.attention,
+                cos,
+                sin,
+                offsets: &offsets,
+            };
+            layer.forward(index, &step, team, cache, &mut self.rows);
+        }
+        cache.advance(&offsets);
+        &self.rows.x
+    }
+
+    /// The likeliest token after each hidden state `[rows, hidden]`: the first of the largest logits,
+    /// which are not kept.
+    pub fn likeliest(&self, team: &mut Team<'_>, hidden: &[f32]) -> Vec<u32> {
+        let rows = hidden.len() / self.head.format.in_features;
+        let best = Mutex::new(vec![(f32::NEG_INFINITY, u32::MAX); rows]);
+        self.project(team, hidden, |first, logits| {
+            let found = logits.chunks_exact(logits.len() / rows).map(|logits| {
+                let mut best = 0;
+                for (j, logit) in logits.iter().enumerate() {
+                    if *logit > logits[best] {
+                        best = j;
+                    }
+                }
+                (logits[best], (first + best) as u32)
+            });
+            let found: Vec<_> = found.collect();
+            let mut best = best.lock().expect("no task panics while it holds this");
+            for (best, found) in best.iter_mut().zip(found) {
+                // Tasks end in any order: of equals the first token wins, as in one pass.
+                if found.0 > best.0 || (found.0 == best.0 && found.1 < best.1) {
+                    *best = found;
+                }
+            }
+        });
+        let best = best.into_inner().expect("no task panicked");
+        // Where every logit is NaN or -∞ there is no likeliest; the first token, as one pass would say.
+        best.into_iter()
+            .map(|(_, id)| if id == u32::MAX { 0 } else { id })
+            .collect()
+    }
+
+    /// Logits after each hidden state, `[rows, vocabulary]`.
+    pub fn logits(&self, team: &mut Team<'_>, hidden: &[f32]) -> Vec<f32> {
+        let format = self.head.format;
+        let rows = hidden.len() / format.in_features;
+        let mut all = output(rows * format.out_features);
+        let target = Shared(all.as_mut_ptr());
+        self.project(team, hidden, |first, logits| {
+            let width = logits.len() / rows;
+            for (i, logits) in logits.chunks_exact(width).enumerate() {
+                // SAFETY: each task has its own columns.
+                let to = unsafe { target.at(i * format.out_features + first) };
+                unsafe { std::ptr::copy_nonoverlapping(logits.as_ptr(), to, width) };
+            }
+        });
+        all
+    }
+
+    /// Hands pieces `[rows, tokens]` of the logits, and the first token of each, to `take`.
+    fn project(&self, team: &mut Team<'_>, hidden: &[f32], take: impl Fn(usize, &[f32]) + Sync) {
+        let format = self.head.format;
+        let rows = hidden.len() / format.in_features;
+        let mut normed = output(hidden.len());
+        forward_rows(
+            self.level,
+            hidden,
+            floats(&self.norm),
+            self.epsilon,
+            &mut normed,
+        );
+        let mut input = Input::default();
+        input.set(self.level, &normed, format.in_features, [format]);
+        let linear = Linear {
+            weight: self.head.view(),
+            bias: None,
+            low_rank: None,
+        };
+        let level = self.level;
+        let input = input.of(level, format);
+        team.run(format.out_features.div_ceil(HEAD_TASK), |task| {
+            let first = task * HEAD_TASK;
+            let range = first..(first + HEAD_TASK).min(format.out_features);
+            let width = range.len();
+            let (mut logits, mut buffer) = (output(rows * width), Aligned::default());
+            // SAFETY: the buffer is this task's, and its column 0 is token `first`.
+            unsafe {
+                let y = logits.as_mut_ptr().wrapping_sub(first);
+                linear.multiply(level, range, input, rows, y, width, &mut buffer);
+            }
+            take(first, &logits);
+        });
+    }
+}
