@@ -174,6 +174,19 @@ impl Model {
         recompute: Recompute,
         gradients: &mut Gradients,
     ) -> Result<Loss, Error> {
+        // All of it on a worker: from there a kernel begins at once, where another thread would
+        // wake the pool and be woken by it, some ten thousand times a step.
+        rayon::scope(|_| self.accumulate(batch, scale, dropout, recompute, gradients))
+    }
+
+    fn accumulate(
+        &self,
+        batch: &Batch,
+        scale: f64,
+        dropout: Option<Dropout>,
+        recompute: Recompute,
+        gradients: &mut Gradients,
+    ) -> Result<Loss, Error> {
         let decoder = &self.decoder;
         batch.check(decoder.config.vocab_size)?;
         let (rows, targets) = batch.predictions();

@@ -14,9 +14,8 @@ pub(crate) use order::Order;
 
 use super::aligned::Aligned;
 use super::linear::LoraView;
-use super::normalize::get;
 use super::panel::{Source, WeightView};
-use super::simd::{Level, Simd, for_lanes, simd_dispatch};
+use super::simd::{Level, Simd, simd_dispatch};
 use super::{Shared, output};
 use rayon::prelude::*;
 use std::ops::Range;
