@@ -11,7 +11,7 @@
 
 use super::panel::WeightView;
 use super::row_groups::pack;
-use super::scratch::scratch;
+use super::scratch::scratch_slices;
 use super::simd::Level;
 use super::softmax::softmax_row;
 use super::tile::{Piece, VECTORS, multiply_words};
@@ -86,8 +86,7 @@ impl Head<'_> {
         let mut target_logits = output(rows);
         let logits_at = Shared(target_logits.as_mut_ptr());
         let packed = rows.next_multiple_of(lanes) * self.words.steps(hidden);
-        scratch(packed + splits * dh.len(), |buffer| {
-            let (packed, weighted) = buffer.split_at_mut(packed);
+        scratch_slices([packed, splits * dh.len()], |[packed, weighted]| {
             packed
                 .par_chunks_mut(lanes * self.words.steps(hidden))
                 .zip(h.par_chunks(lanes * hidden))
@@ -122,7 +121,7 @@ impl Head<'_> {
             largest: vec![f32::NEG_INFINITY; rows],
             sums: vec![0.0; rows],
         };
-        scratch(rows * ENTRIES, |logits| {
+        scratch_slices([rows * ENTRIES], |[logits]| {
             for start in entries.clone().step_by(ENTRIES) {
                 let tile = start..(start + ENTRIES).min(entries.end);
                 self.logits(h, tile.clone(), logits);
@@ -157,7 +156,7 @@ impl Head<'_> {
     fn logits(&self, h: &[f32], entries: Range<usize>, logits: &mut [f32]) {
         let hidden = self.hidden();
         let (width, steps) = (VECTORS * self.level.lanes(), self.words.steps(hidden));
-        scratch(width * steps, |panel| {
+        scratch_slices([width * steps], |[panel]| {
             for start in entries.clone().step_by(width) {
                 let lanes = start..(start + width).min(entries.end);
                 let (level, words) = (self.level, self.words);
@@ -175,8 +174,7 @@ impl Head<'_> {
         let (lanes, steps) = (self.level.lanes(), self.words.steps(entries.len()));
         let width = VECTORS * lanes;
         let packed = rows.next_multiple_of(lanes) * steps;
-        scratch(packed + width * steps, |buffer| {
-            let (packed, panel) = buffer.split_at_mut(packed);
+        scratch_slices([packed, width * steps], |[packed, panel]| {
             let groups = p[..rows * ENTRIES].chunks(lanes * ENTRIES);
             for (p, packed) in groups.zip(packed.chunks_exact_mut(lanes * steps)) {
                 pack(self.level, self.words, p, ENTRIES, entries.len(), packed);

@@ -10,7 +10,7 @@ use super::dropout::Dropout;
 use super::low_rank::{self, Projected, Projection, pack_and_project};
 use super::panel::{WeightView, transpose};
 use super::product::{LowRank, Product, Right, Unpack};
-use super::scratch::scratch;
+use super::scratch::scratch_slices;
 use super::simd::Level;
 use super::tile::VECTORS;
 use super::words::Words;
@@ -60,7 +60,7 @@ pub fn forward(
     let unpack = |lanes, depth, panel: &mut [f32]| {
         weight.panel_of_rows(level, words, lanes, depth, panel, width)
     };
-    scratch(k * rank, |a_transposed| {
+    scratch_slices([k * rank], |[a_transposed]| {
         if let Some(lora) = lora {
             transpose(level, lora.a, k, rank, k, a_transposed, rank);
         }
@@ -82,7 +82,7 @@ pub fn forward(
             right: right.as_ref().map(|right| right as &Right<'_>),
             mask: None,
         };
-        pass.run(x, &mut u, &mut y);
+        pass.run(x, &mut u, &mut y, |_| ());
     });
     (y, u)
 }
@@ -130,26 +130,27 @@ pub fn backward(
         mask: lora.and_then(|lora| lora.dropout),
     };
     let mut t = output(m * lora.map_or(0, |l| l.rank));
-    let dx = match want_dx {
-        true => {
-            let mut dx = output(m * k);
-            pass.run(dy, &mut t, &mut dx);
-            Some(dx)
-        }
-        false => {
-            if let Some(projection) = &pass.projection {
-                projection.all(level, dy, n, &mut t);
-            }
-            None
-        }
-    };
-    let da_db = lora.map(|lora| {
-        rayon::join(
-            || low_rank::gradient_of_a(level, x, k, &t, &lora),
+    let of_adapter = |t: &[f32]| {
+        let lora = lora?;
+        Some(rayon::join(
+            || low_rank::gradient_of_a(level, x, k, t, &lora),
             || low_rank::gradient_of_b(level, dy, n, u, &lora),
-        )
-    });
-    LinearGradients { dx, da_db }
+        ))
+    };
+    if !want_dx {
+        if let Some(projection) = &pass.projection {
+            projection.all(level, dy, n, &mut t);
+        }
+        let da_db = of_adapter(&t);
+        return LinearGradients { dx: None, da_db };
+    }
+    let mut dx = output(m * k);
+    // Beside dx's last panels: what is left of one fills the threads that the other leaves idle.
+    let da_db = pass.run(dy, &mut t, &mut dx, of_adapter);
+    LinearGradients {
+        dx: Some(dx),
+        da_db,
+    }
 }
 
 /// Rows in, rows out: pack and project, then multiply.
@@ -167,47 +168,62 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// `x` `[m, depth]` → `projected` `[m, rank]`, `y` `[m, lanes]`.
-    fn run(&self, x: &[f32], projected: &mut [f32], y: &mut [f32]) {
-        let rank = self.projection.map_or(0, |p| p.rank);
-        let mut projected = projected;
-        for (i, (x, y)) in x
-            .chunks(ROWS * self.depth)
-            .zip(y.chunks_mut(ROWS * self.lanes))
-            .enumerate()
-        {
-            let rows = x.len() / self.depth;
-            let (here, rest) = projected.split_at_mut(rows * rank);
-            projected = rest;
-            let padded = rows.next_multiple_of(self.level.lanes());
-            let size = padded * self.words.steps(self.depth);
-            scratch(size + padded * rank, |buffer| {
-                let (packed, left) = buffer.split_at_mut(size);
-                let projection = self.projection.map(|projection| {
-                    let (rows, packed) = (here, &mut *left);
-                    (projection, Projected { rows, packed })
-                });
-                let (level, words, first_row) = (self.level, self.words, i * ROWS);
-                pack_and_project(level, words, x, self.depth, first_row, packed, projection);
-                let low_rank = self.right.map(|right| LowRank {
+    /// `x` `[m, depth]` → `projected` `[m, rank]`, `y` `[m, lanes]`; `beside` runs as soon as all of
+    /// `projected` is known.
+    fn run<T: Send>(
+        &self,
+        x: &[f32],
+        projected: &mut [f32],
+        y: &mut [f32],
+        beside: impl FnOnce(&[f32]) -> T + Send,
+    ) -> T {
+        let most = ROWS * self.depth;
+        let last = (x.len() - 1) / most;
+        let mut parts = x.chunks(most).zip(y.chunks_mut(ROWS * self.lanes));
+        for (i, (x, y)) in parts.by_ref().take(last).enumerate() {
+            self.some_rows(i * ROWS, x, projected, y, |_| ());
+        }
+        let (x, y) = parts.next().expect("there are rows");
+        self.some_rows(last * ROWS, x, projected, y, beside)
+    }
+
+    /// Rows `first..`, as many as x has, of a `projected` that holds all of them.
+    fn some_rows<T: Send>(
+        &self,
+        first: usize,
+        x: &[f32],
+        projected: &mut [f32],
+        y: &mut [f32],
+        beside: impl FnOnce(&[f32]) -> T + Send,
+    ) -> T {
+        let (level, words) = (self.level, self.words);
+        let (rows, rank) = (x.len() / self.depth, self.projection.map_or(0, |p| p.rank));
+        let padded = rows.next_multiple_of(level.lanes());
+        let sizes = [padded * words.steps(self.depth), padded * rank];
+        scratch_slices(sizes, |[packed, left]| {
+            let projection = self.projection.map(|projection| {
+                let rows = &mut projected[first * rank..(first + rows) * rank];
+                let packed = &mut *left;
+                (projection, Projected { rows, packed })
+            });
+            pack_and_project(level, words, x, self.depth, first, packed, projection);
+            let product = Product {
+                level,
+                words,
+                rows,
+                depth: self.depth,
+                lanes: self.lanes,
+                a: packed,
+                unpack: self.unpack,
+                bias: self.bias,
+                low_rank: self.right.map(|right| LowRank {
                     left,
                     rank,
                     right,
-                    mask: self.mask.map(|dropout| (dropout, i * ROWS)),
-                });
-                let product = Product {
-                    level: self.level,
-                    words: self.words,
-                    rows,
-                    depth: self.depth,
-                    lanes: self.lanes,
-                    a: packed,
-                    unpack: self.unpack,
-                    bias: self.bias,
-                    low_rank,
-                };
-                product.run(y);
-            });
-        }
+                    mask: self.mask.map(|dropout| (dropout, first)),
+                }),
+            };
+            rayon::join(|| product.run(y), || beside(projected)).1
+        })
     }
 }

@@ -8,7 +8,7 @@ use super::linear::LoraView;
 use super::matmul::{Strided, multiply};
 use super::panel::transpose;
 use super::row_groups::pack;
-use super::scratch::scratch;
+use super::scratch::scratch_slices;
 use super::simd::Level;
 use super::words::Words;
 use super::{Shared, output};
@@ -95,7 +95,7 @@ impl Projection<'_> {
         };
         match self.dropout {
             None => product(x, out),
-            Some(dropout) => scratch(x.len(), |dropped| {
+            Some(dropout) => scratch_slices([x.len()], |[dropped]| {
                 let rows = x.chunks_exact(width).zip(dropped.chunks_exact_mut(width));
                 for (i, (x, dropped)) in rows.enumerate() {
                     dropout.apply(level, first_row + i, 0, x, dropped);
@@ -112,7 +112,7 @@ impl Projection<'_> {
 /// u = drop(x)·Aᵀ `[rows, rank]`, nothing packed.
 pub(crate) fn project(level: Level, x: &[f32], width: usize, lora: &LoraView<'_>) -> Vec<f32> {
     let mut u = output(x.len() / width * lora.rank);
-    scratch(width * lora.rank, |right| {
+    scratch_slices([width * lora.rank], |[right]| {
         transpose(level, lora.a, width, lora.rank, width, right, lora.rank);
         lora.onto_a(right).all(level, x, width, &mut u);
     });
@@ -156,7 +156,7 @@ pub(crate) fn gradient_of_a(
     strips(k, width, |lanes| {
         // SAFETY: this task alone writes these columns of dA.
         let tile = unsafe { target.at(lanes.start) };
-        scratch(width * DEPTH, |dropped| {
+        scratch_slices([width * DEPTH], |[dropped]| {
             for start in (0..m).step_by(DEPTH) {
                 let depth = DEPTH.min(m - start);
                 let a = Strided::columns(&t[start * r..], r);
@@ -201,7 +201,7 @@ pub(crate) fn gradient_of_b(
     let target = Shared(db.as_mut_ptr());
     let width = 3 * level.lanes();
     strips(n, width, |lanes| {
-        scratch(r * width, |product| {
+        scratch_slices([r * width], |[product]| {
             let c = product.as_mut_ptr();
             for start in (0..m).step_by(DEPTH) {
                 let a = Strided::columns(&u[start * r..], r);

@@ -10,7 +10,7 @@
 
 use super::Shared;
 use super::dropout::Dropout;
-use super::scratch::scratch;
+use super::scratch::scratch_slices;
 use super::simd::Level;
 use super::tile::{Piece, VECTORS, multiply_words};
 use super::words::Words;
@@ -81,8 +81,7 @@ impl Product<'_> {
         let block = block.next_multiple_of(2 * nf4::BLOCK_SIZE);
         let rank = self.low_rank.as_ref().map_or(0, |l| l.rank);
         let size = width * self.words.steps(block.min(self.depth));
-        scratch(size + width * rank, |buffer| {
-            let (panel, right) = buffer.split_at_mut(size);
+        scratch_slices([size, width * rank], |[panel, right]| {
             if let Some(low_rank) = &self.low_rank {
                 (low_rank.right)(lanes.clone(), right);
             }

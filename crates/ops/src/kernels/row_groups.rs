@@ -5,7 +5,7 @@
 //! are eight streams a power of two apart. Each value is rounded to bf16 here, once a call.
 
 use super::panel::transpose;
-use super::scratch::scratch;
+use super::scratch::scratch_slices;
 use super::simd::Level;
 use super::words::{Words, round_to_bf16};
 
@@ -15,7 +15,7 @@ pub(crate) fn pack(level: Level, words: Words, x: &[f32], row: usize, k: usize, 
     let (rows, lanes, steps) = (x.len().div_ceil(row), level.lanes(), words.steps(k));
     match words {
         Words::F32 => transpose(level, x, row, rows, k, out, lanes),
-        Words::Rounded => scratch(rows * k, |values| {
+        Words::Rounded => scratch_slices([rows * k], |[values]| {
             for (x, values) in x.chunks(row).zip(values.chunks_exact_mut(k)) {
                 values.copy_from_slice(&x[..k]);
             }
@@ -23,7 +23,7 @@ pub(crate) fn pack(level: Level, words: Words, x: &[f32], row: usize, k: usize, 
             transpose(level, values, k, rows, k, out, lanes);
         }),
         #[cfg(target_arch = "x86_64")]
-        Words::Pairs => scratch(rows * steps, |natural| {
+        Words::Pairs => scratch_slices([rows * steps], |[natural]| {
             for (x, out) in x.chunks(row).zip(natural.chunks_exact_mut(steps)) {
                 // SAFETY: Pairs exist where the level has AVX512-BF16.
                 unsafe { super::panel::pair_along(&x[..k], out) };

@@ -8,7 +8,7 @@
 
 use super::{Source, WeightView, transpose};
 use crate::format::DenseDtype;
-use crate::kernels::scratch::scratch;
+use crate::kernels::scratch::scratch_slices;
 use crate::kernels::simd::Level;
 use crate::kernels::words::{Words, round_to_bf16};
 use std::ops::Range;
@@ -32,7 +32,7 @@ impl WeightView<'_> {
             return transpose(level, stored, row, rows.len(), steps, out, width);
         }
         let stride = words.steps(PIECE);
-        scratch(rows.len() * stride, |natural| {
+        scratch_slices([rows.len() * stride], |[natural]| {
             for start in cols.clone().step_by(PIECE) {
                 let piece = start..(start + PIECE).min(cols.end);
                 let steps = words.steps(piece.len());
@@ -102,7 +102,7 @@ impl WeightView<'_> {
                             // SAFETY: Pairs exist where the level has AVX512-BF16; whole blocks.
                             unsafe { super::pairs::nf4_along(codes, scales, dtype, at, out) }
                         }
-                        _ => scratch(cols.len(), |values| {
+                        _ => scratch_slices([cols.len()], |[values]| {
                             self.rows(level, row..row + 1, cols.clone(), values, cols.len());
                             // SAFETY: Pairs exist where the level has AVX512-BF16.
                             unsafe { super::pairs::pair_along(values, out) }
@@ -179,8 +179,7 @@ impl WeightView<'_> {
                 let row = |row: usize| &values[at(row)..at(row) + cols.len()];
                 unsafe { super::pairs::pair_halves(row(upper), lower.map(row), out) }
             }
-            _ => scratch(2 * cols.len(), |values| {
-                let (above, below) = values.split_at_mut(cols.len());
+            _ => scratch_slices([cols.len(); 2], |[above, below]| {
                 self.rows(level, upper..upper + 1, cols.clone(), above, cols.len());
                 if let Some(lower) = lower {
                     self.rows(level, lower..lower + 1, cols.clone(), below, cols.len());

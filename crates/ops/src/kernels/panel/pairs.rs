@@ -5,6 +5,7 @@
 //! halves of the register hold the row's table. Across two rows (the depth of the backward pass)
 //! the low half holds the upper row's table and the high half the lower row's, and bit 4 of each
 //! index chooses, so that the pairs come out of the look-up as they are wanted.
+//! No closures here: they would be compiled, and called, without these instructions' registers.
 
 use super::{Scales, table};
 use std::arch::x86_64::*;
@@ -56,11 +57,8 @@ pub(crate) unsafe fn pair_across(upper: &[f32], lower: Option<&[f32]>, out: &mut
                 Some(lower) => _mm512_maskz_loadu_ps(lanes, lower.as_ptr().add(j)),
                 None => _mm512_setzero_ps(),
             };
-            let bits = |v| std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
-            let (low, high) = (
-                _mm512_cvtepu16_epi32(bits(low)),
-                _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits(high))),
-            );
+            let low = widened(low);
+            let high = _mm512_slli_epi32::<16>(widened(high));
             let pairs = _mm512_or_si512(low, high);
             _mm512_mask_storeu_epi32(out.as_mut_ptr().add(j).cast(), lanes, pairs);
         }
@@ -78,12 +76,14 @@ pub(super) unsafe fn pair_halves(upper: &[u16], lower: Option<&[u16]>, out: &mut
     unsafe {
         for j in (0..upper.len()).step_by(16) {
             let lanes = first(upper.len() - j);
-            let wide = |p: *const u16| {
-                _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, p.add(j).cast()))
-            };
-            let low = wide(upper.as_ptr());
+            let low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(
+                lanes,
+                upper.as_ptr().add(j).cast(),
+            ));
             let high = match lower {
-                Some(lower) => _mm512_slli_epi32::<16>(wide(lower.as_ptr())),
+                Some(lower) => _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(
+                    _mm256_maskz_loadu_epi16(lanes, lower.as_ptr().add(j).cast()),
+                )),
                 None => _mm512_setzero_si512(),
             };
             let pairs = _mm512_or_si512(low, high);
@@ -150,18 +150,18 @@ pub(super) unsafe fn nf4_across(
     assert!(upper.max(lower) + out.len() <= 2 * codes.len());
     let mut done = 0;
     while done < out.len() {
-        let blocks = [upper, lower].map(|at| (at + done) / nf4::BLOCK_SIZE);
         let end = (done + nf4::BLOCK_SIZE - (upper + done) % nf4::BLOCK_SIZE).min(out.len());
         // SAFETY: 8 bytes of codes of each row and 16 words at a time, inside what was asserted.
         unsafe {
-            let [a, b] = blocks.map(|block| rounded(scales.get(block), dtype));
-            let table = both(a, b);
+            let above = scales.get((upper + done) / nf4::BLOCK_SIZE);
+            let below = scales.get((lower + done) / nf4::BLOCK_SIZE);
+            let table = both(rounded(above, dtype), rounded(below, dtype));
             let row_of = _mm512_set1_epi32(0x0010_0000);
             let nibble = _mm512_set1_epi32(0xffff_000fu32 as i32);
             for j in (done..end).step_by(16) {
-                let load =
-                    |at: usize| _mm_loadl_epi64(codes.as_ptr().add((at + j) / 2).cast::<__m128i>());
-                let bytes = _mm_unpacklo_epi8(load(upper), load(lower));
+                let above = _mm_loadl_epi64(codes.as_ptr().add((upper + j) / 2).cast());
+                let below = _mm_loadl_epi64(codes.as_ptr().add((lower + j) / 2).cast());
+                let bytes = _mm_unpacklo_epi8(above, below);
                 // Each quadword: the byte of the upper row, 16 bits on that of the lower.
                 let wide = _mm512_cvtepu32_epi64(_mm256_cvtepu8_epi16(bytes));
                 let codes =
@@ -199,6 +199,17 @@ unsafe fn rounded(absmax: f32, dtype: nf4::Dtype) -> __m512 {
 unsafe fn both(low: __m512, high: __m512) -> __m512i {
     // SAFETY: only the bits' reading changes.
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+}
+
+/// Each value as a bf16 in the low half of a word.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+unsafe fn widened(values: __m512) -> __m512i {
+    // SAFETY: only the bits' reading changes.
+    unsafe {
+        let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(values));
+        _mm512_cvtepu16_epi32(halves)
+    }
 }
 
 fn first(n: usize) -> __mmask16 {
