@@ -1,5 +1,6 @@
 use super::{Random, close, same_bits_for_any_threads};
 use crate::format::{ComputeDtype, DenseDtype, Encoding, WeightFormat, nf4_words, words_of};
+use crate::kernels::few_rows;
 use crate::kernels::dropout::Dropout;
 use crate::kernels::linear::{self, LoraView};
 use crate::kernels::panel::WeightView;
@@ -108,7 +109,7 @@ fn check(
     let view = WeightView::new(&case.words, format);
     // A handful of rows are multiplied in f32 whatever is asked for.
     let words = match m {
-        0..=16 => Words::F32,
+        0..=few_rows::MOST => Words::F32,
         _ => Words::new(level, compute),
     };
     let (x, dy, b) = (random.values(m * k), random.values(m * n), random.values(n));
