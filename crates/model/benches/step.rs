@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Distribution, Tensor};
 use model::{
-    AdamW, AdamWConfig, Adapter, Batch, ComputeDtype, Dropout, Gradients, LoadOptions, LoraConfig, Model,
-    Projection, Quantize, Recompute,
+    AdamW, AdamWConfig, Adapter, Batch, ComputeDtype, Dropout, Gradients, LoadOptions, LoraConfig,
+    Model, Projection, Quantize, Recompute,
 };
 use ops::kernels::{matmul::product, simd::Level};
 use ops::{AttentionOptions, Lora, Segments, Weight};
