@@ -44,7 +44,8 @@ pub struct Args {
     /// Keep examples together that agree in this field, besides those with the same prompt
     #[arg(long, value_name = "FIELD")]
     pub group_by: Option<String>,
-    /// Keep examples together whose prompts are at least this similar, 0 to 1
+    /// Keep examples together whose prompts are at least this similar, 0 to 1 (a pair of similarity
+    /// 0.8 is missed twice in ten thousand; about 600 bytes of memory an example)
     #[arg(
         long,
         value_name = "SIMILARITY",
@@ -54,8 +55,8 @@ pub struct Args {
         value_parser = share
     )]
     pub near_duplicates: Option<f64>,
-    /// Leave out examples whose prompt is in this file, e.g. a test set that is fixed; with
-    /// --near-duplicates also those whose prompt is similar to one in it
+    /// Leave out examples whose prompt is in this file, e.g. a test set that is fixed, and the whole
+    /// group of an example in it: all that --near-duplicates and --group-by keep together
     #[arg(long, value_name = "FILE")]
     pub against: Vec<PathBuf>,
     /// Another seed is another split

@@ -24,7 +24,7 @@ pub fn print(meta: &Meta, lengths: &[u32], ledger: &Ledger) {
         line += &format!(
             "; one example a row, padded to the longest ({longest}), would be {} rows, {:.1} % full",
             lengths.len(),
-            percent(counts.tokens, lengths.len() * longest.min(row))
+            percent(counts.tokens, lengths.len() * longest)
         );
     }
     cli::note(line);

@@ -258,3 +258,20 @@ fn a_flag_given_twice_counts_as_it_was_given_last() {
     let shard = Shard::open(&dir.path().join("t.safetensors")).unwrap();
     assert_eq!(shard.rows(), 4);
 }
+
+#[test]
+fn nothing_is_more_than_full_where_examples_are_cut() {
+    let (dir, base) = folder(&chats(14));
+    let flags = ["train.jsonl", "--base", &base, "--max-seq-length", "32"];
+    let more = ["--packing", "wrapped", "-o", "t.safetensors"];
+    let output = tool(dir.path(), &[&flags[..], &more].concat());
+    let said = stderr(&output);
+    let shares: Vec<f64> = said
+        .split(" % full")
+        .filter_map(|before| before.rsplit(' ').next()?.parse().ok())
+        .collect();
+    assert!(
+        shares.len() == 2 && shares.iter().all(|share| *share <= 100.0),
+        "{said}"
+    );
+}
