@@ -137,7 +137,10 @@ impl Work<'_, '_> {
         let mut source = lock(&self.source);
         let mut queue = lock(&self.queue);
         while source.next >= queue.turn + self.ahead && !queue.has_stopped {
-            queue = self.has_moved.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .has_moved
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         if queue.has_stopped || source.is_at_end {
             return Ok(None);
@@ -183,7 +186,11 @@ impl Work<'_, '_> {
     fn take_turn(&self) -> Option<Block> {
         let mut queue = lock(&self.queue);
         let turn = queue.turn;
-        if queue.has_stopped { None } else { queue.waiting.remove(&turn) }
+        if queue.has_stopped {
+            None
+        } else {
+            queue.waiting.remove(&turn)
+        }
     }
 
     /// Nothing more is read or handed on.
