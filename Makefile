@@ -44,6 +44,8 @@ bench: ## Time the hot paths, each against something measured in the same run; f
 	$(CARGO) bench --locked -p ops --bench ops
 	$(CARGO) run --release --locked -p nf4 --example nf4_speed
 	$(CARGO) run --release --locked -p tokenize-pack --example tokenize_speed
+	$(CARGO) build --release --locked -p jsonl-validate
+	$(CARGO) run --release --locked -p jsonl-validate --example validate_speed
 	$(CARGO) run --release --locked -p dataset --example fuzz -- 1000000
 
 install: build ## Copy tools, manual pages and completions below PREFIX (/usr/local)

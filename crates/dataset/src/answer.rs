@@ -50,7 +50,9 @@ impl<'o> Answers<'o> {
         }
         if let Some(path) = &self.options.label {
             let label = match line {
-                Some(line) => serde_json::from_str(line).ok().and_then(|line| keys::field(&line, path)),
+                Some(line) => serde_json::from_str(line)
+                    .ok()
+                    .and_then(|line| keys::field(&line, path)),
                 None => answer.and_then(|(_, answer)| keys::field_of_answer(answer, path)),
             };
             if label.is_some() {

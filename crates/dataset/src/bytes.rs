@@ -97,7 +97,10 @@ mod tests {
                 assert_eq!(kinds(text.as_bytes()), DENSE_DIGITS, "{text}");
             }
         }
-        assert_eq!(kinds(b"12345678 and then, more than two chunks later, 9"), 0);
+        assert_eq!(
+            kinds(b"12345678 and then, more than two chunks later, 9"),
+            0
+        );
     }
 
     proptest! {

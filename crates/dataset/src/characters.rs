@@ -39,7 +39,9 @@ impl Script {
     /// The commonest, the first of equals.
     pub(crate) fn of_most(letters: &Letters) -> Script {
         let scripts = Script::ALL.into_iter().rev(); // the last of equals is taken
-        scripts.max_by_key(|script| letters[*script as usize]).unwrap_or_default()
+        scripts
+            .max_by_key(|script| letters[*script as usize])
+            .unwrap_or_default()
     }
 
     /// The script of a letter; digits and punctuation belong to none.

@@ -87,10 +87,15 @@ impl<'o> Checker<'o> {
             if start == block.len() {
                 return;
             }
-            let end = memchr::memchr(b'\n', &block[start..]).map_or(block.len(), |at| start + at + 1);
+            let end =
+                memchr::memchr(b'\n', &block[start..]).map_or(block.len(), |at| start + at + 1);
             let is_suspect = suspicions.before(end);
             let is_first = is_first_of_file && number == 1;
-            each(number, start..end, self.check_line(number, &block[start..end], is_first, is_suspect));
+            each(
+                number,
+                start..end,
+                self.check_line(number, &block[start..end], is_first, is_suspect),
+            );
             start = end;
         }
     }
@@ -102,7 +107,13 @@ impl<'o> Checker<'o> {
     }
 
     /// `is_suspect`: something in the line looks like the beginning of a credential.
-    fn check_line(&mut self, number: u64, bytes: &[u8], is_first_of_file: bool, is_suspect: bool) -> Checked {
+    fn check_line(
+        &mut self,
+        number: u64,
+        bytes: &[u8],
+        is_first_of_file: bool,
+        is_suspect: bool,
+    ) -> Checked {
         let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         let (bytes, ends_in_crlf) = match bytes.strip_suffix(b"\r") {
             Some(bytes) => (bytes, true),
@@ -154,7 +165,8 @@ impl<'o> Checker<'o> {
             }
         };
         // An escape may hide a letter.
-        let has_code_points = kinds & BACKSLASH != 0 && memchr::memmem::find(bytes, b"\\u").is_some();
+        let has_code_points =
+            kinds & BACKSLASH != 0 && memchr::memmem::find(bytes, b"\\u").is_some();
         let words = Words {
             options: self.options,
             is_suspect: is_suspect || kinds & (AT | DENSE_DIGITS) != 0 || has_code_points,
@@ -197,9 +209,9 @@ impl<'o> Checker<'o> {
                 findings.add(Rule::MissingMessagesList, || "messages is empty".into());
                 None
             }
-            Some(List::Messages(messages)) => {
-                Some(conversation::check(self, text, messages, record, words, findings))
-            }
+            Some(List::Messages(messages)) => Some(conversation::check(
+                self, text, messages, record, words, findings,
+            )),
             Some(List::Other(kind)) => {
                 findings.add(Rule::DataType, || format!("messages is {kind}, not a list"));
                 None

@@ -53,8 +53,12 @@ pub(crate) fn check(
     }
     learned(messages, last, findings);
     let answer = last.and_then(|last| Some((last, messages[last].content.as_ref()?.text()?)));
-    let mut facts = checker.gatherer.facts(&letters, checker.options.near_duplicates.is_some());
-    checker.answers.check(Some(line), answer, findings, &mut facts);
+    let mut facts = checker
+        .gatherer
+        .facts(&letters, checker.options.near_duplicates.is_some());
+    checker
+        .answers
+        .check(Some(line), answer, findings, &mut facts);
     facts
 }
 

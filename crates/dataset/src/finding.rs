@@ -42,7 +42,11 @@ impl Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Message::Text(text) => f.write_str(text),
-            Message::Compared { before, line, after } => write!(f, "{before}{line}{after}"),
+            Message::Compared {
+                before,
+                line,
+                after,
+            } => write!(f, "{before}{line}{after}"),
         }
     }
 }

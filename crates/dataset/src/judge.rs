@@ -38,6 +38,9 @@ pub struct Judge<'o> {
     kept: u64,
 }
 
+/// Prompts that later ones are compared with, for near duplicates: 600 MB of memory at most.
+const MOST_NEAR: usize = 1_000_000;
+
 #[derive(Clone, Copy, Debug)]
 struct Label {
     count: u64,
@@ -67,7 +70,8 @@ impl<'o> Judge<'o> {
     /// Makes ready for judging these lines; changes nothing but the speed.
     pub fn warm<'c>(&self, lines: impl Iterator<Item = &'c Checked> + Clone) {
         let facts = lines.filter_map(|checked| checked.facts.as_ref());
-        self.examples.warm(facts.clone().map(|facts| key_and_tag(facts).0));
+        self.examples
+            .warm(facts.clone().map(|facts| key_and_tag(facts).0));
         self.prompts.warm(facts.map(|facts| facts.prompt));
     }
 
@@ -108,7 +112,11 @@ impl<'o> Judge<'o> {
         if on(Rule::ExactDuplicate) {
             let (key, tag) = key_and_tag(&facts);
             if let Some((_, first)) = self.examples.insert_first(key, tag, line) {
-                return add(Rule::ExactDuplicate, compared("says the same as line ", first, ""), first);
+                return add(
+                    Rule::ExactDuplicate,
+                    compared("says the same as line ", first, ""),
+                    first,
+                );
             }
         }
         if on(Rule::AmbiguousAnswer) || on(Rule::LowDiversity) {
@@ -143,12 +151,22 @@ impl<'o> Judge<'o> {
                 let message = compared("the answer has other keys than line ", first, "");
                 add(Rule::InconsistentKeys, message, first);
             } else if set == first_set && order != first_order && on(Rule::KeyOrder) {
-                let message = compared("the answer has the keys of line ", first, " in another order");
+                let message = compared(
+                    "the answer has the keys of line ",
+                    first,
+                    " in another order",
+                );
                 add(Rule::KeyOrder, message, first);
             }
         }
         if let (Some((index, lines)), Some(signature)) = (&mut self.near, more.signature) {
-            if let Some((number, similarity)) = index.add(signature)
+            let nearest = if lines.len() < MOST_NEAR {
+                lines.push(line);
+                index.add(signature)
+            } else {
+                index.nearest(&signature)
+            };
+            if let Some((number, similarity)) = nearest
                 && on(Rule::NearDuplicate)
             {
                 let first = lines[number];
@@ -156,10 +174,12 @@ impl<'o> Judge<'o> {
                 let message = format!("asks nearly the same as line {first} ({percent} %)");
                 add(Rule::NearDuplicate, message.into(), first);
             }
-            lines.push(line);
         }
         if let Some(label) = more.label {
-            let first = Label { count: 0, first_line: line };
+            let first = Label {
+                count: 0,
+                first_line: line,
+            };
             self.labels.entry(label).or_insert(first).count += 1;
         }
     }
@@ -235,11 +255,18 @@ impl<'o> Judge<'o> {
 
 /// The 88 bits that stand for an example.
 fn key_and_tag(facts: &Facts) -> (u64, u64) {
-    ((facts.example >> 64) as u64, facts.example as u64 & 0xFF_FFFF)
+    (
+        (facts.example >> 64) as u64,
+        facts.example as u64 & 0xFF_FFFF,
+    )
 }
 
 fn compared(before: &'static str, line: u64, after: &'static str) -> Message {
-    Message::Compared { before, line, after }
+    Message::Compared {
+        before,
+        line,
+        after,
+    }
 }
 
 fn at_end(rule: Rule, line: Option<u64>, message: String) -> Finding {

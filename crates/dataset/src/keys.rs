@@ -197,7 +197,17 @@ mod tests {
     #[test]
     fn the_short_way_of_normalizing_equals_the_long_one() {
         for text in [
-            "A  b", " a B ", "a\tb", "Ä b", "a b c", "", " ", "a\u{a0}b", "a\r\n\n B\n", "\u{b}a \u{b}b\u{b}", " \u{b}",
+            "A  b",
+            " a B ",
+            "a\tb",
+            "Ä b",
+            "a b c",
+            "",
+            " ",
+            "a\u{a0}b",
+            "a\r\n\n B\n",
+            "\u{b}a \u{b}b\u{b}",
+            " \u{b}",
         ] {
             let mut short = Vec::new();
             normalize_into(text.as_bytes(), &mut short);

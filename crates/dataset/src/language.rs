@@ -74,11 +74,17 @@ impl Language {
 
     /// The language of a text in UTF-8, judged by its first 128 bytes: some twenty words.
     pub fn of(text: &[u8]) -> Option<Language> {
+        if text.len() < FEWEST_BYTES {
+            return None;
+        }
         Tally::of(text).language()
     }
 }
 
 const LOOKED_AT: usize = u128::BITS as usize;
+
+/// A text of eight words or so. Shorter ones seldom hold little words enough.
+const FEWEST_BYTES: usize = 48;
 
 /// Little words that must be found, and their share of all words, one in so many.
 const FEWEST_HITS: u8 = 4;
@@ -110,7 +116,10 @@ impl Tally {
         let (mut starts, mut ends) = (letters & !(letters << 1), !letters & (letters << 1));
         let mut tally = Tally::default();
         while starts != 0 {
-            let (start, end) = (starts.trailing_zeros() as usize, ends.trailing_zeros() as usize);
+            let (start, end) = (
+                starts.trailing_zeros() as usize,
+                ends.trailing_zeros() as usize,
+            );
             let key = key(eight(&bytes, start), end - start);
             let set = table.set_of(key);
             for (hits, one) in tally.hits.iter_mut().zip(table.sets[usize::from(set)]) {
@@ -154,9 +163,12 @@ const LOWER_CASE: u64 = 0x2020_2020_2020_2020;
 /// the end is no word.
 fn letters(bytes: &[u8]) -> u128 {
     let (chunks, _) = bytes.as_chunks();
-    let letters = chunks.iter().zip((0..).step_by(8)).fold(0, |letters, (chunk, at)| {
-        letters | u128::from(letter_bits(u64::from_le_bytes(*chunk))) << at
-    });
+    let letters = chunks
+        .iter()
+        .zip((0..).step_by(8))
+        .fold(0, |letters, (chunk, at)| {
+            letters | u128::from(letter_bits(u64::from_le_bytes(*chunk))) << at
+        });
     letters & (u128::MAX.checked_shr(letters.leading_ones()).unwrap_or(0))
 }
 
@@ -174,7 +186,9 @@ fn letter_bits(bytes: u64) -> u64 {
 
 /// Eight bytes from `at` on, the first in the lowest bits.
 fn eight(bytes: &[u8; LOOKED_AT + 8], at: usize) -> u64 {
-    let eight = bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+    let eight = bytes
+        .get(at..at + 8)
+        .and_then(|bytes| bytes.try_into().ok());
     u64::from_le_bytes(eight.unwrap_or_default())
 }
 
@@ -206,7 +220,9 @@ impl Table {
             for word in words.split_whitespace() {
                 let mut bytes = [0; LOOKED_AT + 8];
                 bytes[..word.len()].copy_from_slice(word.as_bytes());
-                let set = languages.entry(key(eight(&bytes, 0), word.len())).or_default();
+                let set = languages
+                    .entry(key(eight(&bytes, 0), word.len()))
+                    .or_default();
                 set[language / 8] |= 1 << (8 * (language % 8));
             }
         }
@@ -271,7 +287,10 @@ mod tests {
     fn sentences_are_told_by_their_language_and_never_by_another() {
         let mut told = 0;
         let mut wrong = Vec::new();
-        let lines: Vec<_> = SENTENCES.lines().filter_map(|line| line.split_once(": ")).collect();
+        let lines: Vec<_> = SENTENCES
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .collect();
         for (name, sentence) in &lines {
             match Language::of(sentence.as_bytes()) {
                 Some(language) if format!("{language:?}") == *name => told += 1,
@@ -305,7 +324,10 @@ mod tests {
     fn every_word_of_the_table_fits_and_is_found() {
         for (language, words) in WORDS.iter().enumerate() {
             for word in words.split_whitespace() {
-                assert!(word.len() <= 7, "{word}: only words of up to seven bytes are looked up");
+                assert!(
+                    word.len() <= 7,
+                    "{word}: only words of up to seven bytes are looked up"
+                );
                 let twice = format!("{word} {word} ");
                 let hits = Tally::of(twice.as_bytes()).hits[language / 8];
                 assert_eq!(hits >> (8 * (language % 8)) & 0xFF, 2, "{word}");

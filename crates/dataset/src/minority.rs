@@ -20,7 +20,9 @@ struct Lines {
 
 impl<K> Default for Minority<K> {
     fn default() -> Minority<K> {
-        Minority { kinds: BTreeMap::new() }
+        Minority {
+            kinds: BTreeMap::new(),
+        }
     }
 }
 
@@ -59,7 +61,10 @@ mod tests {
             kinds.count(if line % 10 == 0 { 'b' } else { 'a' }, line);
         }
         assert_eq!(kinds.main(), Some('a'));
-        assert_eq!(kinds.others('a').collect::<Vec<_>>(), [('b', 10), ('b', 20)]);
+        assert_eq!(
+            kinds.others('a').collect::<Vec<_>>(),
+            [('b', 10), ('b', 20)]
+        );
         kinds.count('c', 21);
         assert_eq!(kinds.main(), None);
     }

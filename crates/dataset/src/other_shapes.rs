@@ -29,7 +29,14 @@ pub(crate) fn check(
     let mut letters = Letters::default();
     let mut part = |name: &'static str, text: &str, findings: &mut Findings| {
         let place = || name.to_owned();
-        words.check(text, &place, name == "prompt", false, findings, &mut letters);
+        words.check(
+            text,
+            &place,
+            name == "prompt",
+            false,
+            findings,
+            &mut letters,
+        );
     };
     let (mut asked, mut answer) = (None, None);
     match &example {
@@ -45,7 +52,14 @@ pub(crate) fn check(
                 let text = message.content.as_deref().unwrap_or_default();
                 let place = || format!("message {index} of prompt and completion");
                 let is_user = message.role == Role::User;
-                words.check(text, &place, is_user, text.is_empty(), findings, &mut letters);
+                words.check(
+                    text,
+                    &place,
+                    is_user,
+                    text.is_empty(),
+                    findings,
+                    &mut letters,
+                );
             }
             if !chat.messages.iter().any(crate::Message::is_learned) {
                 findings.add(Rule::MissingAssistant, || {
@@ -68,7 +82,9 @@ pub(crate) fn check(
         facts.more().signature = Some(crate::minhash::Signature::of(&keys::prompt_text(&example)));
     }
     let answer = answer.map(|answer| (0, answer));
-    checker.answers.check(Some(line), answer, findings, &mut facts);
+    checker
+        .answers
+        .check(Some(line), answer, findings, &mut facts);
     Some(facts)
 }
 

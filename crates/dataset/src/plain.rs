@@ -41,7 +41,11 @@ impl Plain {
 
     /// The words of a message of the line that was read last.
     pub fn content<'a>(&'a self, line: &'a [u8], said: &Said) -> &'a [u8] {
-        let from = if said.is_unescaped { &self.unescaped } else { line };
+        let from = if said.is_unescaped {
+            &self.unescaped
+        } else {
+            line
+        };
         &from[said.range.clone()]
     }
 }
@@ -155,7 +159,10 @@ impl Reader<'_> {
     fn piece(&mut self, text: &mut Vec<u8>) -> Option<()> {
         let rest = &self.line[self.at..];
         // Escapes often follow one another closely, and a call is dearer than a few bytes.
-        let near = rest.iter().take(16).position(|byte| matches!(byte, b'"' | b'\\'));
+        let near = rest
+            .iter()
+            .take(16)
+            .position(|byte| matches!(byte, b'"' | b'\\'));
         let length = match near {
             Some(length) => length,
             None => memchr2(b'"', b'\\', rest)?,
@@ -238,14 +245,18 @@ mod tests {
             return;
         }
         let slow = Record::parse(line).expect("what the fast parser reads is JSON");
-        assert!(slow.tools.is_none() && slow.unknown_keys.is_empty() && slow.repeated_keys.is_empty());
+        assert!(
+            slow.tools.is_none() && slow.unknown_keys.is_empty() && slow.repeated_keys.is_empty()
+        );
         let Some(List::Messages(messages)) = slow.messages else {
             panic!("{line}: no list")
         };
         assert_eq!(messages.len(), plain.messages.len());
         for (slow, said) in messages.iter().zip(&plain.messages) {
             let text = |written: &Option<crate::record::Written>| {
-                written.as_ref().and_then(|written| written.text().map(str::to_owned))
+                written
+                    .as_ref()
+                    .and_then(|written| written.text().map(str::to_owned))
             };
             assert_eq!(text(&slow.role).as_deref(), Some(said.role.name()));
             let words = std::str::from_utf8(plain.content(line.as_bytes(), said)).unwrap();

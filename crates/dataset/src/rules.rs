@@ -86,9 +86,39 @@ impl FromStr for Rule {
     }
 }
 
+/// Ten lines of one kind, which differ by a number; or nine, and one of another kind.
+macro_rules! ten {
+    ($user:literal $assistant:literal) => {
+        concat!(
+            chat!("" $user, $assistant "1"), chat!("\n" $user, $assistant "2"), chat!("\n" $user, $assistant "3"),
+            chat!("\n" $user, $assistant "4"), chat!("\n" $user, $assistant "5"), chat!("\n" $user, $assistant "6"),
+            chat!("\n" $user, $assistant "7"), chat!("\n" $user, $assistant "8"), chat!("\n" $user, $assistant "9"),
+            chat!("\n" $user, $assistant "10")
+        )
+    };
+    ($user:literal $assistant:literal, $other_user:literal, $other_assistant:literal) => {
+        concat!(
+            chat!("" $user "1", $assistant "1"), chat!("\n" $user "2", $assistant "2"),
+            chat!("\n" $user "3", $assistant "3"), chat!("\n" $user "4", $assistant "4"),
+            chat!("\n" $user "5", $assistant "5"), chat!("\n" $user "6", $assistant "6"),
+            chat!("\n" $user "7", $assistant "7"), chat!("\n" $user "8", $assistant "8"),
+            chat!("\n" $user "9", $assistant "9"), chat!("\n" $other_user, $other_assistant)
+        )
+    };
+}
+
+macro_rules! chat {
+    ($before:literal $($user:literal)+, $($assistant:literal)+) => {
+        concat!(
+            $before, r#"{"messages": [{"role": "user", "content": ""#, $($user,)+
+            r#""}, {"role": "assistant", "content": ""#, $($assistant,)+ r#""}]}"#
+        )
+    };
+}
+
 /// Writes the enum and its table at once, so that no rule can lack an entry.
 macro_rules! rules {
-    ($($variant:ident $code:literal $severity:ident $meaning:literal $example:literal)*) => {
+    ($($variant:ident $code:literal $severity:ident $meaning:literal $example:expr;)*) => {
         /// A rule; its code never changes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Rule { $(#[doc = $meaning] $variant,)* }
@@ -112,7 +142,7 @@ macro_rules! rules {
                 match self { $(Rule::$variant => $meaning,)* }
             }
 
-            /// Input that breaks it, as it would be written in a file; empty where no few lines can.
+            /// Input that breaks it, as it would be written in a file; `<E9>` is the byte of that number.
             pub const fn example(self) -> &'static str {
                 match self { $(Rule::$variant => $example,)* }
             }
@@ -123,165 +153,167 @@ macro_rules! rules {
 rules! {
     BrokenUtf8 "broken_utf8" Error
         "The line is not UTF-8. Latin-1 exports are the usual cause: iconv -f LATIN1 -t UTF-8."
-        ""
+        r#"{"messages": [{"role": "user", "content": "a caf<E9> question"}, {"role": "assistant", "content": "b"}]}"#;
     BrokenJson "broken_json" Error
         "The line is not JSON. The column says where the parser gave up."
-        r#"{"messages": [{"role": "user", "content": "a"}"#
+        r#"{"messages": [{"role": "user", "content": "a"}"#;
     DataType "data_type" Error
         "A value has the wrong type: the line is no object, messages is no list, content is no text."
-        r#"{"messages": [["user", "a"]]}"#
+        r#"{"messages": [["user", "a"]]}"#;
     DuplicateKey "duplicate_key" Error
         "A key occurs twice in one object; parsers differ in which one they believe."
-        r#"{"messages": [{"role": "user", "role": "system", "content": "a question"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user", "role": "system", "content": "a question"}, {"role": "assistant", "content": "b"}]}"#;
     UnknownKey "unknown_key" Warning
         "The line has a key that no trainer reads. metadata is the place for your own."
-        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}], "mesages": []}"#
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}], "mesages": []}"#;
     MissingMessagesList "missing_messages_list" Error
         "The line has none of messages, prompt and completion, text, input_ids; or messages is empty."
-        r#"{"messages": []}"#
+        r#"{"messages": []}"#;
     MessageMissingKey "message_missing_key" Error
         "A message has no role."
-        r#"{"messages": [{"content": "a question"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"content": "a question"}, {"role": "assistant", "content": "b"}]}"#;
     MessageUnrecognizedKey "message_unrecognized_key" Error
         "A message has a key that is none of role, content, name, weight, refusal, tool_calls, tool_call_id, function_call."
-        r#"{"messages": [{"role": "user", "content": "a question", "text": "x"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question", "text": "x"}, {"role": "assistant", "content": "b"}]}"#;
     UnrecognizedRole "unrecognized_role" Error
         "A role is none of system, developer, user, assistant, tool, function."
-        r#"{"messages": [{"role": "human", "content": "a question"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "human", "content": "a question"}, {"role": "assistant", "content": "b"}]}"#;
     MissingContent "missing_content" Error
         "A message has no content; only an assistant message with tool calls may lack it."
-        r#"{"messages": [{"role": "user"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user"}, {"role": "assistant", "content": "b"}]}"#;
     EmptyContent "empty_content" Error
         "A message says nothing, or only white space."
-        r#"{"messages": [{"role": "user", "content": "  "}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user", "content": "  "}, {"role": "assistant", "content": "b"}]}"#;
     TooFewMessages "too_few_messages" Error
         "A conversation takes two: fewer than two messages teach nothing."
-        r#"{"messages": [{"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "assistant", "content": "b"}]}"#;
     RoleOrder "role_order" Error
         "The roles do not alternate as chat templates demand: system first, then user and assistant in turn, tool results after the call."
-        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "user", "content": "again"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "user", "content": "again"}, {"role": "assistant", "content": "b"}]}"#;
     MissingAssistant "example_missing_assistant_message" Error
         "No assistant message: nothing would be learned."
-        r#"{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a question"}]}"#
+        r#"{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a question"}]}"#;
     NotEndingWithAssistant "not_ending_with_assistant" Warning
         "Messages after the last answer are paid for and teach nothing."
-        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "thank you"}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "thank you"}]}"#;
     BadWeight "bad_weight" Error
         "weight is 0 or 1, and stands beside an assistant message."
-        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b", "weight": 0.5}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b", "weight": 0.5}]}"#;
     NothingToLearn "nothing_to_learn" Error
         "Every assistant message has weight 0."
-        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b", "weight": 0}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b", "weight": 0}]}"#;
     BadTools "bad_tools" Error
         "tools is no list of functions with a name and a schema of parameters."
-        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}], "tools": [{"type": "function"}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}], "tools": [{"type": "function"}]}"#;
     BadToolCall "bad_tool_call" Error
         "A tool call has no id, names no function, or has arguments that are no JSON object in a string."
-        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{"}}]}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{"}}]}]}"#;
     UnknownTool "unknown_tool" Error
         "A tool call names a function that tools does not declare."
-        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "g", "arguments": "{}"}}]}], "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "g", "arguments": "{}"}}]}], "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}"#;
     ToolSchema "tool_schema" Error
         "The arguments of a tool call do not match the function's parameters."
-        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"n\": \"x\"}"}}]}], "tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"n": {"type": "integer"}}}}}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"n\": \"x\"}"}}]}], "tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"n": {"type": "integer"}}}}}]}"#;
     ToolResult "tool_result" Error
         "A tool message answers no call that was made: its tool_call_id is missing or unknown."
-        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}, {"role": "tool", "tool_call_id": "2", "content": "7"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}, {"role": "tool", "tool_call_id": "2", "content": "7"}, {"role": "assistant", "content": "b"}]}"#;
     ShortUserMessage "short_user_message" Warning
         "A user message is shorter than --min-user-chars; often a fragment of a broken export."
-        r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
     AssistantNotJson "assistant_not_json" Error
         "With --assistant-json or --schema: the last answer is not JSON, so the model would learn to break the format."
-        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "{\"code\": \"B35\""}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "{\"code\": \"B35\""}]}"#;
     AssistantSchema "assistant_schema" Error
         "With --schema: the last answer is JSON that does not match the schema."
-        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "{}"}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "{}"}]}"#;
     InconsistentKeys "inconsistent_keys" Warning
         "With --assistant-json: the answer's keys are not the first answer's keys."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "{\"code\": 1}"}]}
-{"messages": [{"role": "user", "content": "another one"}, {"role": "assistant", "content": "{\"Code\": 2}"}]}"#
+{"messages": [{"role": "user", "content": "another one"}, {"role": "assistant", "content": "{\"Code\": 2}"}]}"#;
     KeyOrder "key_order" Warning
         "With --assistant-json: the same keys in another order; a model learns one order best."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "{\"a\": 1, \"b\": 1}"}]}
-{"messages": [{"role": "user", "content": "another one"}, {"role": "assistant", "content": "{\"b\": 2, \"a\": 2}"}]}"#
+{"messages": [{"role": "user", "content": "another one"}, {"role": "assistant", "content": "{\"b\": 2, \"a\": 2}"}]}"#;
     ExactDuplicate "exact_duplicate" Error
         "The same messages as an earlier line; they would count twice, and could leak into the test set."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}]}
-{"messages":[{"role":"user","content":"a question"},{"role":"assistant","content":"b"}]}"#
+{"messages":[{"role":"user","content":"a question"},{"role":"assistant","content":"b"}]}"#;
     NearDuplicate "near_duplicate" Warning
         "With --near-duplicates: the prompt is nearly an earlier line's (Jaccard similarity of five-letter pieces, by MinHash)."
         r#"{"messages": [{"role": "user", "content": "the patient reports pain in the left knee since Monday"}, {"role": "assistant", "content": "M25"}]}
-{"messages": [{"role": "user", "content": "the patient reports pain in the left knee since Monday!"}, {"role": "assistant", "content": "M25"}]}"#
+{"messages": [{"role": "user", "content": "the patient reports pain in the left knee since Monday!"}, {"role": "assistant", "content": "M25"}]}"#;
     AmbiguousAnswer "ambiguous_answer" Warning
         "The same prompt as an earlier line with another answer: the loss cannot fall for both."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}]}
-{"messages": [{"role": "user", "content": "A question"}, {"role": "assistant", "content": "c"}]}"#
+{"messages": [{"role": "user", "content": "A question"}, {"role": "assistant", "content": "c"}]}"#;
     RareLabel "rare_label" Warning
         "With --label: a label with fewer examples than --min-per-label is hardly learned."
-        ""
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "{\"code\": \"B35\"}"}]}"#;
     LowDiversity "low_diversity" Warning
         "Fewer than half of the prompts are different from one another."
-        ""
+        ten!("which code is it?" " answer ");
     MixedScripts "mixed_scripts" Warning
         "A word mixes letters of two scripts (a Cyrillic а in a Latin word), which no tokenizer reads as meant."
-        r#"{"messages": [{"role": "user", "content": "the p\u0430tient reports pain"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user", "content": "the p\u0430tient reports pain"}, {"role": "assistant", "content": "b"}]}"#;
     OtherScript "other_script" Warning
         "The line is mostly in another script than nine tenths of the file."
-        ""
+        ten!("a question " "another one ", "в чём дело?", "не знаю");
     OtherLanguage "other_language" Warning
         "The answer (or the question) is in another language than nine tenths of the file, told by the commonest words of the first 192 bytes. Short texts, lists of terms and code are not judged."
-        ""
+        ten!("What is it that I have in my knee, and how did I get it? " "It is ", "Was ist das, was ich da im Knie habe, und wie kam es dazu?", "Das ist");
     MixedLanguages "mixed_languages" Warning
         "Question and answer are in different languages, where nine tenths of the file have one for both."
-        ""
+        ten!("What is it that I have in my knee, and how did I get it? " "It is that which you had in your knee when you were here last ", "What is it that I have in my back, and how did I get it?", "Das ist das, was Sie schon im Knie haben, und es ist nicht neu");
     FewExamples "few_examples" Warning
         "Fewer than ten examples: OpenAI refuses such a file, and hardly anything is learned from it."
-        ""
+        r#"{"messages": [{"role": "user", "content": "the only question"}, {"role": "assistant", "content": "b"}]}"#;
     BlankLine "blank_line" Warning
         "The line is blank; it is left out."
-        ""
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}]}
+
+"#;
     Crlf "crlf" Warning
         "Lines end in CRLF; sed -i 's/\\r$//' makes them Unix lines."
-        ""
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}]}<0D>"#;
     ByteOrderMark "byte_order_mark" Error
         "The file begins with a byte order mark, which JSON parsers refuse; sed -i '1s/^\\xEF\\xBB\\xBF//' takes it off."
-        ""
+        r#"<EF><BB><BF>{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}]}"#;
     NulCharacter "nul_character" Warning
         "A message holds U+0000, the trace of a broken export."
-        r#"{"messages": [{"role": "user", "content": "a question\u0000"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question\u0000"}, {"role": "assistant", "content": "b"}]}"#;
     ControlCharacter "control_character" Warning
         "A message holds a control character other than tab and newline."
-        r#"{"messages": [{"role": "user", "content": "a question\u0007"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user", "content": "a question\u0007"}, {"role": "assistant", "content": "b"}]}"#;
     ReplacementCharacter "replacement_character" Warning
         "A message holds U+FFFD: somewhere upstream text was decoded wrongly and is lost."
-        r#"{"messages": [{"role": "user", "content": "a caf\ufffd question"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user", "content": "a caf\ufffd question"}, {"role": "assistant", "content": "b"}]}"#;
     InvisibleCharacter "invisible_character" Warning
         "A message holds a zero-width or direction-changing character that nobody sees and the model learns."
-        r#"{"messages": [{"role": "user", "content": "a ques\u200btion"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user", "content": "a ques\u200btion"}, {"role": "assistant", "content": "b"}]}"#;
     Secret "secret" Warning
         "A message seems to hold a credential: a private key, a token with a vendor's prefix. Models repeat what they learn."
-        r#"{"messages": [{"role": "user", "content": "my key is AKIAIOSFODNN7EXAMPLE"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user", "content": "my key is AKIAIOSFODNN7EXAMPLE"}, {"role": "assistant", "content": "b"}]}"#;
     PersonalData "personal_data" Warning
         "A message seems to hold personal data: an e-mail address, a card number, a social security number, an IBAN."
-        r#"{"messages": [{"role": "user", "content": "write to jane.doe@example.org"}, {"role": "assistant", "content": "b"}]}"#
+        r#"{"messages": [{"role": "user", "content": "write to jane.doe@example.org"}, {"role": "assistant", "content": "b"}]}"#;
     RejectedByReviewer "rejected_by_reviewer" Error
         "With --verdicts: an expert has said no to this example on a review sheet."
-        ""
+        "id,line,verdict,comment,prompt,answer\nex_0123456789abcdef,12,reject,the code is wrong,user: a question,b";
     ChatTemplate "chat_template" Error
         "With --tokenizer: the base's chat template cannot render the conversation."
-        ""
+        r#"{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}]}, and a template that raises an exception for a system message"#;
     OverMaxSeqLength "over_max_seq_length" Error
         "With --tokenizer: the example has more tokens than --max-seq-length and would be cut or dropped."
-        ""
+        r#"{"messages": [{"role": "user", "content": "a question of many words, and --max-seq-length 8"}, {"role": "assistant", "content": "b"}]}"#;
     ZeroSupervisedTokens "zero_supervised_tokens" Error
         "With --tokenizer: no token would be learned."
-        ""
+        r#"{"input_ids": [1, 5, 6, 2], "labels": [-100, -100, -100, -100]}"#;
     MissingEndOfTurn "missing_end_of_turn" Error
         "With --tokenizer: what is learned does not end with an end token, so the model would never learn to stop."
-        ""
+        r#"{"input_ids": [1, 5, 6], "labels": [-100, 5, 6]}, where 6 is not the end of a turn"#;
     DoubleBos "double_bos" Error
         "With --tokenizer: the example begins with two beginning-of-sequence tokens."
-        ""
+        r#"{"input_ids": [0, 0, 5, 2], "labels": [-100, -100, 5, 2]}, where 0 begins a sequence"#;
 }
 
 #[cfg(test)]

@@ -66,7 +66,10 @@ impl Seen {
             return None;
         }
         let there = *there;
-        Some(((there >> LINE) as u64 & ((1 << TAG) - 1), (there & LINE_MASK) as u64))
+        Some((
+            (there >> LINE) as u64 & ((1 << TAG) - 1),
+            (there & LINE_MASK) as u64,
+        ))
     }
 
     /// Loads the places of keys that are about to be inserted: one after the other would wait for
@@ -74,7 +77,9 @@ impl Seen {
     pub fn warm(&self, keys: impl Iterator<Item = u64>) {
         let first = |key: u64| {
             let slots = &self.parts[part_of(key)].slots;
-            slots.get(slot_of(key, slots.len())).map_or(0, |slot| *slot as u64)
+            slots
+                .get(slot_of(key, slots.len()))
+                .map_or(0, |slot| *slot as u64)
         };
         black_box(keys.fold(0, |any, key| any ^ first(key)));
     }

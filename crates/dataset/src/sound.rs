@@ -42,20 +42,32 @@ pub(crate) fn prove(
     checker.gatherer.clear();
     for (index, said) in messages.iter().enumerate() {
         let content = checker.plain.content(line, said);
-        let is_plain = (is_ascii || content.is_ascii()) && !said.has_code_points && !words.is_suspect;
+        let is_plain =
+            (is_ascii || content.is_ascii()) && !said.has_code_points && !words.is_suspect;
         if !is_plain || !is_long_enough(said.role, content, checker.options.min_user_chars) {
             let text = std::str::from_utf8(content).ok()?;
             let mut broken = Findings::new(&checker.options.severities, 0);
-            words.check(text, &String::new, said.role == Role::User, false, &mut broken, &mut letters);
+            words.check(
+                text,
+                &String::new,
+                said.role == Role::User,
+                false,
+                &mut broken,
+                &mut letters,
+            );
             if !broken.list.is_empty() {
                 return None;
             }
         } else {
             letters[Script::Latin as usize] += 1; // as `characters::check` counts ASCII
         }
-        checker.gatherer.message(said.role, content, index + 1 < messages.len());
+        checker
+            .gatherer
+            .message(said.role, content, index + 1 < messages.len());
     }
-    let mut facts = checker.gatherer.facts(&letters, checker.options.near_duplicates.is_some());
+    let mut facts = checker
+        .gatherer
+        .facts(&letters, checker.options.near_duplicates.is_some());
     check_answer(checker, line, findings, &mut facts)?;
     Some(facts)
 }
@@ -67,18 +79,29 @@ fn is_in_order(messages: &[Said]) -> bool {
         turns => turns,
     };
     let (pairs, rest) = turns.as_chunks::<2>();
-    let alternate = |[asked, answered]: &[Said; 2]| (asked.role, answered.role) == (Role::User, Role::Assistant);
+    let alternate = |[asked, answered]: &[Said; 2]| {
+        (asked.role, answered.role) == (Role::User, Role::Assistant)
+    };
     !pairs.is_empty() && rest.is_empty() && pairs.iter().all(alternate)
 }
 
 /// Not blank, and no shorter than a user's message should be, as far as ASCII goes.
 fn is_long_enough(role: Role, content: &[u8], min_user_chars: usize) -> bool {
-    let least = if role == Role::User { min_user_chars } else { 0 };
+    let least = if role == Role::User {
+        min_user_chars
+    } else {
+        0
+    };
     content.trim_ascii().len() >= least.max(1)
 }
 
 /// The rules about answers, where any are asked for.
-fn check_answer(checker: &mut Checker, line: &[u8], findings: &mut Findings, facts: &mut Facts) -> Option<()> {
+fn check_answer(
+    checker: &mut Checker,
+    line: &[u8],
+    findings: &mut Findings,
+    facts: &mut Facts,
+) -> Option<()> {
     if !checker.answers.are_asked_for() {
         return Some(());
     }
@@ -91,7 +114,9 @@ fn check_answer(checker: &mut Checker, line: &[u8], findings: &mut Findings, fac
     } else {
         None
     };
-    checker.answers.check(whole, Some((messages.len() - 1, answer)), findings, facts);
+    checker
+        .answers
+        .check(whole, Some((messages.len() - 1, answer)), findings, facts);
     Some(())
 }
 
@@ -114,7 +139,13 @@ mod tests {
         let mut findings = Findings::new(&options.severities, 1);
         let kinds = crate::bytes::kinds(line.as_bytes());
         let is_suspect = crate::secrets::Suspicions::of(line.as_bytes()).before(line.len());
-        let facts = prove(&mut checker, line.as_bytes(), kinds, is_suspect, &mut findings)?;
+        let facts = prove(
+            &mut checker,
+            line.as_bytes(),
+            kinds,
+            is_suspect,
+            &mut findings,
+        )?;
         Some((findings.list, facts))
     }
 
@@ -126,7 +157,13 @@ mod tests {
             near_duplicates: Some(0.8),
             ..Options::default()
         };
-        for options in [Options { min_user_chars: 10, ..Options::default() }, strict] {
+        for options in [
+            Options {
+                min_user_chars: 10,
+                ..Options::default()
+            },
+            strict,
+        ] {
             if let Some((findings, facts)) = proven(&options, line) {
                 assert_eq!(slowly(&options, line), (findings, Some(facts)), "{line}");
             }
@@ -143,7 +180,16 @@ mod tests {
 
     #[test]
     fn what_is_sound_is_proven_and_what_is_not_is_not() {
-        let is_proven = LINES.map(|line| proven(&Options { min_user_chars: 10, ..Options::default() }, line).is_some());
+        let is_proven = LINES.map(|line| {
+            proven(
+                &Options {
+                    min_user_chars: 10,
+                    ..Options::default()
+                },
+                line,
+            )
+            .is_some()
+        });
         assert_eq!(is_proven, [true, true, false, true, false]);
         LINES.into_iter().for_each(agrees);
     }

@@ -32,13 +32,21 @@ fn judged(options: &Options, bytes: &[u8]) -> (usize, usize, Vec<Rule>) {
     (kept, dropped, rules)
 }
 
+/// The rules that need a tokenizer or a review sheet; jsonl-validate's tests break those.
+const ELSEWHERE: [Rule; 6] = [
+    Rule::RejectedByReviewer,
+    Rule::ChatTemplate,
+    Rule::OverMaxSeqLength,
+    Rule::ZeroSupervisedTokens,
+    Rule::MissingEndOfTurn,
+    Rule::DoubleBos,
+];
+
 #[test]
 fn the_example_of_every_rule_breaks_it() {
     let mut options = options();
-    for rule in Rule::ALL
-        .into_iter()
-        .filter(|rule| !rule.example().is_empty())
-    {
+    for rule in Rule::ALL {
+        assert!(!rule.example().is_empty(), "{rule} has no example");
         options.assistant_json = matches!(
             rule,
             Rule::AssistantNotJson
@@ -49,9 +57,27 @@ fn the_example_of_every_rule_breaks_it() {
         if rule == Rule::InconsistentKeys || rule == Rule::KeyOrder {
             options.schema = None;
         }
-        let (_, _, rules) = judged(&options, rule.example().as_bytes());
-        assert!(rules.contains(&rule), "{rule}: {rules:?}");
+        let (_, _, rules) = judged(&options, &bytes_of(rule.example()));
+        let is_broken = rules.contains(&rule) || ELSEWHERE.contains(&rule);
+        assert!(is_broken, "{rule}: {rules:?}");
     }
+}
+
+/// The bytes that an example means: `<E9>` is one.
+fn bytes_of(example: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = example;
+    while let Some((before, after)) = rest.split_once('<') {
+        bytes.extend_from_slice(before.as_bytes());
+        let (number, after) = after.split_once('>').unwrap();
+        bytes.push(u8::from_str_radix(number, 16).unwrap());
+        rest = after;
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    if bytes.ends_with(b"\r") {
+        bytes.push(b'\n');
+    }
+    bytes
 }
 
 const LINE: &str = r#"{"messages": [{"role": "user", "content": "a question \n"}, {"role": "assistant", "content": "{\"code\": \"B35\"}", "weight": 1}], "tools": [], "id": 7}"#;

@@ -19,8 +19,9 @@ Examples:
 
 Lines without errors go to the output, byte for byte; warnings let a line pass. Exit status 1 says
 that there were errors, unless --drop-invalid says that leaving them out is what is wanted.
-Rules about the whole file (rare_label, low_diversity, other_script, few_examples, crlf) speak at
-the end, when the lines have passed.";
+Rules about the whole file (rare_label, low_diversity, other_script, other_language, mixed_languages,
+few_examples, crlf) speak at the end, when the lines have passed. Memory: some 20 MB, and 50 bytes for
+each different example, whatever the size of the file.";
 
 /// Lets sound training examples through, and says what is wrong with the others
 #[derive(Debug, Parser, Serialize)]
@@ -65,7 +66,8 @@ pub struct Args {
     /// Remark on user messages with fewer characters
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub min_user_chars: usize,
-    /// Look for prompts at least this similar, 0 to 1 (about 600 bytes of memory an example)
+    /// Look for prompts at least this similar, 0 to 1, among the first million (about 600 bytes of
+    /// memory each, 600 MB at most)
     #[arg(long, value_name = "SIMILARITY", num_args = 0..=1, default_missing_value = "0.8", require_equals = true, value_parser = share)]
     pub near_duplicates: Option<f64>,
     /// The field that is the label: a key of the line, or of the JSON in the answer

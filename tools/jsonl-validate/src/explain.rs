@@ -31,8 +31,9 @@ pub fn print(what: &str) -> anyhow::Result<Outcome> {
         rule.severity(),
         rule.meaning()
     )?;
-    if !rule.example().is_empty() {
-        writeln!(out, "\nFor example:\n{}", rule.example())?;
+    writeln!(out, "\nFor example:\n{}", rule.example())?;
+    if rule.example().contains('<') {
+        writeln!(out, "where <E9> stands for the byte of that number.")?;
     }
     writeln!(
         out,

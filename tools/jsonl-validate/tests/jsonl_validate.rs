@@ -16,8 +16,12 @@ fn run(command: &mut Command, stdin: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-    child.wait_with_output().unwrap()
+    // Written beside, since the tool writes while it reads and a pipe holds little.
+    let mut pipe = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || pipe.write_all(stdin.as_bytes()));
+        child.wait_with_output().unwrap()
+    })
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -127,6 +131,8 @@ fn the_output_is_the_same_with_any_number_of_threads() {
     let one = run(tool().arg("--threads=1"), &input);
     let three = run(tool().arg("--threads=3"), &input);
     assert!(one.stdout == three.stdout && one.stderr == three.stderr);
+    let two = run(tool().arg("--threads=2"), &input);
+    assert!(one.stdout == two.stdout && one.stderr == two.stderr);
     assert!(!one.stdout.is_empty());
 }
 
@@ -287,6 +293,55 @@ fn the_tokenizer_judges_what_the_model_will_read() {
         text(&got.stderr)
     );
     assert_eq!(text(&got.stdout).lines().count(), 1);
+    let input = r#"{"input_ids": [1, 5, 6], "labels": [-100, 5, 6]}
+{"input_ids": [1, 5, 2], "labels": [-100, -100, -100]}"#;
+    let off = "--severity=nothing_to_learn=off"; // what is seen without a tokenizer
+    let got = run(tool().args([off, "--tokenizer"]).arg(base.path()), input);
+    let said = text(&got.stderr);
+    assert!(
+        said.contains("error missing_end_of_turn: 1 found"),
+        "{said}"
+    );
+    assert!(
+        said.contains("error zero_supervised_tokens: 1 found"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_language_that_nearly_all_of_the_file_does_not_have_is_named() {
+    let english = |n: u32| {
+        chat(
+            &format!("What is it that I have in my knee, and how did I get it? {n}"),
+            "It is a strain.",
+        )
+    };
+    let mut lines: Vec<String> = (0..19).map(english).collect();
+    lines.push(chat(
+        "Was ist das, was ich da im Knie habe, und wie kam es dazu?",
+        "Eine Zerrung.",
+    ));
+    let got = run(&mut tool(), &lines.join("\n"));
+    let said = text(&got.stderr);
+    assert!(
+        said.contains("<stdin>:20: is in German, where the file is in English"),
+        "{said}"
+    );
+    assert_eq!(got.status.code(), Some(0));
+}
+
+#[test]
+fn the_first_failure_ends_every_thread() {
+    let input: String = (0..20_000)
+        .map(|n| chat(&format!("question number {n}"), "x") + "\n")
+        .collect();
+    let got = run(tool().args(["--threads=3", "-o", "/dev/full"]), &input);
+    assert_eq!(got.status.code(), Some(2));
+    assert!(
+        text(&got.stderr).contains("writing /dev/full: No space left"),
+        "{}",
+        text(&got.stderr)
+    );
 }
 
 #[test]
@@ -298,5 +353,6 @@ fn every_rule_is_explained() {
     {
         let one = run(tool().args(["--explain", code]), "");
         assert!(one.status.success() && text(&one.stdout).starts_with(code));
+        assert!(text(&one.stdout).contains("\nFor example:\n"), "{code}");
     }
 }
