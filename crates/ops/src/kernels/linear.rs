@@ -2,7 +2,7 @@
 //!
 //! Two passes each way. Over the rows: x (or dy) is packed for the tile, rounded to bf16 where that
 //! is what is multiplied, and projected onto the adapter's A (or B) while it is in L1. Over panels of
-//! W: `product`. Up to 16 rows go to `few_rows`, which does not transpose W.
+//! W: `product`. Up to 32 rows go to `few_rows`, which does not transpose W.
 //! The adapter's path, its sum with the weight's and both gradients of the adapter are f32 whatever
 //! the weight is multiplied in.
 
