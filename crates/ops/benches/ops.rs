@@ -1,16 +1,18 @@
 //! How near is each operation to what this machine can multiply?
 //!
-//! `cargo bench -p ops` measures SmolLM2-135M shapes (hidden 576, 9/3 heads of 64, ffn 1536,
-//! rank 16, 512 tokens) and prints a table: time, GFLOP/s, and the share of the best plain f32
-//! matmul measured in the same run (burn's Flex, [512, 576] x [576, 1536], and a register-only
-//! loop of fused multiply-adds for scale). Best of many repetitions, so that a busy machine
-//! disturbs little.
+//! `cargo bench -p ops --bench ops` measures SmolLM2-135M's shapes (hidden 576, 9/3 heads, ffn 1536,
+//! rank 16; 64, 512 and 2048 tokens) and two of a 7B model, weights in 4 bits multiplied in f32 and
+//! in bf16, and prints a table: time, GFLOP/s, and the share of what the matmul tile reaches on
+//! operands in cache, all threads, measured in the same run; burn's own f32 matmul
+//! ([512, 576] x [576, 1536]) for scale. Best of many repetitions, so that a busy machine disturbs
+//! little.
 
 use burn::tensor::{Device, Distribution, Tensor};
-use ops::kernels::matmul::product;
 use ops::kernels::simd::Level;
-use ops::{AttentionOptions, Dropout, Lora, Segments, Weight};
+use ops::kernels::tile::multiply_in_cache;
+use ops::{AttentionOptions, ComputeDtype, Dropout, Lora, Segments, Weight};
 use std::hint::black_box;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 const TOKENS: usize = 512;
@@ -69,53 +71,52 @@ fn quantized(n: usize, k: usize, device: &Device) -> Weight {
     )
 }
 
-/// The tile kernel on operands that stay in cache, every thread its own.
-fn tile_limit() -> f64 {
-    let level = Level::best();
-    let flop = 2.0 * (64 * 48 * 192 * 50 * rayon::current_num_threads()) as f64;
+/// The tile on operands that stay in cache, every thread its own, in GFLOP/s.
+fn tile_limit(compute: ComputeDtype) -> f64 {
+    let flop = Mutex::new(0.0);
     let seconds = best(|| {
-        rayon::broadcast(|_| {
-            let (a, b) = (vec![1.0f32; 64 * 192], vec![1.0f32; 192 * 48]);
-            let mut c = vec![0.0f32; 64 * 48];
-            for _ in 0..50 {
-                product(level, [64, 48, 192], &a, &b, &mut c);
-                black_box(&mut c);
-            }
-        });
+        *flop.lock().expect("no thread panics") =
+            rayon::broadcast(|_| multiply_in_cache(Level::best(), compute, 1000))
+                .iter()
+                .sum();
     });
-    flop / seconds / 1e9
+    flop.into_inner().expect("no thread panics") / seconds / 1e9
 }
 
 fn main() {
     let plain = Device::flex();
     let device = plain.clone().autodiff();
-    let (a, b) = (
-        random([TOKENS, HIDDEN], &plain),
-        random([HIDDEN, FFN], &plain),
-    );
-    let matmul = 2.0 * (TOKENS * HIDDEN * FFN) as f64
+    let (a, b) = (random([512, HIDDEN], &plain), random([HIDDEN, FFN], &plain));
+    let matmul = 2.0 * (512 * HIDDEN * FFN) as f64
         / best(|| drop(black_box(a.clone().matmul(b.clone()))))
         / 1e9;
-    let tile = tile_limit();
     println!(
-        "{} threads, {:?}",
+        "{} threads, {:?}; burn's f32 matmul {matmul:.1} GFLOP/s",
         rayon::current_num_threads(),
         Level::best()
     );
-    println!(
-        "burn's f32 matmul {matmul:.1} GFLOP/s, the tile kernel in cache {tile:.1} GFLOP/s; shares are of the larger"
-    );
-    let table = Table {
-        limit: matmul.max(tile),
-    };
-    linears(&table, &plain, &device);
+    let limits = [ComputeDtype::F32, ComputeDtype::Bf16].map(tile_limit);
+    for (compute, limit) in [ComputeDtype::F32, ComputeDtype::Bf16]
+        .into_iter()
+        .zip(limits)
+    {
+        println!("\nweights multiplied in {compute}; shares are of the tile's {limit:.1} GFLOP/s");
+        let table = Table { limit };
+        for tokens in [64, 512, 2048] {
+            layer(&table, compute, tokens, &plain, &device);
+        }
+        large(&table, compute, &plain);
+        cross_entropy(&table, compute, &device);
+    }
+    println!("\nin f32 whatever weights are multiplied in");
+    let table = Table { limit: limits[0] };
     attention(&table, &device);
-    cross_entropy(&table, &device);
     elementwise(&table, &plain, &device);
     decoding(&table, &plain);
 }
 
-fn linears(table: &Table, plain: &Device, device: &Device) {
+/// The seven projections of a layer with their adapters.
+fn layer(table: &Table, compute: ComputeDtype, tokens: usize, plain: &Device, device: &Device) {
     let (mut seconds, mut flop) = (0.0, 0.0);
     for (count, n, k, name) in [
         (2, HIDDEN, HIDDEN, "q, o"),
@@ -123,47 +124,45 @@ fn linears(table: &Table, plain: &Device, device: &Device) {
         (2, FFN, HIDDEN, "gate, up"),
         (1, HIDDEN, FFN, "down"),
     ] {
-        let weight = quantized(n, k, plain);
+        let weight = quantized(n, k, plain).with_compute(compute);
         let (a, b) = (
             random([RANK, k], device).require_grad(),
             random([n, RANK], device).require_grad(),
         );
-        let x = random([TOKENS, k], device).require_grad();
-        let dropout = Some(Dropout { p: 0.05, seed: 1 });
+        let x = random([tokens, k], device).require_grad();
         let lora = Lora {
             a: &a,
             b: &b,
             scaling: 2.0,
-            dropout,
+            dropout: Some(Dropout { p: 0.05, seed: 1 }),
         };
-        let dense = 2.0 * (TOKENS * n * k) as f64;
-        let low_rank = 2.0 * (TOKENS * RANK * (n + k)) as f64;
-        let forward = best(|| drop(black_box(ops::linear(x.clone(), &weight, None, Some(lora)))));
-        let both = best(|| {
-            drop(black_box(
-                ops::linear(x.clone(), &weight, None, Some(lora))
-                    .sum()
-                    .backward(),
-            ))
-        });
-        table.row(
-            &format!("{name}: linear {k} -> {n}, LoRA, dropout"),
-            forward,
-            dense + low_rank,
-        );
-        table.row(
-            &format!("{name}: forward and backward"),
-            both,
-            2.0 * dense + 3.0 * low_rank,
-        );
+        let dense = 2.0 * (tokens * n * k) as f64;
+        let low_rank = 2.0 * (tokens * RANK * (n + k)) as f64;
+        let run = || ops::linear(x.clone(), &weight, None, Some(lora));
+        let name = format!("{tokens} x {k} -> {n} ({name}), LoRA");
+        let forward = best(|| drop(black_box(run())));
+        table.row(&name, forward, dense + low_rank);
+        let both = best(|| drop(black_box(run().sum().backward())));
+        let work = 2.0 * dense + 3.0 * low_rank;
+        table.row(&format!("{name}, and backward"), both, work);
         seconds += count as f64 * both;
-        flop += count as f64 * (2.0 * dense + 3.0 * low_rank);
+        flop += count as f64 * work;
     }
-    table.row(
-        "all linears of a layer, forward and backward",
-        seconds,
-        flop,
-    );
+    let name = format!("{tokens} tokens, all linears of a layer");
+    table.row(&name, seconds, flop);
+}
+
+/// Two projections of a 7B model, without an adapter.
+fn large(table: &Table, compute: ComputeDtype, plain: &Device) {
+    for (n, k) in [(4096, 4096), (14_336, 4096)] {
+        let weight = quantized(n, k, plain).with_compute(compute);
+        for tokens in [64, 512] {
+            let x = random([tokens, k], plain);
+            let seconds = best(|| drop(black_box(ops::linear(x.clone(), &weight, None, None))));
+            let flop = 2.0 * (tokens * n * k) as f64;
+            table.row(&format!("{tokens} x {k} -> {n}"), seconds, flop);
+        }
+    }
 }
 
 fn attention(table: &Table, device: &Device) {
@@ -204,7 +203,7 @@ fn attention(table: &Table, device: &Device) {
     }
 }
 
-fn cross_entropy(table: &Table, device: &Device) {
+fn cross_entropy(table: &Table, compute: ComputeDtype, device: &Device) {
     let values: Vec<u8> = (0..VOCABULARY * HIDDEN)
         .flat_map(|i| half::bf16::from_f32(((i * 7919) % 1009) as f32 / 1e4).to_le_bytes())
         .collect();
@@ -213,8 +212,9 @@ fn cross_entropy(table: &Table, device: &Device) {
         ops::DenseDtype::BF16,
         [VOCABULARY, HIDDEN],
         &device.clone().inner(),
-    );
-    for rows in [64, 256] {
+    )
+    .with_compute(compute);
+    for rows in [64, 512] {
         let h = random([rows, HIDDEN], device).require_grad();
         let targets: Vec<u32> = (0..rows as u32).collect();
         let flop = 2.0 * (rows * VOCABULARY * HIDDEN) as f64;

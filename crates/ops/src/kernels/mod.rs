@@ -21,7 +21,7 @@ pub mod simd;
 mod softmax;
 pub mod swiglu;
 pub(crate) mod team;
-mod tile;
+pub mod tile;
 pub(crate) mod words;
 
 /// A fresh output, which its kernel must write in full before anyone reads it. Under test it is

@@ -14,9 +14,10 @@
 //! `vdpbf16ps` adds the two products of a step one after the other, rounds to nearest even and
 //! flushes denormals; f32 words are fused multiply-adds.
 
-use super::simd::Level;
-use super::simd::{Simd, simd_dispatch};
+use super::scratch::scratch_slices;
+use super::simd::{Level, Simd, simd_dispatch};
 use super::words::Words;
+use crate::format::ComputeDtype;
 
 /// Vectors of a panel.
 pub(crate) const VECTORS: usize = 3;
@@ -51,6 +52,33 @@ pub(crate) unsafe fn multiply_words(
         #[cfg(target_arch = "x86_64")]
         Words::Pairs => unsafe { x86::multiply_pairs(piece, a, b, c) },
     }
+}
+
+/// Multiplies `repeats` tiles of 16 rows × 48 lanes × 128 values that stay in L1 and returns the
+/// FLOP: the rate that every product is measured against.
+pub fn multiply_in_cache(level: Level, compute: ComputeDtype, repeats: usize) -> f64 {
+    const DEPTH: usize = 128;
+    let words = Words::new(level, compute);
+    let (height, width) = (level.lanes(), VECTORS * level.lanes());
+    let piece = Piece {
+        rows: height,
+        lanes: width,
+        steps: words.steps(DEPTH),
+        c_row: width,
+        accumulate: false,
+    };
+    let sizes = [piece.steps * height, piece.steps * width, height * width];
+    scratch_slices(sizes, |[a, b, c]| {
+        // Two bf16 ones, or an f32 close to 1.
+        a.fill(f32::from_bits(0x3f80_3f80));
+        b.fill(f32::from_bits(0x3f80_3f80));
+        for _ in 0..repeats {
+            // SAFETY: the operands have the sizes that the piece says.
+            unsafe { multiply_words(level, words, piece, a.as_ptr(), b.as_ptr(), c.as_mut_ptr()) };
+            std::hint::black_box(&mut *c);
+        }
+    });
+    2.0 * (repeats * height * width * DEPTH) as f64
 }
 
 simd_dispatch! {
