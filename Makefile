@@ -5,6 +5,7 @@ CARGO  ?= cargo
 TARGET  = $(or $(CARGO_TARGET_DIR),target)
 BIN     = $(TARGET)/release
 TOOLS   = $(notdir $(wildcard tools/*))
+DEMO_BASE = work/models/smollm2-135m-instruct
 PIPELINE = $(MAKE) --no-print-directory -f scripts/pipeline.mk BIN='$(BIN)'
 
 .PHONY: help build test lint licenses demo experiment sweep bench install uninstall clean
@@ -17,7 +18,7 @@ build: ## Build all tools into target/release
 	$(CARGO) build --release --workspace --locked
 
 # Tests on the real model run where it has been imported, and say aloud that they are skipped where not.
-test: export SMOLLM2_BASE ?= $(abspath $(wildcard work/models/smollm2-135m-instruct))
+test: export SMOLLM2_BASE ?= $(abspath $(wildcard $(DEMO_BASE)))
 test: ## Check the formatting, build, run every test
 	$(CARGO) fmt --all --check
 	$(CARGO) build --release --workspace --locked
@@ -38,15 +39,21 @@ experiment: build ## The same with all training phrases
 sweep: build ## Train with several learning rates (RATES) and compare their evaluation losses
 	@$(PIPELINE) sweep
 
-# PYTHON=venv/bin/python names one that has datasets and transformers: the peer of tokenize-pack.
+# PYTHON=venv/bin/python names one that has datasets and transformers, the peer of tokenize-pack, and
+# trl, peft and bitsandbytes, those of qlora-train.
 bench: export PYTHON ?= python3
 bench: ## Time the hot paths, each against something measured in the same run; fuzz a million lines
 	$(CARGO) bench --locked -p ops --bench ops
+	$(CARGO) bench --locked -p model --bench step
+	$(CARGO) bench --locked -p model --bench step -- f32 step
 	$(CARGO) run --release --locked -p nf4 --example nf4_speed
 	$(CARGO) run --release --locked -p tokenize-pack --example tokenize_speed
 	$(CARGO) build --release --locked -p jsonl-validate
 	$(CARGO) run --release --locked -p jsonl-validate --example validate_speed
 	$(CARGO) run --release --locked -p dataset --example fuzz -- 1000000
+	@if test -e '$(DEMO_BASE)/config.json' && test -e work/demo/train.jsonl; then \
+	    BIN='$(BIN)' scripts/peers/compare-training '$(DEMO_BASE)' work/demo/train.jsonl; \
+	else echo 'skipped: training beside TRL takes the base and the data of make demo'; fi
 
 install: build ## Copy tools, manual pages and completions below PREFIX (/usr/local)
 	@scripts/install '$(BIN)' '$(DESTDIR)$(PREFIX)' $(TOOLS)

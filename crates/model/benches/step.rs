@@ -29,10 +29,8 @@ const MICRO_BATCHES: usize = 4;
 
 fn main() {
     model::keep_freed_memory();
-    rayon::scope(|_| tables()); // on a worker, as training is
-}
-
-fn tables() {
+    let pool = rayon::ThreadPoolBuilder::new().use_current_thread(); // as qlora-train does
+    pool.build_global().expect("the only pool");
     let told = |word: &str| std::env::args().any(|a| a == word);
     let compute_dtype = match told("f32") {
         true => ComputeDtype::F32,

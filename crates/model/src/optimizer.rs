@@ -61,13 +61,24 @@ impl AdamW {
             grad_scale,
         };
         let gradients = gradients.layers.into_iter().flatten().flatten().flatten();
-        for ((param, grad), moments) in adapter.tensors_mut().zip(gradients).zip(&mut self.moments)
-        {
-            // Handed over, not cloned: a tensor with one owner is updated in place.
-            let gone = Tensor::empty([1, 1], &param.device());
-            let [exp_avg, exp_avg_sq] = std::mem::replace(moments, [gone.clone(), gone.clone()]);
-            let old = std::mem::replace(param, gone);
-            let (new, exp_avg, exp_avg_sq) = ops::adamw(old, grad, exp_avg, exp_avg_sq, &hyper);
+        let states = adapter.tensors_mut().zip(&mut self.moments);
+        let parameters = states
+            .zip(gradients)
+            .map(|((param, [exp_avg, exp_avg_sq]), grad)| {
+                // Handed over, not cloned: a tensor with one owner is updated in place.
+                let gone = Tensor::empty([1, 1], &param.device());
+                let take = |t: &mut Tensor<2>| std::mem::replace(t, gone.clone());
+                ops::Parameter {
+                    value: take(param),
+                    grad,
+                    exp_avg: take(exp_avg),
+                    exp_avg_sq: take(exp_avg_sq),
+                }
+            })
+            .collect();
+        let updated = ops::adamw(parameters, &hyper);
+        let states = adapter.tensors_mut().zip(&mut self.moments);
+        for ((param, moments), [new, exp_avg, exp_avg_sq]) in states.zip(updated) {
             *param = new;
             *moments = [exp_avg, exp_avg_sq];
         }

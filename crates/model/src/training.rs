@@ -108,8 +108,7 @@ impl Gradients {
 
     /// ‖g‖₂ over all tensors together, as torch's `clip_grad_norm_`.
     pub fn norm(&self) -> f64 {
-        let squares: f64 = self.tensors().map(ops::sum_of_squares).sum();
-        squares.sqrt()
+        ops::sum_of_squares(self.tensors()).sqrt()
     }
 
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor<2>> {
@@ -167,19 +166,6 @@ impl Model {
     /// Adds d(`scale` · sum of nats)/d(adapter) to `gradients`. With `scale` = 1 / targets of the
     /// whole optimizer step the sum over its micro-batches is the gradient of the mean.
     pub fn accumulate_gradients(
-        &self,
-        batch: &Batch,
-        scale: f64,
-        dropout: Option<Dropout>,
-        recompute: Recompute,
-        gradients: &mut Gradients,
-    ) -> Result<Loss, Error> {
-        // All of it on a worker: from there a kernel begins at once, where another thread would
-        // wake the pool and be woken by it, some ten thousand times a step.
-        rayon::scope(|_| self.accumulate(batch, scale, dropout, recompute, gradients))
-    }
-
-    fn accumulate(
         &self,
         batch: &Batch,
         scale: f64,

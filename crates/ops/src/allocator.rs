@@ -11,6 +11,7 @@ pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: mallopt sets parameters of malloc, under malloc's own lock.
     unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1); // what one thread frees, any thread takes
         libc::mallopt(libc::M_MMAP_MAX, 0); // every block comes from the heap
         libc::mallopt(libc::M_TRIM_THRESHOLD, -1); // whose top is never given back
         libc::mallopt(libc::M_TOP_PAD, 64 << 20); // and which grows in steps: 64 MiB cost one call

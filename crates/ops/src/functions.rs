@@ -1,12 +1,15 @@
 //! The operations as a model calls them, on burn tensors of shape `[tokens, features]`.
 
+use crate::backends::flex;
 use crate::kernels::adamw::AdamW;
 use crate::kernels::dropout::Dropout;
 use crate::schema::Ops;
 use crate::segments::{AttentionOptions, Segments};
 use crate::weight::Weight;
-use burn::backend::Dispatch;
+use burn::backend::{Dispatch, Flex};
 use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
+use rayon::prelude::*;
 
 /// A low-rank adapter of one linear: ΔW = scaling·B·A (arXiv 2106.09685).
 #[derive(Clone, Copy, Debug)]
@@ -187,37 +190,55 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::swiglu(gate.into_dispatch(), up.into_dispatch()))
 }
 
-/// One step of torch.optim.AdamW: `(param, exp_avg, exp_avg_sq)` after it, in place where the
-/// tensors are not shared. Takes and returns tensors without a tape (`.inner()`).
-pub fn adamw(
-    param: Tensor<2>,
-    grad: Tensor<2>,
-    exp_avg: Tensor<2>,
-    exp_avg_sq: Tensor<2>,
-    options: &AdamW,
-) -> (Tensor<2>, Tensor<2>, Tensor<2>) {
-    let shape = param.dims();
-    assert!(
-        [grad.dims(), exp_avg.dims(), exp_avg_sq.dims()] == [shape; 3],
-        "shapes of a parameter and its state"
-    );
-    let (param, m, v) = Dispatch::adamw(
-        param.into_dispatch(),
-        grad.into_dispatch(),
-        exp_avg.into_dispatch(),
-        exp_avg_sq.into_dispatch(),
-        *options,
-    );
-    (
-        Tensor::from_dispatch(param),
-        Tensor::from_dispatch(m),
-        Tensor::from_dispatch(v),
-    )
+/// A trainable matrix, its gradient and its moments, without a tape (`.inner()`).
+pub struct Parameter {
+    pub value: Tensor<2>,
+    pub grad: Tensor<2>,
+    pub exp_avg: Tensor<2>,
+    pub exp_avg_sq: Tensor<2>,
 }
 
-/// Σ t², summed in f64 in order.
-pub fn sum_of_squares(t: &Tensor<2>) -> f64 {
-    let data = t.clone().into_data();
-    let values = data.as_slice::<f32>().expect("ops compute on f32 tensors");
-    values.iter().map(|v| (*v as f64) * (*v as f64)).sum()
+/// One step of torch.optim.AdamW over all parameters: `[value, exp_avg, exp_avg_sq]` of each after
+/// it, in place where the tensors are not shared. On the CPU one parallel region serves them all.
+pub fn adamw(parameters: Vec<Parameter>, options: &AdamW) -> Vec<[Tensor<2>; 3]> {
+    for p in &parameters {
+        let shapes = [p.grad.dims(), p.exp_avg.dims(), p.exp_avg_sq.dims()];
+        assert!(
+            shapes == [p.value.dims(); 3],
+            "shapes of a parameter and its state"
+        );
+    }
+    if parameters.iter().all(|p| on_host(&p.value).is_some()) {
+        return flex::adamw(parameters, options);
+    }
+    let step = |p: Parameter| {
+        let [value, grad, exp_avg, exp_avg_sq] =
+            [p.value, p.grad, p.exp_avg, p.exp_avg_sq].map(Tensor::into_dispatch);
+        let (value, m, v) = <Dispatch as Ops>::adamw(value, grad, exp_avg, exp_avg_sq, *options);
+        [value, m, v].map(Tensor::from_dispatch)
+    };
+    parameters.into_iter().map(step).collect()
+}
+
+/// Σ t² over all tensors, summed in f64: each tensor in its order, then the tensors in theirs.
+pub fn sum_of_squares<'a>(tensors: impl Iterator<Item = &'a Tensor<2>>) -> f64 {
+    let tensors: Vec<FlexTensor> = tensors
+        .map(|t| on_host(t).unwrap_or_else(|| FlexTensor::from_data(t.to_data())))
+        .map(flex::packed)
+        .collect();
+    let sums: Vec<f64> = tensors
+        .par_iter()
+        .map(|t| {
+            flex::floats(t)
+                .iter()
+                .map(|v| (*v as f64) * (*v as f64))
+                .sum()
+        })
+        .collect();
+    sums.iter().sum()
+}
+
+/// The tensor itself where it lies in the host's memory.
+fn on_host(t: &Tensor<2>) -> Option<FlexTensor> {
+    t.clone().try_into_primitive::<Flex>().ok()
 }

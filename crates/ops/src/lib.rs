@@ -25,7 +25,7 @@ pub use cache::KvCache;
 pub use decoding::{Decoding, DecodingLayer, DecodingLinear};
 pub use format::{ComputeDtype, DenseDtype, Encoding, WeightFormat};
 pub use functions::{
-    Lora, adamw, attention, embedding, linear, linear_cross_entropy, rms_norm, rotary,
+    Lora, Parameter, adamw, attention, embedding, linear, linear_cross_entropy, rms_norm, rotary,
     sum_of_squares, swiglu,
 };
 pub use kernels::adamw::AdamW;

@@ -24,11 +24,12 @@ use train::{End, Trainer};
 /// Open, check, load, train, publish.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
     model::keep_freed_memory();
-    if let Some(threads) = args.engine.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()?;
-    }
+    // This thread is one of the workers: its kernels begin at once, where a thread outside the pool
+    // would wake it and be woken by it, some ten thousand times a step. 0 is one thread a core.
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(args.engine.threads.unwrap_or(0))
+        .use_current_thread()
+        .build_global()?;
     let base = checkpoint::Base::open(&args.base)
         .hint("make a base folder with model-import, or name a Hugging Face folder")?;
     let fingerprint = inputs::fingerprint(base.dir())?;
@@ -86,6 +87,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         adapter.parameters(),
         base.config().parameters() + adapter.parameters(),
     );
+    drop(base); // and with it the mapped files, which count as resident
     cli::note(format_args!(
         "Trainable: {trainable} / {all} ({:.4}%)",
         100.0 * trainable as f64 / all as f64

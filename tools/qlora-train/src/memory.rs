@@ -52,25 +52,29 @@ impl Estimate {
         let q = (config.num_attention_heads * config.head_dim) as u64;
         let kv = (config.num_key_value_heads * config.head_dim) as u64;
         let tokens = tokens as u64;
-        // f32 values a token: four of the residual stream's width (input, two norms, the sum
-        // between), q k v as they came and rotated, what was attended to, gate, up, their product.
-        let layer = 4 * tokens * (4 * hidden + 3 * q + 3 * kv + 3 * ffn);
+        // f32 values a token, beside the input: two norms and the sum between, q and k rotated, v,
+        // what was attended to with one logsumexp a head, gate, up, their product, x·Aᵀ of each.
+        let sums = (config.num_attention_heads + 7 * args.lora.rank) as u64;
+        let layer = 4 * tokens * (3 * hidden + 2 * q + 2 * kv + 3 * ffn + sums);
         Self {
             base,
             adapter: adapter * layers * 16,
             layer,
             layer_input: 4 * tokens * hidden,
-            working: 2 * layer + (256 << 20),
+            // the gradients of one layer's activations; the head's chunks, the program itself
+            working: layer + (40 << 20),
         }
     }
 
+    /// Bytes in all when every layer recomputes: one at a time holds its activations.
     fn fixed(&self, layers: u64) -> u64 {
-        self.base + self.adapter + self.working + layers * self.layer_input
+        self.base + self.adapter + self.working + layers * self.layer_input + self.layer
     }
 
     /// Bytes in all when `kept` of `layers` keep their activations.
     pub fn total(&self, layers: u64, kept: u64) -> u64 {
-        self.fixed(layers) + kept * self.layer
+        // The recomputed layer's come on top while the kept ones are already gone: never both.
+        self.fixed(layers) + kept.saturating_sub(1) * self.layer
     }
 }
 
@@ -97,7 +101,8 @@ pub fn plan(args: &Args, config: &ModelConfig, tokens: usize) -> anyhow::Result<
                 return Err(error)
                     .hint("lower --batch-size and raise --gradient-accumulation-steps by as much");
             }
-            let kept = (memory.saturating_sub(fixed) / estimate.layer.max(1)).min(layers);
+            let more = memory.saturating_sub(fixed) / estimate.layer.max(1);
+            let kept = if more == 0 { 0 } else { (more + 1).min(layers) };
             Ok(match layers - kept {
                 0 => Recompute::Nothing,
                 n if n == layers => Recompute::Everything,
@@ -141,7 +146,7 @@ pub fn print(
         "memory_bytes": {
             "base": estimate.base,
             "adapter_and_optimizer": estimate.adapter,
-            "activations": (layers - recomputed) * estimate.layer + layers * estimate.layer_input,
+            "activations": (layers - recomputed).max(1) * estimate.layer + layers * estimate.layer_input,
             "working": estimate.working,
             "total": estimate.total(layers, layers - recomputed),
         },

@@ -1,6 +1,7 @@
 //! The CPU: Flex tensors as slices, handed to the kernels without copying.
 
 use crate::format::WeightFormat;
+use crate::functions::Parameter;
 use crate::kernels::adamw::{self, AdamW};
 use crate::kernels::dropout::Dropout;
 use crate::kernels::linear::LoraView;
@@ -10,7 +11,7 @@ use crate::kernels::{attention, cross_entropy, linear, normalize, rotary, swiglu
 use crate::schema::{Adapter, Gradients, Ops, SavedAttention};
 use crate::segments::{AttentionOptions, Segments};
 use burn::backend::Flex;
-use burn::tensor::TensorData;
+use burn::tensor::{Tensor, TensorData};
 use burn_flex::FlexTensor;
 use std::sync::Arc;
 
@@ -223,6 +224,38 @@ impl Ops for Flex {
         );
         (param, m, v)
     }
+}
+
+/// All parameters on the host in one parallel region; see [`crate::adamw`].
+pub(crate) fn adamw(parameters: Vec<Parameter>, options: &AdamW) -> Vec<[Tensor<2>; 3]> {
+    let host = |t: Tensor<2>| {
+        let t = t.try_into_primitive::<Flex>();
+        t.expect("the caller has seen that it lies on the host")
+    };
+    let mut tensors: Vec<_> = parameters
+        .into_iter()
+        .map(|p| {
+            let grad = packed(host(p.grad));
+            (
+                grad,
+                [p.value, p.exp_avg, p.exp_avg_sq].map(|t| whole(host(t))),
+            )
+        })
+        .collect();
+    let arrays = tensors
+        .iter_mut()
+        .map(|(grad, [value, m, v])| adamw::Arrays {
+            param: value.storage_mut(),
+            grad: floats(grad),
+            exp_avg: m.storage_mut(),
+            exp_avg_sq: v.storage_mut(),
+        })
+        .collect();
+    adamw::update_all(arrays, options);
+    tensors
+        .into_iter()
+        .map(|(_, state)| state.map(Tensor::from_primitive::<Flex>))
+        .collect()
 }
 
 /// A tensor that is all of its buffer, so that it can be changed in place (copied only if shared).

@@ -1,5 +1,7 @@
 //! AdamW as torch.optim.AdamW computes it (arXiv 1711.05101), one pass over four arrays.
 
+use rayon::prelude::*;
+
 /// Settings of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
@@ -12,6 +14,21 @@ pub struct AdamW {
     pub step: usize,
     /// Multiplies the gradient first (clipping, averaging).
     pub grad_scale: f64,
+}
+
+/// One parameter: four arrays of one length.
+pub struct Arrays<'a> {
+    pub param: &'a mut [f32],
+    pub grad: &'a [f32],
+    pub exp_avg: &'a mut [f32],
+    pub exp_avg_sq: &'a mut [f32],
+}
+
+/// Updates every parameter in place, all threads sharing them.
+pub fn update_all(parameters: Vec<Arrays<'_>>, o: &AdamW) {
+    parameters
+        .into_par_iter()
+        .for_each(|p| update(p.param, p.grad, p.exp_avg, p.exp_avg_sq, o));
 }
 
 /// Updates param, exp_avg and exp_avg_sq in place.
