@@ -42,6 +42,9 @@ sweep: build ## Train with several learning rates (RATES) and compare their eval
 bench: export PYTHON ?= python3
 bench: ## Time the hot paths, each against something measured in the same run; fuzz a million lines
 	$(CARGO) bench --locked -p ops --bench ops
+	$(CARGO) run --release --locked -p model --example decode_speed -- work/models/smollm2-135m-instruct
+	@$(PYTHON) scripts/peers/generate.py work/models/smollm2-135m-instruct \
+	    $(wildcard work/models/SmolLM2-135M-Instruct.Q4_1.gguf)
 	$(CARGO) run --release --locked -p nf4 --example nf4_speed
 	$(CARGO) run --release --locked -p tokenize-pack --example tokenize_speed
 	$(CARGO) run --release --locked -p dataset --example fuzz -- 1000000

@@ -89,6 +89,9 @@ def main():
     args.add_argument("gguf", nargs="?")
     args.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     args = args.parse_args()
+    if not os.path.exists(args.base):
+        print(f"generate.py: skipped: no base at {args.base} (make -f scripts/pipeline.mk base)")
+        return
     try:
         transformers(args.base, args.batch)
     except ImportError as missing:
