@@ -259,7 +259,7 @@ rules! {
         "The line is mostly in another script than nine tenths of the file."
         ten!("a question " "another one ", "в чём дело?", "не знаю");
     OtherLanguage "other_language" Warning
-        "The answer (or the question) is in another language than nine tenths of the file, told by the commonest words of the first 192 bytes. Short texts, lists of terms and code are not judged."
+        "The answer (or the question) is in another language than nine tenths of the file, told by the commonest words of the first 128 bytes. Short texts, lists of terms and code are not judged."
         ten!("What is it that I have in my knee, and how did I get it? " "It is ", "Was ist das, was ich da im Knie habe, und wie kam es dazu?", "Das ist");
     MixedLanguages "mixed_languages" Warning
         "Question and answer are in different languages, where nine tenths of the file have one for both."

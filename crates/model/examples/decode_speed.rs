@@ -13,11 +13,10 @@ use checkpoint::{Base, ModelConfig};
 use model::{Adapter, GenerateOptions, LoadOptions, LoraConfig, Model, Projection, Quantize};
 
 const PROMPT: usize = 64;
-const NEW: usize = 64;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut dir = None;
-    let mut rank = 0;
+    let (mut rank, mut new) = (0, 64);
     let mut batches = vec![1, 8, 32];
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -26,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "--batch" => {
                 batches = vec![args.next().ok_or("--batch takes a number")?.parse()?];
             }
-            "--bench" => {} // cargo's own
+            "--new" => new = args.next().ok_or("--new takes a number")?.parse()?,
             _ => dir = Some(PathBuf::from(arg)),
         }
     }
@@ -80,9 +79,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (mut prefill, mut whole) = (f64::INFINITY, f64::INFINITY);
         for _ in 0..4 {
             prefill = prefill.min(time(1)?);
-            whole = whole.min(time(1 + NEW)?);
+            whole = whole.min(time(1 + new)?);
         }
-        let step = (whole - prefill) / NEW as f64;
+        let step = (whole - prefill) / new as f64;
         println!(
             "batch {batch:>3}: {:>7.1} tokens/s decoding ({:.2} ms a step, {:.0} % of the bandwidth), \
              {:>7.1} tokens/s reading prompts",

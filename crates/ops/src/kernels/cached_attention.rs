@@ -10,7 +10,7 @@
 //! first all queries go through the common blocks, then each through its own rest.
 
 use super::matmul::{Strided, multiply};
-use super::simd::Level;
+use super::simd::{Level, Simd, simd_dispatch};
 use super::softmax::softmax_row;
 use super::team::Team;
 use super::{Shared, output};
@@ -279,19 +279,13 @@ impl Run {
                 continue;
             }
             let columns = KEYS.min(end - position);
+            // The block is there to its end: a single query takes all of it rather than a ragged piece.
+            let width = if self.count == 1 { KEYS } else { columns };
             let keys = block.keys(self.kv_head).as_ptr();
             let p = scores.as_mut_ptr();
-            multiply(
-                level,
-                self.count,
-                columns,
-                self.head_dim,
-                self.q,
-                keys,
-                KEYS,
-                p,
-                KEYS,
-                false,
+            let d = self.head_dim;
+            product(
+                level, self.count, width, d, self.q, keys, KEYS, p, KEYS, false,
             );
             for (i, stat) in stats.iter_mut().enumerate() {
                 let seen = visible(i);
@@ -315,18 +309,8 @@ impl Run {
             }
             let p = Strided::rows(&scores, KEYS);
             let values = block.values(self.kv_head).as_ptr();
-            multiply(
-                level,
-                self.count,
-                self.head_dim,
-                columns,
-                p,
-                values,
-                self.head_dim,
-                self.o,
-                self.q.row,
-                true,
-            );
+            let (o, o_row) = (self.o, self.q.row);
+            product(level, self.count, d, columns, p, values, d, o, o_row, true);
         }
     }
 
@@ -336,6 +320,65 @@ impl Run {
             unsafe { self.row(i) }
                 .iter_mut()
                 .for_each(|o| *o *= inverse);
+        }
+    }
+}
+
+/// [`multiply`], with another tile for the single query of decoding; the bits are the same.
+#[allow(clippy::too_many_arguments)]
+fn product(
+    level: Level,
+    m: usize,
+    n: usize,
+    depth: usize,
+    a: Strided,
+    b: *const f32,
+    b_row: usize,
+    c: *mut f32,
+    c_row: usize,
+    accumulate: bool,
+) {
+    if m == 1 && n.is_multiple_of(4 * level.lanes()) {
+        row(level, n, depth, a.pointer, b, b_row, c, accumulate);
+    } else {
+        multiply(level, m, n, depth, a, b, b_row, c, c_row, accumulate);
+    }
+}
+
+simd_dispatch! {
+    /// One row of a matmul, four vectors wide: as many sums in flight as a fused multiply-add takes
+    /// cycles. The pointers must be valid for `n` columns and `depth` rows.
+    fn row(n: usize, depth: usize, a: *const f32, b: *const f32, b_row: usize, c: *mut f32, accumulate: bool) = row_generic
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn row_generic<S: Simd>(
+    n: usize,
+    depth: usize,
+    a: *const f32,
+    b: *const f32,
+    b_row: usize,
+    c: *mut f32,
+    accumulate: bool,
+) {
+    for j in (0..n).step_by(4 * S::LANES) {
+        unsafe {
+            let mut sums = [S::splat(0.0); 4];
+            if accumulate {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::load(c.add(j + v * S::LANES));
+                }
+            }
+            for p in 0..depth {
+                let (x, b) = (S::splat(*a.add(p)), b.add(p * b_row + j));
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::fma(x, S::load(b.add(v * S::LANES)), *sum);
+                }
+            }
+            for (v, sum) in sums.iter().enumerate() {
+                S::store(c.add(j + v * S::LANES), *sum);
+            }
         }
     }
 }

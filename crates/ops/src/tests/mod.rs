@@ -2,6 +2,7 @@
 
 mod attention;
 mod cross_entropy;
+mod decoding;
 mod elementwise;
 mod gradients;
 mod linear;

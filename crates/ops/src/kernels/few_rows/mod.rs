@@ -58,6 +58,7 @@ impl Linear<'_> {
     ///
     /// # Safety
     /// y must be valid there, and touched by no one else.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) unsafe fn multiply(
         &self,
         level: Level,

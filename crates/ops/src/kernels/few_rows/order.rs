@@ -57,7 +57,7 @@ impl Order {
             Order::Natural { lanes } => (feature / lanes, feature % lanes),
             Order::Halves => (feature / 32 * 2 + feature % 2, feature % 32 / 2),
             // A byte holds two codes, the first in the high nibble.
-            Order::Nibbles => (feature / 64 * 4 + (feature % 4 ^ 1), feature % 64 / 4),
+            Order::Nibbles => (feature / 64 * 4 + ((feature % 4) ^ 1), feature % 64 / 4),
         }
     }
 
