@@ -110,7 +110,8 @@ fn clear_gaps(segments: &Segments, options: &AttentionOptions, dk: &mut [f32], d
     let mut keys: Vec<_> = segments.iter().map(|s| s.k.clone()).collect();
     keys.sort_by_key(|k| k.start);
     let mut next = 0;
-    for k in keys.into_iter().chain([dk.len() / k_row..0]) {
+    let rows = dk.len() / k_row;
+    for k in keys.into_iter().chain(std::iter::once(rows..rows)) {
         for gradient in [&mut *dk, &mut *dv] {
             gradient[next * k_row..k.start * k_row].fill(0.0);
         }
