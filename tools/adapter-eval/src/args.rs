@@ -102,9 +102,10 @@ pub struct ModelArgs {
     /// Keep the 4-bit scales in 32 bits
     #[arg(long)]
     pub no_double_quant: bool,
-    /// What the base's weights are multiplied in: auto, f32 or bf16; auto is bf16 where the processor
-    /// has AVX512-BF16. The adapter and all sums are f32
-    #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = compute_dtype)]
+    /// What the base's weights are multiplied in: f32, bf16, or auto, which is bf16 where the processor
+    /// has AVX512-BF16. The adapter and all sums are f32. In bf16 a prompt's rounding, and with it a
+    /// drawn answer, can depend on how many prompts are read together
+    #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = compute_dtype)]
     #[serde(serialize_with = "as_text")]
     pub compute_dtype: model::ComputeDtype,
     /// auto or cpu
