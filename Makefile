@@ -6,12 +6,24 @@ TARGET  = $(or $(CARGO_TARGET_DIR),target)
 BIN     = $(TARGET)/release
 TOOLS   = $(notdir $(wildcard tools/*))
 DEMO_BASE = work/models/smollm2-135m-instruct
-PIPELINE = $(MAKE) --no-print-directory -f scripts/pipeline.mk BIN='$(BIN)'
 
-.PHONY: help build test lint licenses demo experiment sweep bench install uninstall clean
+# The GPU back end is a build of its own, beside the other: `make cuda`. Where an NVIDIA driver is
+# present, demo and install use it.
+CUBE     = $(TARGET)/cube
+DRIVER  := $(wildcard /proc/driver/nvidia/version /usr/lib/*/libcuda.so.1 /usr/lib64/libcuda.so.1 /usr/local/nvidia/lib64/libcuda.so.1)
+USED     = $(if $(DRIVER),cuda,build)
+USED_BIN = $(if $(DRIVER),$(CUBE)/release,$(BIN))
+# One set of features for the binary and for the tests of its kernels on the CPU: one build of burn.
+WITH_GPU = $(foreach tool,qlora-train adapter-eval,$(foreach feature,cuda cube-cpu,--features $(tool)/$(feature)))
+GPU_CRATES = -p ops -p model -p qlora-train -p adapter-eval
+CUBE_CARGO = XDG_DATA_HOME="$$(scripts/llvm-prefix '$(TARGET)/llvm')" CARGO_TARGET_DIR='$(CUBE)' $(CARGO)
+
+PIPELINE = $(MAKE) --no-print-directory -f scripts/pipeline.mk BIN='$(USED_BIN)'
+
+.PHONY: help build cuda test test-cube gpu-program lint licenses demo experiment sweep bench install uninstall clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
 	    printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 build: ## Build all tools into target/release
@@ -24,19 +36,34 @@ test: ## Check the formatting, build, run every test
 	$(CARGO) build --release --workspace --locked
 	$(CARGO) test --release --workspace --locked
 
+cuda: ## Build all tools with the GPU back end into target/cube/release (half an hour the first time)
+	@scripts/llvm-prefix '$(TARGET)/llvm' >/dev/null
+	$(CUBE_CARGO) build --release --workspace --locked $(WITH_GPU)
+
+test-cube: ## Run every GPU kernel on the CPU against its specification, and type-check the CUDA build
+	@scripts/llvm-prefix '$(TARGET)/llvm' >/dev/null
+	$(CUBE_CARGO) test --release --locked $(GPU_CRATES) $(WITH_GPU) --lib --test fixtures --test laws
+
+gpu-program: ## Build target/gpu and target/gpu.xz, to carry to a machine with a GPU (scripts/gpu-check, gpu-bench)
+	@scripts/llvm-prefix '$(TARGET)/llvm' >/dev/null
+	$(CUBE_CARGO) build --release --locked $(GPU_CRATES) $(WITH_GPU) --example gpu
+	strip -o '$(TARGET)/gpu' '$(CUBE)/release/examples/gpu'
+	xz -6 -T0 -k -f '$(TARGET)/gpu'
+	@ls -l '$(TARGET)/gpu' '$(TARGET)/gpu.xz'
+
 lint: licenses ## Run clippy on everything, and check the licences
 	$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
 
 licenses:
 	@scripts/licenses
 
-demo: build ## Fine-tune and judge a small model on ICD-10 coding; BASE=dir takes another base
+demo: $(USED) ## Fine-tune and judge a small model on ICD-10 coding; BASE=dir takes another base
 	@$(PIPELINE) report
 
-experiment: build ## The same with all training phrases
+experiment: $(USED) ## The same with all training phrases
 	@$(PIPELINE) report WORK=work/experiment SPLIT='--counts train=rest,valid=1,test=3'
 
-sweep: build ## Train with several learning rates (RATES) and compare their evaluation losses
+sweep: $(USED) ## Train with several learning rates (RATES) and compare their evaluation losses
 	@$(PIPELINE) sweep
 
 # PYTHON=venv/bin/python names one that has datasets and transformers, the peer of tokenize-pack, and
@@ -58,8 +85,8 @@ bench: ## Time the hot paths, each against something measured in the same run; f
 	    BIN='$(BIN)' scripts/peers/compare-training '$(DEMO_BASE)' work/demo/train.jsonl; \
 	else echo 'skipped: training beside TRL takes the base and the data of make demo'; fi
 
-install: build ## Copy tools, manual pages and completions below PREFIX (/usr/local)
-	@scripts/install '$(BIN)' '$(DESTDIR)$(PREFIX)' $(TOOLS)
+install: $(USED) ## Copy tools, manual pages and completions below PREFIX (/usr/local)
+	@scripts/install '$(USED_BIN)' '$(DESTDIR)$(PREFIX)' $(TOOLS)
 
 uninstall: ## Remove what install copied
 	@cd '$(DESTDIR)$(PREFIX)' && rm -f -- $(foreach tool,$(TOOLS),bin/$(tool) share/man/man1/$(tool).1 \

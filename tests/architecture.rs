@@ -151,7 +151,9 @@ fn nothing_below_cli_reads_the_environment_or_the_clock() {
         if name == "cli" || member.is_tool || is_the_tests(name) {
             continue;
         }
-        for file in sources(&member.folder.join("src")) {
+        let src = member.folder.join("src");
+        let tests = src.join("tests"); // may ask what this machine has
+        for file in sources(&src).into_iter().filter(|f| !f.starts_with(&tests)) {
             let text = fs::read_to_string(&file).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             for word in ["std::env", "env::var", "SystemTime", "Instant::now"] {

@@ -3,24 +3,71 @@
 use std::str::FromStr;
 
 use burn::tensor::Device;
+use ops::{Check, ComputeDtype};
 
 use crate::Error;
 
-/// `auto` or `cpu`. This build has no GPU back end: a GPU asked for by name is an error, never a
-/// silent fall-back.
+/// Where tensors live. A GPU that was asked for by name and is not there is an error, never a silent
+/// fall-back; only `auto` chooses, and it chooses the first GPU there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
     #[default]
-    Auto,
     Cpu,
+    /// The N-th NVIDIA GPU.
+    Cuda(usize),
+    /// The GPU's kernels on the CPU, to test them.
+    #[cfg(feature = "cube-cpu")]
+    CubeCpu,
 }
 
 impl DeviceChoice {
     /// The device to put tensors on.
     pub fn device(self) -> Device {
         match self {
-            // burn's `Device::default()` names a GPU even where no driver is; never ask it.
-            Self::Auto | Self::Cpu => Device::flex(),
+            Self::Cpu => Device::flex(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(index) => Device::cuda(index),
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda(_) => unreachable!("without the feature no name parses to a GPU"),
+            #[cfg(feature = "cube-cpu")]
+            Self::CubeCpu => Device::cpu(),
+        }
+    }
+
+    /// Whether tensors are on the CPU back end, in host memory.
+    pub fn is_cpu(self) -> bool {
+        self == Self::Cpu
+    }
+
+    /// Whether this is a GPU, not its stand-in on the CPU.
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Self::Cuda(_))
+    }
+
+    /// Every operation on this device against its specification.
+    pub fn self_test(self, compute: ComputeDtype) -> Vec<Check> {
+        ops::self_test(&self.device(), compute)
+    }
+
+    /// Bytes of the device's own memory that other processes leave free; none for the CPU.
+    pub fn free_memory(self) -> Option<u64> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(index) => {
+                let gpus = ops::cuda::survey().gpus;
+                gpus.into_iter().find(|gpu| gpu.index == index)?.free_bytes
+            }
+            _ => None,
+        }
+    }
+
+    /// The names this build knows.
+    pub fn names() -> &'static str {
+        match (cfg!(feature = "cuda"), cfg!(feature = "cube-cpu")) {
+            (false, false) => "auto or cpu",
+            (true, false) => "auto, cpu or cuda:N",
+            (false, true) => "auto, cpu or cube-cpu",
+            (true, true) => "auto, cpu, cuda:N or cube-cpu",
         }
     }
 }
@@ -28,22 +75,132 @@ impl DeviceChoice {
 impl FromStr for DeviceChoice {
     type Err = Error;
 
+    /// `auto`, `cpu`, `cuda:N`; `cuda` is `cuda:0`. A GPU must be there.
     fn from_str(name: &str) -> Result<Self, Error> {
         match name {
-            "auto" => Ok(Self::Auto),
+            "auto" => Ok(first_gpu().unwrap_or(Self::Cpu)),
             "cpu" => Ok(Self::Cpu),
-            _ => Err(Error::Device(format!(
-                "{name} (this build knows auto and cpu)"
-            ))),
+            #[cfg(feature = "cube-cpu")]
+            "cube-cpu" => Ok(Self::CubeCpu),
+            "cuda" => gpu(name, 0),
+            _ => match name.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(index)) => gpu(name, index),
+                _ => Err(Error::Device(format!(
+                    "{name} (this build knows {})",
+                    Self::names()
+                ))),
+            },
         }
     }
 }
 
+// burn's `Device::default()` names a GPU even where no driver is; it is never asked.
+#[cfg(feature = "cuda")]
+fn first_gpu() -> Option<DeviceChoice> {
+    let gpus = Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec();
+    (!gpus.is_empty()).then_some(DeviceChoice::Cuda(0))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn first_gpu() -> Option<DeviceChoice> {
+    None
+}
+
+#[cfg(feature = "cuda")]
+fn gpu(name: &str, index: usize) -> Result<DeviceChoice, Error> {
+    let survey = ops::cuda::survey();
+    if let Err(why) = survey.driver {
+        return Err(Error::Device(format!("{name} ({why})")));
+    }
+    if survey.gpus.iter().any(|gpu| gpu.index == index) {
+        return Ok(DeviceChoice::Cuda(index));
+    }
+    let there = survey
+        .gpus
+        .iter()
+        .map(|gpu| format!("cuda:{} {}", gpu.index, gpu.name));
+    let there: Vec<String> = there.collect();
+    Err(Error::Device(match there.is_empty() {
+        true => format!("{name} (the driver knows no GPU)"),
+        false => format!("{name} (there is {})", there.join(", ")),
+    }))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu(name: &str, _: usize) -> Result<DeviceChoice, Error> {
+    Err(Error::Device(format!(
+        "{name} (this build has no GPU back end; `make cuda` builds one)"
+    )))
+}
+
 impl std::fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Cpu => "cpu",
-        })
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+            #[cfg(feature = "cube-cpu")]
+            Self::CubeCpu => f.write_str("cube-cpu"),
+        }
+    }
+}
+
+/// What was asked to multiply in: a type, or the fastest of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ComputeChoice {
+    Auto,
+    Dtype(ComputeDtype),
+}
+
+impl ComputeChoice {
+    /// The type, `auto` being bf16 on a GPU and what the processor is fastest in on the CPU.
+    pub fn on(self, device: DeviceChoice) -> ComputeDtype {
+        match self {
+            Self::Dtype(dtype) => dtype,
+            Self::Auto if device.is_cpu() => ComputeDtype::fastest(),
+            Self::Auto => ComputeDtype::Bf16,
+        }
+    }
+}
+
+impl FromStr for ComputeChoice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            _ => Ok(Self::Dtype(name.parse()?)),
+        }
+    }
+}
+
+impl std::fmt::Display for ComputeChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Dtype(dtype) => dtype.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_an_error_and_auto_finds_the_cpu() {
+        if first_gpu().is_some() {
+            return eprintln!("skipped: there is a GPU here");
+        }
+        assert_eq!("auto".parse::<DeviceChoice>().ok(), Some(DeviceChoice::Cpu));
+        let error = "cuda:7"
+            .parse::<DeviceChoice>()
+            .err()
+            .expect("it is not there");
+        assert!(error.to_string().contains("cuda:7 ("), "{error}");
+        let error = "tpu".parse::<DeviceChoice>().err().expect("unknown");
+        assert!(
+            error.to_string().contains("this build knows auto"),
+            "{error}"
+        );
     }
 }

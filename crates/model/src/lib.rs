@@ -6,22 +6,27 @@
 mod batch;
 mod decoder;
 mod device;
+#[cfg(any(feature = "cuda", feature = "cube-cpu"))]
+mod device_generation;
 mod error;
 mod generation;
 mod load;
 mod lora;
 mod optimizer;
+mod random;
 mod rotary;
 mod training;
 
 pub use batch::Batch;
 pub use decoder::{Decoder, Projection};
-pub use device::DeviceChoice;
+pub use device::{ComputeChoice, DeviceChoice};
 pub use error::Error;
 pub use generation::{Completion, Finish, GenerateOptions};
 pub use load::{LoadOptions, Quantize};
 pub use lora::{Adapter, LoraConfig};
-pub use ops::{ComputeDtype, keep_freed_memory};
+#[cfg(feature = "cuda")]
+pub use ops::cuda::{Gpu, Survey, survey};
+pub use ops::{Check, ComputeDtype, GPU_WORKSPACE_BYTES, keep_freed_memory};
 pub use optimizer::{AdamW, AdamWConfig};
 pub use training::{Dropout, Gradients, Loss, Recompute};
 

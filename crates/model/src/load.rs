@@ -53,6 +53,8 @@ impl Model {
             "model.embed_tokens.weight",
             [config.vocab_size, config.hidden_size],
         )?;
+        // On a GPU the activations are what the embedding gives.
+        let embed_tokens = embed_tokens.with_compute(options.compute_dtype);
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for index in 0..config.num_hidden_layers {
             progress(index, config.num_hidden_layers);
@@ -73,6 +75,7 @@ impl Model {
             lm_head,
             config,
             device: device.clone(),
+            on_cpu: options.device.is_cpu(),
         };
         Ok(Self {
             decoder,
@@ -138,9 +141,7 @@ impl Reader<'_> {
                             Dtype::F16 => nf4::Dtype::F16,
                             _ => nf4::Dtype::F32,
                         };
-                        let values = view.to_f32()?;
-                        let quantized = nf4::quantize(&values, shape, dtype, double_quant);
-                        Weight::nf4(&quantized, self.device)
+                        self.quantized(&view, shape, dtype, double_quant)?
                     }
                     Quantize::AsStored | Quantize::None => dense(&view, shape, self.device)?,
                 }
@@ -155,6 +156,37 @@ impl Reader<'_> {
             weight: weight.with_compute(self.options.compute_dtype),
             bias,
         })
+    }
+
+    /// A GPU quantises what it can hold whole blocks of; the host does the rest.
+    fn quantized(
+        &self,
+        view: &TensorView<'_>,
+        shape: [usize; 2],
+        dtype: nf4::Dtype,
+        double_quant: bool,
+    ) -> Result<Weight, Error> {
+        #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
+        if !self.options.device.is_cpu() && (shape[0] * shape[1]).is_multiple_of(nf4::BLOCK_SIZE) {
+            let stored = match view.dtype {
+                Dtype::BF16 => Some(DenseDtype::BF16),
+                Dtype::F16 => Some(DenseDtype::F16),
+                Dtype::F32 => Some(DenseDtype::F32),
+                _ => None,
+            };
+            if let Some(stored) = stored {
+                return Ok(Weight::quantize_on_device(
+                    view.bytes,
+                    stored,
+                    shape,
+                    dtype,
+                    double_quant,
+                    self.device,
+                ));
+            }
+        }
+        let quantized = nf4::quantize(&view.to_f32()?, shape, dtype, double_quant);
+        Ok(Weight::nf4(&quantized, self.device))
     }
 
     fn dense(&self, name: &str, shape: [usize; 2]) -> Result<Weight, Error> {

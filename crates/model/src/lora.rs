@@ -207,12 +207,13 @@ pub(crate) fn matrix(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Te
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// A tensor's values on the host, row-major.
+/// A tensor's values on the host, row-major, bf16 widened.
 pub(crate) fn host(tensor: &Tensor<2>) -> Vec<f32> {
     tensor
         .to_data()
+        .convert::<f32>()
         .try_into_vec::<f32>()
-        .expect("adapter and optimizer tensors are f32")
+        .expect("just converted")
 }
 
 /// A generator keyed by seed and name, so that the order of construction does not matter.

@@ -17,7 +17,7 @@ pub mod reference;
 
 pub use codebook::{CODEBOOK, THRESHOLDS, dynamic_map};
 pub use dequantize::{dequantize_blocks, dequantize_range};
-pub use nested::{quantize_blockwise, torch_mean};
+pub use nested::{double_quantize, quantize_blockwise, torch_mean};
 pub use quantize::quantize;
 
 /// Elements that share one `absmax`.

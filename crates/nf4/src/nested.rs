@@ -3,8 +3,8 @@
 use crate::{Absmax, NESTED_BLOCK_SIZE, dynamic_map};
 use rayon::prelude::*;
 
-/// absmax − mean(absmax) in 8 bits.
-pub(crate) fn encode(scales: &[f32]) -> Absmax {
+/// The scales of a weight in 8 bits each: absmax − mean(absmax), quantised in blocks of 256.
+pub fn double_quantize(scales: &[f32]) -> Absmax {
     let offset = torch_mean(scales);
     let centred: Vec<f32> = scales.iter().map(|scale| scale - offset).collect();
     let (codes, absmax) = quantize_blockwise(&centred);

@@ -42,7 +42,7 @@ pub fn quantize(values: &[f32], shape: [usize; 2], dtype: Dtype, double_quant: b
         absmax[full / BLOCK_SIZE..].copy_from_slice(&tail.scales());
     }
     let absmax = match double_quant {
-        true => nested::encode(&absmax),
+        true => nested::double_quantize(&absmax),
         false => Absmax::Plain(absmax),
     };
     Quantized {

@@ -25,7 +25,7 @@ pub fn quantize(values: &[f32], shape: [usize; 2], dtype: Dtype, double_quant: b
         .map(|pair| pair[0] << 4 | pair[1])
         .collect();
     let absmax = match double_quant {
-        true => nested::encode(&absmax),
+        true => nested::double_quantize(&absmax),
         false => Absmax::Plain(absmax),
     };
     Quantized {

@@ -9,6 +9,8 @@
 mod allocator;
 mod backends;
 mod cache;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod decoding;
 mod format;
 mod functions;
@@ -16,11 +18,18 @@ pub mod kernels;
 pub mod reference;
 pub mod schema;
 mod segments;
+mod selftest;
 #[cfg(test)]
 mod tests;
 mod weight;
 
 pub use allocator::keep_freed_memory;
+#[cfg(feature = "cube")]
+pub use backends::cube::DeviceKvCache;
+/// Bytes that a GPU's attention scores and logits take at a time: longer ones are computed in chunks
+/// that fit. At 32 heads and 2048 keys it is 512 query rows.
+pub const GPU_WORKSPACE_BYTES: usize = 384 << 20;
+
 pub use cache::KvCache;
 pub use decoding::{Decoding, DecodingLayer, DecodingLinear};
 pub use format::{ComputeDtype, DenseDtype, Encoding, WeightFormat};
@@ -32,4 +41,5 @@ pub use kernels::adamw::AdamW;
 pub use kernels::dropout::Dropout;
 pub use kernels::team::Team;
 pub use segments::{AttentionOptions, Segment, Segments};
+pub use selftest::{Check, self_test};
 pub use weight::Weight;

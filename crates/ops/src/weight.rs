@@ -31,6 +31,23 @@ impl Weight {
         )
     }
 
+    /// A 4-bit weight quantised on the device (a GPU) from the little-endian bytes of its values; the
+    /// same codes as [`nf4::quantize`]'s. Only this weight is ever there in full precision.
+    ///
+    /// # Panics
+    /// When `bytes` does not hold `shape[0] * shape[1]` values, or these are not whole blocks of 64.
+    #[cfg(feature = "cube")]
+    pub fn quantize_on_device(
+        bytes: &[u8],
+        stored: DenseDtype,
+        shape: [usize; 2],
+        dtype: nf4::Dtype,
+        double_quant: bool,
+        device: &Device,
+    ) -> Weight {
+        crate::backends::cube::quantize::quantize(bytes, stored, shape, dtype, double_quant, device)
+    }
+
     /// A dense weight from the little-endian bytes of its row-major values.
     ///
     /// # Panics

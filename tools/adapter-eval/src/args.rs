@@ -102,13 +102,13 @@ pub struct ModelArgs {
     /// Keep the 4-bit scales in 32 bits
     #[arg(long)]
     pub no_double_quant: bool,
-    /// What the base's weights are multiplied in: f32, bf16, or auto, which is bf16 where the processor
-    /// has AVX512-BF16. The adapter and all sums are f32. In bf16 a prompt's rounding, and with it a
+    /// What the base's weights are multiplied in: f32, bf16, or auto, which is bf16 on a GPU and where
+    /// the processor has AVX512-BF16. The adapter and all sums are f32. In bf16 a prompt's rounding, and with it a
     /// drawn answer, can depend on how many prompts are read together
     #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = compute_dtype)]
     #[serde(serialize_with = "as_text")]
-    pub compute_dtype: model::ComputeDtype,
-    /// auto or cpu
+    pub compute_dtype: model::ComputeChoice,
+    /// auto, cpu or cuda:N; auto is the first NVIDIA GPU where this build and the machine have one
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     #[serde(serialize_with = "as_text")]
     pub device: model::DeviceChoice,
@@ -196,7 +196,7 @@ impl ModelArgs {
         model::LoadOptions {
             dtype: None,
             quantize,
-            compute_dtype: self.compute_dtype,
+            compute_dtype: self.compute_dtype.on(self.device),
             device: self.device,
         }
     }
@@ -243,7 +243,7 @@ fn device(text: &str) -> Result<model::DeviceChoice, String> {
         .map_err(|error: model::Error| error.to_string())
 }
 
-fn compute_dtype(text: &str) -> Result<model::ComputeDtype, String> {
+fn compute_dtype(text: &str) -> Result<model::ComputeChoice, String> {
     text.parse()
 }
 

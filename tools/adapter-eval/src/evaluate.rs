@@ -45,7 +45,7 @@ pub fn loss(args: &Args, data: &Path) -> anyhow::Result<DataLoss> {
         base: dir.display().to_string(),
         adapter: args.adapter.as_ref().map(|dir| dir.display().to_string()),
         quantize: args.model.precision().to_string(),
-        compute_dtype: args.model.compute_dtype.to_string(),
+        compute_dtype: args.model.load_options().compute_dtype.to_string(),
     })
 }
 
@@ -304,6 +304,6 @@ fn settings(args: &Args) -> Settings {
         compute_dtype: args
             .base
             .is_some()
-            .then(|| args.model.compute_dtype.to_string()),
+            .then(|| args.model.load_options().compute_dtype.to_string()),
     }
 }

@@ -15,11 +15,16 @@ use serde::Serialize;
 #[serde(rename_all = "kebab-case")]
 pub struct Args {
     /// Base model: a folder made by model-import, or any Hugging Face folder of a known architecture
-    #[arg(long, value_name = "DIR")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "doctor",
+        default_value_if("doctor", "true", "")
+    )]
     pub base: PathBuf,
 
     /// Packed shards to train on
-    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    #[arg(long, value_name = "FILE", required_unless_present = "doctor", num_args = 1..)]
     pub train: Vec<PathBuf>,
 
     /// Packed shards to evaluate on, before the first step and after each epoch
@@ -27,7 +32,12 @@ pub struct Args {
     pub eval: Vec<PathBuf>,
 
     /// Folder of the run
-    #[arg(long, value_name = "RUN")]
+    #[arg(
+        long,
+        value_name = "RUN",
+        required_unless_present = "doctor",
+        default_value_if("doctor", "true", "")
+    )]
     pub out_dir: PathBuf,
 
     #[command(flatten)]
@@ -157,11 +167,11 @@ pub struct EngineArgs {
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
 
-    /// What the frozen weights are multiplied in: auto, f32 or bf16; auto is bf16 where the processor
-    /// has AVX512-BF16. The adapter and all sums are f32
+    /// What the frozen weights are multiplied in: auto, f32 or bf16; auto is bf16 on a GPU and where
+    /// the processor has AVX512-BF16. The adapter and all sums are f32
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = compute_dtype)]
     #[serde(serialize_with = "as_text")]
-    pub compute_dtype: model::ComputeDtype,
+    pub compute_dtype: model::ComputeChoice,
 
     /// Compute activations again in the backward pass instead of keeping them; auto recomputes as
     /// many layers as do not fit --max-memory
@@ -173,7 +183,8 @@ pub struct EngineArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_memory: Option<ByteSize>,
 
-    /// Where to compute: auto or cpu
+    /// Where to compute: auto, cpu or cuda:N; auto is the first NVIDIA GPU where this build and the
+    /// machine have one
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     #[serde(serialize_with = "as_text")]
     pub device: model::DeviceChoice,
@@ -216,6 +227,11 @@ pub struct RunArgs {
     #[arg(long)]
     #[serde(skip)]
     pub dry_run: bool,
+
+    /// Say what driver, compiler and GPUs there are, test every operation on --device, and stop
+    #[arg(long)]
+    #[serde(skip)]
+    pub doctor: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -259,6 +275,14 @@ pub enum Resume {
 }
 
 impl EngineArgs {
+    /// With `auto` replaced by what it comes to here, so that RUN/config.json says what was computed.
+    pub fn resolved(self) -> Self {
+        Self {
+            compute_dtype: model::ComputeChoice::Dtype(self.compute_dtype.on(self.device)),
+            ..self
+        }
+    }
+
     pub fn load_options(&self) -> model::LoadOptions {
         model::LoadOptions {
             quantize: match self.quantize {
@@ -273,7 +297,7 @@ impl EngineArgs {
                 Dtype::Bf16 => Some(checkpoint::Dtype::BF16),
                 Dtype::F16 => Some(checkpoint::Dtype::F16),
             },
-            compute_dtype: self.compute_dtype,
+            compute_dtype: self.compute_dtype.on(self.device),
             device: self.device,
         }
     }
@@ -323,8 +347,7 @@ fn device(text: &str) -> Result<model::DeviceChoice, String> {
         .map_err(|error: model::Error| error.to_string())
 }
 
-/// `auto` is resolved here, so that RUN/config.json says what was computed.
-fn compute_dtype(text: &str) -> Result<model::ComputeDtype, String> {
+fn compute_dtype(text: &str) -> Result<model::ComputeChoice, String> {
     text.parse()
 }
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod data;
+mod doctor;
 mod inputs;
 mod memory;
 mod run_dir;
@@ -23,6 +24,13 @@ use train::{End, Trainer};
 
 /// Open, check, load, train, publish.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    let args = Args {
+        engine: args.engine.resolved(),
+        ..args
+    };
+    if args.run.doctor {
+        return Ok(doctor::run(args.engine.device));
+    }
     model::keep_freed_memory();
     // This thread is one of the workers: its kernels begin at once, where a thread outside the pool
     // would wake it and be woken by it, some ten thousand times a step. 0 is one thread a core.

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use checkpoint::ModelConfig;
 use cli::Hint;
-use model::{Projection, Recompute};
+use model::{ComputeDtype, Projection, Recompute};
 
 use crate::{
     args::{Args, Checkpointing, Quantization},
@@ -52,17 +52,33 @@ impl Estimate {
         let q = (config.num_attention_heads * config.head_dim) as u64;
         let kv = (config.num_key_value_heads * config.head_dim) as u64;
         let tokens = tokens as u64;
-        // f32 values a token, beside the input: two norms and the sum between, q and k rotated, v,
+        // On the CPU activations are f32 whatever they are multiplied in.
+        let on_cpu = args.engine.device.is_cpu();
+        let compute = args.engine.load_options().compute_dtype;
+        let value = match compute {
+            ComputeDtype::Bf16 if !on_cpu => 2,
+            _ => 4,
+        };
+        // Values a token, beside the input: two norms and the sum between, q and k rotated, v,
         // what was attended to with one logsumexp a head, gate, up, their product, x·Aᵀ of each.
         let sums = (config.num_attention_heads + 7 * args.lora.rank) as u64;
-        let layer = 4 * tokens * (3 * hidden + 2 * q + 2 * kv + 3 * ffn + sums);
+        let layer = value * tokens * (3 * hidden + 2 * q + 2 * kv + 3 * ffn + sums);
+        // A GPU dequantises one weight at a time, and cuts scores and logits to a workspace.
+        let largest = shapes.iter().map(|(_, [out, input])| out * input).max();
+        let scratch = match on_cpu {
+            true => 0,
+            false => value * largest.unwrap_or(0) as u64 + model::GPU_WORKSPACE_BYTES as u64,
+        };
         Self {
             base,
             adapter: adapter * layers * 16,
             layer,
-            layer_input: 4 * tokens * hidden,
+            layer_input: value * tokens * hidden,
             // the gradients of one layer's activations; the head's chunks, the program itself
-            working: layer + (40 << 20),
+            working: match on_cpu {
+                true => layer + (40 << 20),
+                false => layer + (256 << 20) + scratch,
+            },
         }
     }
 
@@ -86,15 +102,18 @@ pub fn plan(args: &Args, config: &ModelConfig, tokens: usize) -> anyhow::Result<
         Checkpointing::On => Ok(Recompute::Everything),
         Checkpointing::Off => Ok(Recompute::Nothing),
         Checkpointing::Auto => {
+            let device = args.engine.device;
             let memory = match args.engine.max_memory {
                 Some(size) => size.0,
-                // A tenth stays free for the page cache and the neighbours.
-                None => available_memory()? / 10 * 9,
+                // A tenth stays free for the page cache and the neighbours, for what the
+                // allocator loses between pages on a GPU.
+                None => device.free_memory().map_or_else(available_memory, Ok)? / 10 * 9,
             };
             let fixed = estimate.fixed(layers);
-            if memory < fixed && args.engine.max_memory.is_some() {
+            // A host swaps where it was guessed wrong, a GPU ends the run.
+            if memory < fixed && (args.engine.max_memory.is_some() || !device.is_cpu()) {
                 let error = anyhow::anyhow!(
-                    "this run takes {} even when every layer recomputes its activations, --max-memory is {}",
+                    "this run takes {} even when every layer recomputes its activations, and there is {}",
                     mebibytes(fixed),
                     mebibytes(memory)
                 );
@@ -171,4 +190,93 @@ fn available_memory() -> anyhow::Result<u64> {
 
 fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use model::{ComputeChoice, DeviceChoice};
+
+    const GIB: f64 = (1u64 << 30) as f64;
+
+    fn config(json: serde_json::Value) -> ModelConfig {
+        let object = json.as_object().expect("an object");
+        ModelConfig::from_json("config.json".as_ref(), object).expect("a configuration")
+    }
+
+    fn llama_2_7b() -> ModelConfig {
+        config(serde_json::json!({
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 32000,
+            "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 32, "tie_word_embeddings": false,
+        }))
+    }
+
+    fn llama_3_8b() -> ModelConfig {
+        config(serde_json::json!({
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 128256,
+            "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": false,
+        }))
+    }
+
+    fn llama_3_70b() -> ModelConfig {
+        config(serde_json::json!({
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 128256,
+            "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
+            "num_attention_heads": 64, "num_key_value_heads": 8, "tie_word_embeddings": false,
+        }))
+    }
+
+    /// The defaults (NF4, double quantisation, rank 16 on all seven), on a GPU in bf16.
+    fn on_a_gpu(max_memory: u64) -> Args {
+        let words = "qlora-train --base b --train t --out-dir o --device cpu";
+        let mut args = Args::parse_from(words.split(' '));
+        args.engine.device = DeviceChoice::Cuda(0);
+        args.engine.compute_dtype = ComputeChoice::Dtype(ComputeDtype::Bf16);
+        args.engine.max_memory = Some(crate::args::ByteSize(max_memory));
+        args
+    }
+
+    fn planned(config: &ModelConfig, tokens: usize, max_memory: u64) -> (u64, f64) {
+        let args = on_a_gpu(max_memory);
+        let layers = config.num_hidden_layers as u64;
+        let kept = match plan(&args, config, tokens).expect("it fits") {
+            Recompute::Nothing => layers,
+            Recompute::Everything => 0,
+            Recompute::Layers(n) => layers - n as u64,
+        };
+        let bytes = Estimate::new(&args, config, tokens).total(layers, kept);
+        assert!(bytes <= max_memory, "{bytes} of {max_memory}");
+        (kept, bytes as f64 / GIB)
+    }
+
+    #[test]
+    fn a_7b_trains_on_4_rows_of_2048_in_24_gb_and_recomputing_in_12() {
+        let (kept, _) = planned(&llama_2_7b(), 4 * 2048, 24_000_000_000);
+        assert!(kept >= 10, "{kept} layers keep their activations");
+        planned(&llama_2_7b(), 4 * 2048, 12_000_000_000);
+    }
+
+    #[test]
+    fn an_8b_trains_on_2_rows_of_2048_in_9_gibibytes_recomputing() {
+        let args = on_a_gpu(0);
+        let bytes = Estimate::new(&args, &llama_3_8b(), 2 * 2048).total(32, 0);
+        assert!(bytes as f64 <= 9.0 * GIB, "{:.2} GiB", bytes as f64 / GIB);
+    }
+
+    #[test]
+    fn a_70b_trains_on_4_rows_of_2048_in_80_gb() {
+        planned(&llama_3_70b(), 4 * 2048, 80_000_000_000);
+    }
+
+    #[test]
+    fn a_gpu_that_is_too_small_is_an_error_before_anything_is_loaded() {
+        let error = plan(&on_a_gpu(4 << 30), &llama_2_7b(), 2048).expect_err("it cannot fit");
+        assert!(
+            error.to_string().contains("even when every layer"),
+            "{error}"
+        );
+    }
 }

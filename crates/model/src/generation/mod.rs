@@ -4,7 +4,7 @@
 //! because reading a prompt costs nearly as little for eight as for one. What a sequence says does
 //! not depend on its company.
 
-mod sampling;
+pub(crate) mod sampling;
 
 use std::collections::VecDeque;
 
@@ -79,6 +79,10 @@ impl Model {
             .find(|&&id| id as usize >= vocab_size)
         {
             return Err(Error::TokenId { id, vocab_size });
+        }
+        #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
+        if !self.decoder.on_cpu {
+            return Ok(self.generate_on_device(prompts, options, on_done));
         }
         let mut done = vec![None; prompts.len()];
         Team::like_rayon(|team| {
@@ -284,7 +288,7 @@ impl Model {
 }
 
 /// The hidden state after each sequence's last token.
-fn last_rows(x: Tensor<2>, offsets: &[usize]) -> Tensor<2> {
+pub(crate) fn last_rows(x: Tensor<2>, offsets: &[usize]) -> Tensor<2> {
     let ends: Vec<i64> = offsets[1..].iter().map(|&end| end as i64 - 1).collect();
     let rows = TensorData::new(ends, [offsets.len() - 1]);
     let rows = Tensor::<1, Int>::from_data(rows, &x.device());
@@ -292,7 +296,7 @@ fn last_rows(x: Tensor<2>, offsets: &[usize]) -> Tensor<2> {
 }
 
 /// Tokens that all of several prompts begin with; at least one of each is left over.
-fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
+pub(crate) fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
     let Some((first, others)) = prompts.split_first().filter(|(_, o)| !o.is_empty()) else {
         return 0; // a single prompt is read in one pass
     };
@@ -302,7 +306,7 @@ fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
         .count()
 }
 
-fn finished(tokens: &[u32], options: &GenerateOptions) -> Option<Finish> {
+pub(crate) fn finished(tokens: &[u32], options: &GenerateOptions) -> Option<Finish> {
     let last = tokens.last()?;
     if options.stop_token_ids.contains(last) {
         Some(Finish::Stop)

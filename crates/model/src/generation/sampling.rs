@@ -6,7 +6,7 @@ use super::GenerateOptions;
 use crate::lora::uniform;
 
 /// The next token by its logits, `[vocab_size]`.
-pub(super) fn choose(logits: &[f32], options: &GenerateOptions, rng: &mut ChaCha8Rng) -> u32 {
+pub(crate) fn choose(logits: &[f32], options: &GenerateOptions, rng: &mut ChaCha8Rng) -> u32 {
     if options.temperature <= 0.0 {
         return argmax(logits);
     }

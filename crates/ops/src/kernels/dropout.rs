@@ -56,11 +56,11 @@ impl Dropout {
         );
     }
 
-    fn scale(&self) -> f32 {
+    pub(crate) fn scale(&self) -> f32 {
         1.0 / (1.0 - self.p)
     }
 
-    fn threshold(&self) -> u32 {
+    pub(crate) fn threshold(&self) -> u32 {
         (self.p as f64 * 4_294_967_296.0) as u32
     }
 

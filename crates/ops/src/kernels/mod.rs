@@ -6,6 +6,8 @@ pub(crate) mod aligned;
 pub mod attention;
 pub(crate) mod cached_attention;
 pub mod cross_entropy;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub mod dropout;
 pub(crate) mod few_rows;
 pub mod linear;

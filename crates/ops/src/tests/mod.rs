@@ -3,9 +3,12 @@
 mod attention;
 mod cross_entropy;
 mod decoding;
+mod devices;
 mod elementwise;
 mod gradients;
 mod linear;
+#[cfg(all(feature = "cuda", feature = "cube-cpu"))]
+mod nvrtc;
 mod tensors;
 
 /// Reproducible values in −1..1.

@@ -1,0 +1,220 @@
+//! Training steps and decoding of random models of real shapes, and what share of the device's own
+//! matmul rate they reach.
+//!
+//! FLOP per trained token: 4N without recomputing (forward 2N, dx 2N, no dW), 6N with, N being the
+//! weights of the linear layers and the head; attention 12·q a key and layer (forward 4, backward
+//! 8), 16 recomputing, half of the row's keys on average.
+
+use std::{path::Path, process::ExitCode, time::Instant};
+
+use burn::tensor::{DType, Tensor};
+use checkpoint::ModelConfig;
+use model::{
+    AdamW, AdamWConfig, Adapter, Batch, ComputeChoice, DeviceChoice, GenerateOptions, Gradients,
+    LoraConfig, Model, Projection, Recompute,
+};
+
+use crate::Flags;
+
+/// Names and config.json's numbers, as the models' authors publish them.
+const SHAPES: [(&str, &str); 5] = [
+    (
+        "tiny",
+        r#"{"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true}"#,
+    ),
+    (
+        "SmolLM2-135M",
+        r#"{"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+            "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": true}"#,
+    ),
+    (
+        "Llama-3.2-1B",
+        r#"{"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": true}"#,
+    ),
+    (
+        "Mistral-7B",
+        r#"{"vocab_size": 32768, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": false}"#,
+    ),
+    (
+        "Llama-3.1-8B",
+        r#"{"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": false}"#,
+    ),
+];
+
+/// Times each shape asked for; all but the smallest where none is.
+pub fn run(device: DeviceChoice, flags: &Flags) -> ExitCode {
+    let asked: Vec<&str> = match flags.shapes.is_empty() {
+        true => SHAPES[1..].iter().map(|(name, _)| *name).collect(),
+        false => flags.shapes.iter().map(String::as_str).collect(),
+    };
+    let rate = matmul_rate(device);
+    println!("{device}: matmul {:.1} TFLOP/s", rate / 1e12);
+    for name in asked {
+        let Some((_, json)) = SHAPES.iter().find(|(known, _)| *known == name) else {
+            let known = SHAPES.map(|(name, _)| name).join(", ");
+            eprintln!("gpu: {name} is none of {known}");
+            return ExitCode::from(2);
+        };
+        shape(device, name, &config(json), rate, flags);
+    }
+    ExitCode::SUCCESS
+}
+
+fn config(json: &str) -> ModelConfig {
+    let mut object: serde_json::Map<_, _> = serde_json::from_str(json).expect("it is JSON");
+    object.insert("model_type".into(), "llama".into());
+    object.insert("architectures".into(), vec!["LlamaForCausalLM"].into());
+    ModelConfig::from_json(Path::new("config.json"), &object).expect("a configuration")
+}
+
+/// FLOP/s of a square product in what the device multiplies weights in.
+fn matmul_rate(device: DeviceChoice) -> f64 {
+    let (n, repeats) = if device.is_gpu() {
+        (8192, 10)
+    } else {
+        (1024, 3)
+    };
+    let on = device.device();
+    // The host back end multiplies f32; its bf16 path is inside the linear layers.
+    let dtype = if device.is_gpu() {
+        DType::BF16
+    } else {
+        DType::F32
+    };
+    let draw = || {
+        let distribution = burn::tensor::Distribution::Uniform(-1.0, 1.0);
+        Tensor::<2>::random([n, n], distribution, &on).cast(dtype)
+    };
+    let (a, b) = (draw(), draw());
+    let multiply = || {
+        let product = a.clone().matmul(b.clone());
+        product.slice([0..1, 0..1]).into_data();
+    };
+    (0..3).for_each(|_| multiply());
+    let started = Instant::now();
+    (0..repeats).for_each(|_| multiply());
+    2.0 * (n as f64).powi(3) * repeats as f64 / started.elapsed().as_secs_f64()
+}
+
+fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flags: &Flags) {
+    let compute = ComputeChoice::Auto.on(device);
+    let started = Instant::now();
+    let mut model = Model::random(config.clone(), compute, device);
+    model.sync();
+    println!("{name}: loaded in {:.2} s", started.elapsed().as_secs_f64());
+    let lora = LoraConfig {
+        rank: 16,
+        alpha: 32.0,
+        dropout: 0.0,
+        target_modules: Projection::ALL.map(|p| p.name().to_string()).to_vec(),
+    };
+    let adapter = Adapter::new(model.decoder(), &lora, name, 0).expect("all targets are known");
+    let mut optimizer = AdamW::new(&adapter, AdamWConfig::default());
+    model.set_adapter(adapter);
+
+    let batch = packed(config.vocab_size, flags.rows, flags.length);
+    let recompute = match flags.recompute {
+        true => Recompute::Everything,
+        false => Recompute::Nothing,
+    };
+    let mut step = || {
+        let adapter = model.adapter().expect("it was set");
+        let mut gradients = Gradients::new(adapter);
+        let scale = 1.0 / batch.targets() as f64;
+        model
+            .accumulate_gradients(&batch, scale, None, recompute, &mut gradients)
+            .expect("a finite loss");
+        let adapter = model.adapter_mut().expect("it was set");
+        optimizer.step(adapter, gradients, 1e-4, 1.0);
+        model.sync();
+    };
+    let started = Instant::now();
+    (0..2).for_each(|_| step());
+    let warm_up = started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    (0..flags.steps).for_each(|_| step());
+    let seconds = started.elapsed().as_secs_f64();
+    let tokens_per_second = (batch.len() * flags.steps) as f64 / seconds;
+    let flop = flop_per_token(config, flags);
+    println!(
+        "{name}: {}x{}{} {tokens_per_second:.0} tokens/s, {:.0}% of the matmul rate ({:.2} GFLOP a token, warm-up {warm_up:.1} s)",
+        flags.rows,
+        flags.length,
+        if flags.recompute { " recomputing" } else { "" },
+        100.0 * tokens_per_second * flop / rate,
+        flop / 1e9,
+    );
+    match model.reserved_bytes() {
+        Some(bytes) => println!(
+            "{name}: peak {:.2} GiB on the device",
+            bytes as f64 / (1u64 << 30) as f64
+        ),
+        None => println!("{name}: the device does not say what it holds"),
+    }
+    for batch_size in [1, 32] {
+        let rate = decode(&model, batch_size, config.vocab_size);
+        println!("{name}: decoding {rate:.1} tokens/s at batch {batch_size}");
+    }
+}
+
+/// Rows of `length` tokens that are all targets, one sequence a row: attention's worst case.
+fn packed(vocab_size: usize, rows: usize, length: usize) -> Batch {
+    let ids = (0..rows * length).map(|i| (i * 7919 % vocab_size) as u32);
+    Batch {
+        input_ids: ids.collect(),
+        offsets: (0..=rows).map(|row| row * length).collect(),
+        loss_mask: vec![1; rows * length],
+    }
+}
+
+fn flop_per_token(config: &ModelConfig, flags: &Flags) -> f64 {
+    let layers = config.num_hidden_layers as f64;
+    let linear: usize = Projection::ALL
+        .map(|p| p.shape(config).iter().product::<usize>())
+        .iter()
+        .sum();
+    let head = (config.vocab_size * config.hidden_size) as f64;
+    let q = (config.num_attention_heads * config.head_dim) as f64;
+    let keys = flags.length as f64 / 2.0;
+    // The head and its gradient are never recomputed.
+    let (passes, attention) = if flags.recompute {
+        (6.0, 16.0)
+    } else {
+        (4.0, 12.0)
+    };
+    passes * layers * linear as f64 + 4.0 * head + attention * layers * q * keys
+}
+
+/// New tokens a second, prompts of 128 tokens read before.
+fn decode(model: &Model, batch_size: usize, vocab_size: usize) -> f64 {
+    let prompts: Vec<Vec<u32>> = (0..batch_size)
+        .map(|row| {
+            (0..128)
+                .map(|i| ((i * 7919 + row * 31 + 3) % vocab_size) as u32)
+                .collect()
+        })
+        .collect();
+    let generate = |max_new_tokens| {
+        let options = GenerateOptions {
+            max_new_tokens,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+            stop_token_ids: Vec::new(),
+            batch_size,
+        };
+        let started = Instant::now();
+        model
+            .generate(&prompts, &options, &mut |_, _| {})
+            .expect("completions");
+        started.elapsed().as_secs_f64()
+    };
+    generate(2);
+    let (few, many) = (2, 66);
+    let seconds = generate(many) - generate(few);
+    (batch_size * (many - few)) as f64 / seconds
+}

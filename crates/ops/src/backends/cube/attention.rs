@@ -1,0 +1,318 @@
+//! Packed attention on a GPU: chunks of query rows against the span of keys they see, by matmul.
+//!
+//! Scores of one chunk are the only matrix of scores there is, forward or backward, and its size is
+//! bounded ([`crate::GPU_WORKSPACE_BYTES`]): never [tokens, tokens]. The matmuls run on tensor cores; a chunk's span
+//! ends where its last row does, so that causality halves the work; neighbouring short segments
+//! share a chunk and are told apart by the keys that each row sees. A few rows (decoding) go
+//! through one kernel without matmul.
+
+use super::tensor::{
+    cast, dims, each, elements, fresh, narrowed, packed, product, replaced, reshaped, rows,
+    storage, transposed, upload, zeros,
+};
+use crate::kernels::cube::attention::{
+    attend_kernel, delta_kernel, softmax_backward_kernel, softmax_kernel,
+};
+use crate::schema::SavedAttention;
+use crate::segments::{AttentionOptions, Segments};
+use burn::backend::TensorMetadata;
+use burn::backend::ops::FloatTensorOps;
+use burn::tensor::DType;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
+use std::ops::Range;
+
+/// Query rows of one chunk at most: enough for a matmul's tiles, few enough that causality pays.
+const CHUNK: usize = 512;
+/// Up to here rows go through the kernel that takes them one at a time.
+pub(crate) const FEW_ROWS: usize = 32;
+
+/// Which keys each query row sees: `first[i]..end[i]`.
+struct Visible {
+    first: Vec<u32>,
+    end: Vec<u32>,
+}
+
+impl Visible {
+    fn new(segments: &Segments, rows: usize, window: Option<usize>) -> Visible {
+        let (mut first, mut end) = (vec![0; rows], vec![0; rows]);
+        for s in segments.iter() {
+            let past = s.k.len() - s.q.len();
+            for i in 0..s.q.len() {
+                let last = s.k.start + past + i + 1;
+                let start = window.map_or(s.k.start, |w| s.k.start.max(last.saturating_sub(w)));
+                first[s.q.start + i] = start as u32;
+                end[s.q.start + i] = last as u32;
+            }
+        }
+        Visible { first, end }
+    }
+
+    fn span(&self, rows: Range<usize>) -> Range<usize> {
+        let first = self.first[rows.clone()].iter().min().expect("not empty");
+        let end = self.end[rows].iter().max().expect("not empty");
+        *first as usize..*end as usize
+    }
+
+    /// Chunks of rows and the keys they meet, so that backward's scores of all heads (two matrices
+    /// in f32, two in the activations' type) fit the workspace.
+    fn chunks(&self, heads: usize, dtype: DType) -> Vec<(Range<usize>, Range<usize>)> {
+        let scores = crate::GPU_WORKSPACE_BYTES / (8 + 2 * dtype.size());
+        let (mut chunks, mut start) = (Vec::new(), 0);
+        while start < self.first.len() {
+            let mut end = (start + CHUNK).min(self.first.len());
+            while end - start > 1 && (end - start) * self.span(start..end).len() * heads > scores {
+                end = start + (end - start).div_ceil(2);
+            }
+            chunks.push((start..end, self.span(start..end)));
+            start = end;
+        }
+        chunks
+    }
+}
+
+/// `[rows, kv·group·d]` as `[kv, rows·group, d]`: the query heads of a key-value head together.
+fn by_head(t: CubeTensor, kv: usize, group: usize, d: usize) -> CubeTensor {
+    let [rows, _] = dims(&t);
+    let t = CubeBackend::float_swap_dims(reshaped(t, [rows, kv, group * d]), 0, 1);
+    reshaped(t, [kv, rows * group, d])
+}
+
+/// The inverse of [`by_head`].
+fn by_row(t: CubeTensor, kv: usize, group: usize, d: usize) -> CubeTensor {
+    let rows = t.shape()[1] / group;
+    let t = CubeBackend::float_swap_dims(reshaped(t, [kv, rows, group * d]), 0, 1);
+    reshaped(t, [rows, kv * group * d])
+}
+
+/// What both directions of a chunk need.
+struct Chunked {
+    visible: Visible,
+    first: CubeTensor,
+    end: CubeTensor,
+    group: usize,
+}
+
+impl Chunked {
+    fn new(q: &CubeTensor, segments: &Segments, options: AttentionOptions) -> Chunked {
+        let visible = Visible::new(segments, dims(q)[0], options.window);
+        Chunked {
+            first: upload(&visible.first, q),
+            end: upload(&visible.end, q),
+            visible,
+            group: options.heads / options.kv_heads,
+        }
+    }
+
+    /// q·kᵀ of a chunk, `[kv, rows·group, span]` in f32.
+    fn scores(&self, q: &CubeTensor, k: &CubeTensor) -> CubeTensor {
+        product(q.clone(), transposed(k.clone()), DType::F32)
+    }
+
+    fn queries(&self, t: &CubeTensor, rows: &Range<usize>) -> CubeTensor {
+        let within = rows.start * self.group..rows.end * self.group;
+        narrowed(t.clone(), 1, within)
+    }
+
+    fn keys(&self, t: &CubeTensor, span: &Range<usize>) -> CubeTensor {
+        narrowed(t.clone(), 1, span.clone())
+    }
+}
+
+/// o, and one logsumexp a row and head.
+pub(crate) fn forward(
+    q: CubeTensor,
+    k: CubeTensor,
+    v: CubeTensor,
+    segments: Segments,
+    o: AttentionOptions,
+) -> SavedAttention<CubeBackend> {
+    let (q, k, v) = (packed(q), packed(k), packed(v));
+    let [tokens, width] = dims(&q);
+    let lse = fresh(&q, [tokens, o.heads], DType::F32);
+    if tokens <= FEW_ROWS {
+        let out = fresh(&q, [tokens, width], q.dtype);
+        if tokens > 0 {
+            let visible = Visible::new(&segments, tokens, o.window);
+            attend(&q, &k, &v, &visible.first, &visible.end, &out, &lse, &o);
+        }
+        return SavedAttention {
+            q,
+            k,
+            v,
+            o: out,
+            lse,
+        };
+    }
+    let c = Chunked::new(&q, &segments, o);
+    let (kv, d, dtype) = (o.kv_heads, o.head_dim, q.dtype);
+    let qh = by_head(q.clone(), kv, c.group, d);
+    let (kh, vh) = (by_head(k.clone(), kv, 1, d), by_head(v.clone(), kv, 1, d));
+    let mut parts = Vec::new();
+    for (rows_of, span) in c.visible.chunks(o.heads, dtype) {
+        let scores = c.scores(&c.queries(&qh, &rows_of), &c.keys(&kh, &span));
+        let count = rows_of.len() * o.heads;
+        let p = fresh(&q, [kv, rows_of.len() * c.group, span.len()], q.dtype);
+        let client = q.client.clone();
+        let (cubes, dim, units) = rows(&client, count);
+        softmax_kernel::launch(
+            &client,
+            cubes,
+            dim,
+            packed(scores).into_buffer_arg(),
+            c.first.clone().into_buffer_arg(),
+            c.end.clone().into_buffer_arg(),
+            p.clone().into_buffer_arg(),
+            lse.clone().into_buffer_arg(),
+            rows_of.start,
+            rows_of.len(),
+            span.start,
+            span.len(),
+            c.group,
+            o.heads,
+            o.scale,
+            o.softcap.unwrap_or(0.0),
+            o.softcap.is_some(),
+            units,
+            storage(q.dtype),
+        );
+        parts.push(product(p, c.keys(&vh, &span), q.dtype));
+    }
+    let out = by_row(CubeBackend::float_cat(parts, 1), kv, c.group, d);
+    SavedAttention {
+        q,
+        k,
+        v,
+        o: packed(out),
+        lse,
+    }
+}
+
+/// (dq, dk, dv)
+pub(crate) fn backward(
+    d_o: CubeTensor,
+    saved: SavedAttention<CubeBackend>,
+    segments: Segments,
+    o: AttentionOptions,
+) -> (CubeTensor, CubeTensor, CubeTensor) {
+    let SavedAttention {
+        q,
+        k,
+        v,
+        o: out,
+        lse,
+    } = saved;
+    let (d_o, out) = (packed(d_o), packed(out));
+    let ([tokens, width], [key_rows, kv_width]) = (dims(&q), dims(&k));
+    let dtype = q.dtype;
+    if tokens == 0 {
+        let none = |columns| fresh(&q, [0, columns], dtype);
+        return (none(width), none(kv_width), none(kv_width));
+    }
+    let c = Chunked::new(&q, &segments, o);
+    let (kv, d) = (o.kv_heads, o.head_dim);
+    let client = q.client.clone();
+    let delta = fresh(&q, [tokens, o.heads], DType::F32);
+    let (cubes, dim, units) = rows(&client, tokens * o.heads);
+    delta_kernel::launch(
+        &client,
+        cubes,
+        dim,
+        d_o.clone().into_buffer_arg(),
+        out.into_buffer_arg(),
+        delta.clone().into_buffer_arg(),
+        d,
+        units,
+        storage(dtype),
+    );
+
+    let (qh, doh) = (by_head(q, kv, c.group, d), by_head(d_o, kv, c.group, d));
+    let (kh, vh) = (by_head(k, kv, 1, d), by_head(v, kv, 1, d));
+    // Keys are seen by rows of several chunks: their gradients are summed in f32.
+    let mut dk = zeros(&qh.device, [kv, key_rows, d]);
+    let mut dv = zeros(&qh.device, [kv, key_rows, d]);
+    let mut parts = Vec::new();
+    for (rows_of, span) in c.visible.chunks(o.heads, dtype) {
+        let (qc, doc) = (c.queries(&qh, &rows_of), c.queries(&doh, &rows_of));
+        let (kc, vc) = (c.keys(&kh, &span), c.keys(&vh, &span));
+        let scores = packed(c.scores(&qc, &kc));
+        let dp = packed(c.scores(&doc, &vc));
+        let shape = [kv, rows_of.len() * c.group, span.len()];
+        let (p, ds) = (fresh(&qh, shape, dtype), fresh(&qh, shape, dtype));
+        let count = elements(&p);
+        let (cubes, dim) = each(&client, count);
+        softmax_backward_kernel::launch(
+            &client,
+            cubes,
+            dim,
+            scores.into_buffer_arg(),
+            dp.into_buffer_arg(),
+            c.first.clone().into_buffer_arg(),
+            c.end.clone().into_buffer_arg(),
+            lse.clone().into_buffer_arg(),
+            delta.clone().into_buffer_arg(),
+            p.clone().into_buffer_arg(),
+            ds.clone().into_buffer_arg(),
+            rows_of.start,
+            rows_of.len(),
+            span.start,
+            span.len(),
+            c.group,
+            o.heads,
+            o.scale,
+            o.softcap.unwrap_or(0.0),
+            count,
+            o.softcap.is_some(),
+            storage(dtype),
+        );
+        parts.push(product(ds.clone(), kc, dtype));
+        dk = accumulated(dk, &span, product(transposed(ds), qc, DType::F32));
+        dv = accumulated(dv, &span, product(transposed(p), doc, DType::F32));
+    }
+    let dq = by_row(CubeBackend::float_cat(parts, 1), kv, c.group, d);
+    let back = |t| packed(by_row(cast(t, dtype), kv, 1, d));
+    (packed(dq), back(dk), back(dv))
+}
+
+/// `sum` with `part` added to its keys `span`.
+fn accumulated(sum: CubeTensor, span: &Range<usize>, part: CubeTensor) -> CubeTensor {
+    let before = narrowed(sum.clone(), 1, span.clone());
+    let after = CubeBackend::float_add(before, part);
+    replaced(sum, 1, span.clone(), after)
+}
+
+/// One kernel for all rows of q; row i sees rows `first[i]..end[i]` of k and v.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn attend(
+    q: &CubeTensor,
+    k: &CubeTensor,
+    v: &CubeTensor,
+    first: &[u32],
+    end: &[u32],
+    out: &CubeTensor,
+    lse: &CubeTensor,
+    o: &AttentionOptions,
+) {
+    let client = q.client.clone();
+    let (cubes, dim, units) = rows(&client, first.len() * o.heads);
+    attend_kernel::launch(
+        &client,
+        cubes,
+        dim,
+        q.clone().into_buffer_arg(),
+        k.clone().into_buffer_arg(),
+        v.clone().into_buffer_arg(),
+        upload(first, q).into_buffer_arg(),
+        upload(end, q).into_buffer_arg(),
+        out.clone().into_buffer_arg(),
+        lse.clone().into_buffer_arg(),
+        o.heads,
+        o.kv_heads,
+        o.scale,
+        o.softcap.unwrap_or(0.0),
+        o.head_dim,
+        o.softcap.is_some(),
+        units,
+        storage(q.dtype),
+    );
+}

@@ -1,0 +1,326 @@
+//! GPUs: CubeCL tensors handed to the kernels of [`crate::kernels::cube`] and to burn's matmul.
+//!
+//! Activations are f32 or bf16, whatever the embedding gives; norms, biases, angles and adapters
+//! are f32. Sums are f32 throughout.
+
+mod attention;
+mod cache;
+mod cross_entropy;
+mod linear;
+pub(crate) mod quantize;
+mod tensor;
+
+pub use cache::DeviceKvCache;
+
+use crate::format::{ComputeDtype, WeightFormat};
+use crate::kernels::adamw::AdamW;
+use crate::kernels::cube::adamw::adamw_kernel;
+use crate::kernels::cube::normalize::{rms_norm_backward_kernel, rms_norm_kernel};
+use crate::kernels::cube::rotary::rotary_kernel;
+use crate::kernels::cube::swiglu::{swiglu_backward_kernel, swiglu_kernel};
+use crate::kernels::dropout::Dropout;
+use crate::schema::{Adapter, Gradients, Ops, SavedAttention};
+use crate::segments::{AttentionOptions, Segments};
+use burn::tensor::DType;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
+use std::sync::Arc;
+use tensor::{dims, each, elements, fresh, owned, packed, rows, storage, upload};
+
+impl Ops for CubeBackend {
+    fn linear(
+        x: CubeTensor,
+        words: CubeTensor,
+        bias: CubeTensor,
+        format: WeightFormat,
+    ) -> CubeTensor {
+        linear::forward(x, words, bias, format)
+    }
+
+    fn lora_linear(
+        x: CubeTensor,
+        words: CubeTensor,
+        bias: CubeTensor,
+        a: CubeTensor,
+        b: CubeTensor,
+        format: WeightFormat,
+        scaling: f32,
+        dropout: Option<Dropout>,
+    ) -> CubeTensor {
+        let adapter = Adapter {
+            a,
+            b,
+            scaling,
+            dropout,
+        };
+        linear::lora_forward(x, words, bias, adapter, format).0
+    }
+
+    fn embedding(words: CubeTensor, format: WeightFormat, ids: Arc<[u32]>) -> CubeTensor {
+        let dtype = match format.compute {
+            ComputeDtype::F32 => DType::F32,
+            ComputeDtype::Bf16 => DType::BF16,
+        };
+        linear::embedding(words, format, &ids, dtype)
+    }
+
+    fn attention(
+        q: CubeTensor,
+        k: CubeTensor,
+        v: CubeTensor,
+        segments: Segments,
+        options: AttentionOptions,
+    ) -> CubeTensor {
+        attention::forward(q, k, v, segments, options).o
+    }
+
+    fn linear_cross_entropy(
+        h: CubeTensor,
+        words: CubeTensor,
+        format: WeightFormat,
+        targets: Arc<[u32]>,
+    ) -> CubeTensor {
+        cross_entropy::forward(h, words, format, &targets, false).0
+    }
+
+    fn rms_norm(x: CubeTensor, weight: CubeTensor, epsilon: f32) -> CubeTensor {
+        let (x, weight) = (packed(x), packed(weight));
+        let [count, width] = dims(&x);
+        let y = fresh(&x, [count, width], x.dtype);
+        if count == 0 {
+            return y;
+        }
+        let client = x.client.clone();
+        let (cubes, dim, units) = rows(&client, count);
+        let dtype = storage(x.dtype);
+        rms_norm_kernel::launch(
+            &client,
+            cubes,
+            dim,
+            x.into_buffer_arg(),
+            weight.into_buffer_arg(),
+            y.clone().into_buffer_arg(),
+            width,
+            epsilon,
+            units,
+            dtype,
+        );
+        y
+    }
+
+    fn rotary(
+        x: CubeTensor,
+        cos: CubeTensor,
+        sin: CubeTensor,
+        position_ids: Arc<[u32]>,
+        heads: usize,
+        inverse: bool,
+    ) -> CubeTensor {
+        let (x, cos, sin) = (packed(x), packed(cos), packed(sin));
+        let y = fresh(&x, dims(&x), x.dtype);
+        let (pairs, half) = (elements(&x) / 2, dims(&cos)[1]);
+        if pairs == 0 {
+            return y;
+        }
+        let client = x.client.clone();
+        let (cubes, dim) = each(&client, pairs);
+        let dtype = storage(x.dtype);
+        let positions = upload(&position_ids, &x);
+        rotary_kernel::launch(
+            &client,
+            cubes,
+            dim,
+            x.into_buffer_arg(),
+            cos.into_buffer_arg(),
+            sin.into_buffer_arg(),
+            positions.into_buffer_arg(),
+            y.clone().into_buffer_arg(),
+            pairs,
+            heads,
+            half,
+            if inverse { -1.0 } else { 1.0 },
+            dtype,
+        );
+        y
+    }
+
+    fn swiglu(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
+        let (gate, up) = (packed(gate), packed(up));
+        let y = fresh(&gate, dims(&gate), gate.dtype);
+        let count = elements(&gate);
+        if count == 0 {
+            return y;
+        }
+        let client = gate.client.clone();
+        let (cubes, dim) = each(&client, count);
+        let dtype = storage(gate.dtype);
+        swiglu_kernel::launch(
+            &client,
+            cubes,
+            dim,
+            gate.into_buffer_arg(),
+            up.into_buffer_arg(),
+            y.clone().into_buffer_arg(),
+            count,
+            dtype,
+        );
+        y
+    }
+
+    fn adamw(
+        param: CubeTensor,
+        grad: CubeTensor,
+        exp_avg: CubeTensor,
+        exp_avg_sq: CubeTensor,
+        o: AdamW,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        let grad = packed(grad);
+        let (param, m, v) = (owned(param), owned(exp_avg), owned(exp_avg_sq));
+        let count = elements(&param);
+        let client = param.client.clone();
+        let (cubes, dim) = each(&client, count);
+        adamw_kernel::launch(
+            &client,
+            cubes,
+            dim,
+            param.clone().into_buffer_arg(),
+            grad.into_buffer_arg(),
+            m.clone().into_buffer_arg(),
+            v.clone().into_buffer_arg(),
+            count,
+            (1.0 - o.lr * o.weight_decay) as f32,
+            (1.0 - o.beta1) as f32,
+            o.beta2 as f32,
+            (1.0 - o.beta2) as f32,
+            (o.lr / (1.0 - o.beta1.powi(o.step as i32))) as f32,
+            (1.0 - o.beta2.powi(o.step as i32)).sqrt() as f32,
+            o.eps as f32,
+            o.grad_scale as f32,
+        );
+        (param, m, v)
+    }
+}
+
+impl Gradients for CubeBackend {
+    fn linear_backward(dy: CubeTensor, words: CubeTensor, format: WeightFormat) -> CubeTensor {
+        linear::backward(dy, words, format)
+    }
+
+    fn lora_linear_forward(
+        x: CubeTensor,
+        words: CubeTensor,
+        bias: CubeTensor,
+        adapter: Adapter<CubeBackend>,
+        format: WeightFormat,
+    ) -> (CubeTensor, CubeTensor) {
+        linear::lora_forward(x, words, bias, adapter, format)
+    }
+
+    fn lora_linear_backward(
+        dy: CubeTensor,
+        x: CubeTensor,
+        u: CubeTensor,
+        words: CubeTensor,
+        adapter: Adapter<CubeBackend>,
+        format: WeightFormat,
+        want_dx: bool,
+    ) -> (Option<CubeTensor>, CubeTensor, CubeTensor) {
+        linear::lora_backward(dy, x, u, words, adapter, format, want_dx)
+    }
+
+    fn attention_forward(
+        q: CubeTensor,
+        k: CubeTensor,
+        v: CubeTensor,
+        segments: Segments,
+        options: AttentionOptions,
+    ) -> SavedAttention<CubeBackend> {
+        attention::forward(q, k, v, segments, options)
+    }
+
+    fn attention_backward(
+        d_o: CubeTensor,
+        saved: SavedAttention<CubeBackend>,
+        segments: Segments,
+        options: AttentionOptions,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        attention::backward(d_o, saved, segments, options)
+    }
+
+    fn linear_cross_entropy_forward(
+        h: CubeTensor,
+        words: CubeTensor,
+        format: WeightFormat,
+        targets: Arc<[u32]>,
+    ) -> (CubeTensor, CubeTensor) {
+        let (loss, dh) = cross_entropy::forward(h, words, format, &targets, true);
+        (loss, dh.expect("asked for"))
+    }
+
+    fn scaled(gradient: CubeTensor, upstream: CubeTensor) -> CubeTensor {
+        linear::times(gradient, upstream, 1.0)
+    }
+
+    fn rms_norm_backward(
+        dy: CubeTensor,
+        x: CubeTensor,
+        weight: CubeTensor,
+        epsilon: f32,
+    ) -> CubeTensor {
+        let (dy, x, weight) = (packed(dy), packed(x), packed(weight));
+        let [count, width] = dims(&x);
+        let dx = fresh(&x, [count, width], x.dtype);
+        if count == 0 {
+            return dx;
+        }
+        let client = x.client.clone();
+        let (cubes, dim, units) = rows(&client, count);
+        let dtype = storage(x.dtype);
+        rms_norm_backward_kernel::launch(
+            &client,
+            cubes,
+            dim,
+            dy.into_buffer_arg(),
+            x.into_buffer_arg(),
+            weight.into_buffer_arg(),
+            dx.clone().into_buffer_arg(),
+            width,
+            epsilon,
+            units,
+            dtype,
+        );
+        dx
+    }
+
+    fn swiglu_backward(
+        dy: CubeTensor,
+        gate: CubeTensor,
+        up: CubeTensor,
+    ) -> (CubeTensor, CubeTensor) {
+        let (dy, gate, up) = (packed(dy), packed(gate), packed(up));
+        let (dgate, dup) = (
+            fresh(&gate, dims(&gate), gate.dtype),
+            fresh(&gate, dims(&gate), gate.dtype),
+        );
+        let count = elements(&gate);
+        if count == 0 {
+            return (dgate, dup);
+        }
+        let client = gate.client.clone();
+        let (cubes, dim) = each(&client, count);
+        let dtype = storage(gate.dtype);
+        swiglu_backward_kernel::launch(
+            &client,
+            cubes,
+            dim,
+            dy.into_buffer_arg(),
+            gate.into_buffer_arg(),
+            up.into_buffer_arg(),
+            dgate.clone().into_buffer_arg(),
+            dup.clone().into_buffer_arg(),
+            count,
+            dtype,
+        );
+        (dgate, dup)
+    }
+}

@@ -1,0 +1,177 @@
+//! CubeCL tensors as kernels want them: contiguous in, fresh out, how many units to launch.
+
+use burn::backend::TensorMetadata;
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::backend::ops::FloatTensorOps;
+use burn::tensor::{DType, Shape, Slice};
+use burn_cubecl::kernel::matmul::{MatmulStrategy, init_matmul_output, matmul};
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{CubeBackend, CubeDevice};
+use cubecl::client::Client;
+use cubecl::prelude::*;
+use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
+use cubek::matmul::{launch::launch_ref, multi_level};
+use cubek::std::InputBinding;
+use std::ops::Range;
+
+/// The same tensor, its elements in order without gaps: no copy when they already are.
+pub(crate) fn packed(t: CubeTensor) -> CubeTensor {
+    burn_cubecl::kernel::into_contiguous(t)
+}
+
+/// A fresh tensor beside `like`, which its kernel must write in full.
+pub(crate) fn fresh<const D: usize>(
+    like: &CubeTensor,
+    shape: [usize; D],
+    dtype: DType,
+) -> CubeTensor {
+    let (client, device) = (like.client.clone(), like.device.clone());
+    empty_device_contiguous_dtype(client, device, Shape::from(shape), dtype)
+}
+
+/// A tensor that nobody else holds and that is all of its buffer: a kernel may change it in place.
+pub(crate) fn owned(t: CubeTensor) -> CubeTensor {
+    let t = packed(t);
+    if t.can_mut() && t.is_contiguous_buffer() {
+        t
+    } else {
+        t.copy()
+    }
+}
+
+/// `[rows, columns]`
+pub(crate) fn dims(t: &CubeTensor) -> [usize; 2] {
+    t.shape().dims()
+}
+
+pub(crate) fn elements(t: &CubeTensor) -> usize {
+    t.shape().num_elements()
+}
+
+pub(crate) fn storage(dtype: DType) -> ElemType {
+    dtype_to_storage_type(dtype)
+}
+
+/// Numbers of the host beside `like`.
+pub(crate) fn upload(values: &[u32], like: &CubeTensor) -> CubeTensor {
+    let handle = like.client.create_from_slice(bytemuck::cast_slice(values));
+    let shape = Shape::from([values.len()]);
+    let (client, device) = (like.client.clone(), like.device.clone());
+    CubeTensor::new_contiguous(client, device, shape, handle, DType::U32)
+}
+
+/// The same for floats.
+pub(crate) fn upload_floats(values: &[f32], like: &CubeTensor) -> CubeTensor {
+    let mut t = upload(bytemuck::cast_slice(values), like);
+    t.dtype = DType::F32;
+    t
+}
+
+/// One unit for each of `count` elements.
+pub(crate) fn each(client: &Client, count: usize) -> (CubeCount, CubeDim) {
+    let dim = CubeDim::new(client, count);
+    (
+        cubecl::calculate_cube_count_elemwise(client, count, dim),
+        dim,
+    )
+}
+
+/// One cube for each of `count` rows, and how many units it has: a power of two, because they meet
+/// in a tree.
+pub(crate) fn rows(client: &Client, count: usize) -> (CubeCount, CubeDim, usize) {
+    let most = client
+        .properties()
+        .hardware
+        .max_units_per_cube
+        .clamp(1, 128);
+    let units = 1 << most.ilog2();
+    // x goes to 2³¹ − 1, and a cube too many would write a row that is not there.
+    let cubes = CubeCount::Static(count as u32, 1, 1);
+    (cubes, CubeDim::new_1d(units), units as usize)
+}
+
+/// lhs·rhs over the last two dimensions, accumulated in f32, stored as `out`.
+///
+/// On a GPU the fastest of burn's matmuls for such shapes is found by trying them, once a shape
+/// class. On the CPU, where this only proves kernels, it is the plain one: the tiled ones want more
+/// shared memory than an L1 cache, and trying them takes longer than the tests.
+pub(crate) fn product(lhs: CubeTensor, rhs: CubeTensor, out: DType) -> CubeTensor {
+    if is_cpu(&lhs) {
+        return plain_product(lhs, rhs, out);
+    }
+    matmul(lhs, rhs, None, MatmulStrategy::Autotune, out).expect("some matmul takes any shape")
+}
+
+fn plain_product(lhs: CubeTensor, rhs: CubeTensor, out: DType) -> CubeTensor {
+    let y = init_matmul_output(&lhs, &rhs, out);
+    let client = lhs.client.clone();
+    let (l, r) = (storage(lhs.dtype), storage(rhs.dtype));
+    let mut dtypes = MatmulElems::from_globals(&MatmulGlobalElems {
+        lhs: l,
+        rhs: r,
+        out: storage(out),
+    });
+    launch_ref(
+        &multi_level::Strategy::Naive.into(),
+        &client,
+        InputBinding::new(lhs.binding(), l),
+        InputBinding::new(rhs.binding(), r),
+        y.clone().binding(),
+        &mut dtypes,
+    )
+    .expect("the plain matmul takes any shape");
+    y
+}
+
+fn is_cpu(t: &CubeTensor) -> bool {
+    t.client.properties().hardware.num_cpu_cores.is_some()
+}
+
+/// The last two dimensions swapped: a view.
+pub(crate) fn transposed(t: CubeTensor) -> CubeTensor {
+    let last = t.shape().num_dims() - 1;
+    CubeBackend::float_swap_dims(t, last - 1, last)
+}
+
+pub(crate) fn reshaped<const D: usize>(t: CubeTensor, shape: [usize; D]) -> CubeTensor {
+    CubeBackend::float_reshape(t, Shape::from(shape))
+}
+
+pub(crate) fn cast(t: CubeTensor, dtype: DType) -> CubeTensor {
+    if t.dtype == dtype {
+        t
+    } else {
+        burn_cubecl::kernel::cast(t, dtype)
+    }
+}
+
+/// Rows `range` of dimension `dim`.
+pub(crate) fn narrowed(t: CubeTensor, dim: usize, range: Range<usize>) -> CubeTensor {
+    let shape = t.shape();
+    let ranges: Vec<Range<usize>> = (0..shape.num_dims())
+        .map(|d| if d == dim { range.clone() } else { 0..shape[d] })
+        .collect();
+    burn_cubecl::kernel::slice(t, &ranges)
+}
+
+/// `t` with rows `range` of dimension `dim` replaced, in place where nobody else holds it.
+pub(crate) fn replaced(
+    t: CubeTensor,
+    dim: usize,
+    range: Range<usize>,
+    value: CubeTensor,
+) -> CubeTensor {
+    let shape = t.shape();
+    let ranges: Vec<Slice> = (0..shape.num_dims())
+        .map(|d| {
+            let r = if d == dim { range.clone() } else { 0..shape[d] };
+            Slice::from(r)
+        })
+        .collect();
+    CubeBackend::float_slice_assign(t, &ranges, value)
+}
+
+pub(crate) fn zeros<const D: usize>(device: &CubeDevice, shape: [usize; D]) -> CubeTensor {
+    burn_cubecl::ops::numeric::zeros(device.clone(), Shape::from(shape), DType::F32)
+}

@@ -1,0 +1,78 @@
+//! NF4 codes to values on a GPU: N neighbouring values a unit, written as one vector.
+//!
+//! The weight lies as [`crate::format`] says. The sixteen codebook values are staged in shared
+//! memory: sixteen banks, so that the lanes of a warp never wait for each other there.
+
+use cubecl::prelude::*;
+
+/// The scale of a block: its f32, or its 8-bit code through the nested absmax and the map.
+#[cube]
+pub(crate) fn block_scale(
+    words: &[u32],
+    block: usize,
+    scales_at: usize,
+    nested_at: usize,
+    map_at: usize,
+    offset: f32,
+    #[comptime] nested: bool,
+) -> f32 {
+    if comptime!(nested) {
+        let code = (words[scales_at + block / 4] >> ((block % 4) as u32 * 8)) & 255;
+        let absmax = f32::reinterpret(words[nested_at + block / 256]);
+        f32::reinterpret(words[map_at + code as usize]) * absmax + offset
+    } else {
+        f32::reinterpret(words[scales_at + block])
+    }
+}
+
+/// The position of value `i`'s nibble in its word: the even value is the high nibble of its byte.
+#[cube]
+pub(crate) fn nibble(word: u32, i: usize) -> usize {
+    let within = i % 8;
+    let shift = (within / 2 * 8 + 4 - within % 2 * 4) as u32;
+    ((word >> shift) & 15) as usize
+}
+
+/// `R` is the type that the weight's values are rounded to, `F` the one they are stored in here.
+#[cube(launch, create_dummy_kernel)]
+pub(crate) fn dequantize_kernel<F: Float, R: Float, N: Size>(
+    words: &[u32],
+    codebook: &[f32],
+    output: &mut [Vector<F, N>],
+    vectors: usize,
+    scales_at: usize,
+    nested_at: usize,
+    map_at: usize,
+    offset: f32,
+    #[comptime] nested: bool,
+    #[define(F, R)] _dtypes: [ElemType; 2],
+) {
+    let mut table = Shared::<[f32]>::new_slice(16usize);
+    let mut entry = UNIT_POS as usize;
+    while entry < 16 {
+        table[entry] = codebook[entry];
+        entry += CUBE_DIM as usize;
+    }
+    sync_cube();
+    let vector = ABSOLUTE_POS;
+    if vector < vectors {
+        let first = vector * N::value();
+        let scale = block_scale(
+            words,
+            first / 64,
+            scales_at,
+            nested_at,
+            map_at,
+            offset,
+            nested,
+        );
+        let word = words[first / 8];
+        let mut values = Vector::<F, N>::empty();
+        #[unroll]
+        for lane in 0..N::value() {
+            let value = R::cast_from(table[nibble(word, first + lane)] * scale);
+            values.insert(lane, F::cast_from(value));
+        }
+        output[vector] = values;
+    }
+}
