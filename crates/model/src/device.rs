@@ -194,10 +194,9 @@ mod tests {
         assert_eq!("auto".parse::<DeviceChoice>().ok(), Some(DeviceChoice::Cpu));
         let error = "cuda:7"
             .parse::<DeviceChoice>()
-            .err()
-            .expect("it is not there");
+            .expect_err("it is not there");
         assert!(error.to_string().contains("cuda:7 ("), "{error}");
-        let error = "tpu".parse::<DeviceChoice>().err().expect("unknown");
+        let error = "tpu".parse::<DeviceChoice>().expect_err("unknown");
         assert!(
             error.to_string().contains("this build knows auto"),
             "{error}"

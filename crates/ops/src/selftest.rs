@@ -67,8 +67,10 @@ struct Bench {
 }
 
 impl Bench {
+    /// What activations are stored in: f32 on the CPU back end, whatever they are multiplied in.
     fn dtype(&self) -> DType {
         match self.compute {
+            _ if self.plain == Device::flex() => DType::F32,
             ComputeDtype::F32 => DType::F32,
             ComputeDtype::Bf16 => DType::BF16,
         }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use clap::{Args as ClapArgs, Parser, ValueEnum};
+use clap::{Args as ClapArgs, Parser, ValueEnum, builder::ArgPredicate};
 use serde::Serialize;
 
 /// Fine-tune a language model with QLoRA: a LoRA adapter over a frozen 4-bit base.
@@ -18,13 +18,12 @@ pub struct Args {
     #[arg(
         long,
         value_name = "DIR",
-        required_unless_present = "doctor",
-        default_value_if("doctor", "true", "")
+        default_value_if("doctor", ArgPredicate::IsPresent, Some("."))
     )]
     pub base: PathBuf,
 
     /// Packed shards to train on
-    #[arg(long, value_name = "FILE", required_unless_present = "doctor", num_args = 1..)]
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub train: Vec<PathBuf>,
 
     /// Packed shards to evaluate on, before the first step and after each epoch
@@ -35,8 +34,7 @@ pub struct Args {
     #[arg(
         long,
         value_name = "RUN",
-        required_unless_present = "doctor",
-        default_value_if("doctor", "true", "")
+        default_value_if("doctor", ArgPredicate::IsPresent, Some("."))
     )]
     pub out_dir: PathBuf,
 
@@ -228,10 +226,10 @@ pub struct RunArgs {
     #[serde(skip)]
     pub dry_run: bool,
 
-    /// Say what driver, compiler and GPUs there are, test every operation on --device, and stop
-    #[arg(long)]
+    /// Say what driver, compiler and GPUs there are, test every operation on DEVICE, and stop
+    #[arg(long, value_name = "DEVICE", exclusive = true, num_args = 0..=1, default_missing_value = "auto", value_parser = device)]
     #[serde(skip)]
-    pub doctor: bool,
+    pub doctor: Option<model::DeviceChoice>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]

@@ -28,8 +28,8 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         engine: args.engine.resolved(),
         ..args
     };
-    if args.run.doctor {
-        return Ok(doctor::run(args.engine.device));
+    if let Some(device) = args.run.doctor {
+        return Ok(doctor::run(device));
     }
     model::keep_freed_memory();
     // This thread is one of the workers: its kernels begin at once, where a thread outside the pool

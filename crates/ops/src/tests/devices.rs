@@ -21,6 +21,7 @@ fn all_pass(device: &Device, compute: ComputeDtype) {
 #[test]
 fn every_operation_of_the_cpu_is_its_specification() {
     all_pass(&Device::flex(), ComputeDtype::F32);
+    all_pass(&Device::flex(), ComputeDtype::Bf16);
 }
 
 #[cfg(feature = "cube-cpu")]

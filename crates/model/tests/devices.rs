@@ -1,0 +1,116 @@
+//! What a GPU's path generates, loads and trains is what the CPU's does, on CubeCL's CPU runtime.
+#![cfg(feature = "cube-cpu")]
+
+use std::path::PathBuf;
+
+use checkpoint::Base;
+use model::{
+    AdamW, AdamWConfig, Adapter, Batch, ComputeDtype, DeviceChoice, Dropout, GenerateOptions,
+    Gradients, LoadOptions, LoraConfig, Model, Projection, Quantize, Recompute,
+};
+
+fn tiny(family: &str, device: DeviceChoice, compute_dtype: ComputeDtype) -> Model {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models");
+    let options = LoadOptions {
+        quantize: Quantize::Nf4 { double_quant: true },
+        compute_dtype,
+        device,
+        ..LoadOptions::default()
+    };
+    let base = Base::open(&dir.join(family)).expect("the base opens");
+    Model::load(&base, &options, &mut |_, _| {}).expect("it loads")
+}
+
+fn tokens(count: usize, seed: u32) -> Vec<u32> {
+    (0..count as u32)
+        .map(|i| 3 + (i * 131 + seed * 977) % 500)
+        .collect()
+}
+
+#[test]
+fn a_device_continues_prompts_as_the_cpu_does() {
+    for family in ["llama-tied", "mistral-swa", "qwen2", "qwen3"] {
+        let shared = tokens(12, 5);
+        let prompts: Vec<Vec<u32>> = [1, 4, 9]
+            .iter()
+            .map(|&n| [shared.clone(), tokens(n, 90 + n as u32)].concat())
+            .collect();
+        let options = GenerateOptions {
+            max_new_tokens: 6,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+            stop_token_ids: vec![],
+            batch_size: 2,
+        };
+        let on = |device| {
+            let model = tiny(family, device, ComputeDtype::F32);
+            model
+                .generate(&prompts, &options, &mut |_, _| {})
+                .expect("completions")
+        };
+        assert_eq!(on(DeviceChoice::CubeCpu), on(DeviceChoice::Cpu), "{family}");
+    }
+}
+
+/// Losses of three steps of training with dropout, all projections adapted.
+fn losses(device: DeviceChoice, compute: ComputeDtype, recompute: Recompute) -> Vec<f64> {
+    let mut model = tiny("llama-tied", device, compute);
+    let config = LoraConfig {
+        rank: 4,
+        alpha: 8.0,
+        dropout: 0.1,
+        target_modules: Projection::ALL.map(|p| p.name().to_string()).to_vec(),
+    };
+    let adapter = Adapter::new(model.decoder(), &config, "base", 3).expect("known targets");
+    let mut optimizer = AdamW::new(&adapter, AdamWConfig::default());
+    model.set_adapter(adapter);
+    let ids = [tokens(40, 1), tokens(9, 2)].concat();
+    let batch = Batch {
+        loss_mask: vec![1; ids.len()],
+        offsets: vec![0, 40, ids.len()],
+        input_ids: ids,
+    };
+    (1..=3)
+        .map(|step| {
+            let adapter = model.adapter().expect("it was set");
+            let mut gradients = Gradients::new(adapter);
+            let scale = 1.0 / batch.targets() as f64;
+            let dropout = Some(Dropout::new(0.1, 0, step, 0));
+            let loss = model
+                .accumulate_gradients(&batch, scale, dropout, recompute, &mut gradients)
+                .expect("a finite loss");
+            let adapter = model.adapter_mut().expect("it was set");
+            optimizer.step(adapter, gradients, 1e-2, 1.0);
+            loss.mean()
+        })
+        .collect()
+}
+
+#[test]
+fn a_device_trains_as_the_cpu_does_dropout_and_all() {
+    let expected = losses(DeviceChoice::Cpu, ComputeDtype::F32, Recompute::Nothing);
+    assert!(expected[2] < expected[0], "{expected:?}");
+    for recompute in [Recompute::Nothing, Recompute::Layers(1)] {
+        let got = losses(DeviceChoice::CubeCpu, ComputeDtype::F32, recompute);
+        for (got, expected) in got.iter().zip(&expected) {
+            // f32 sums in another order, through three steps
+            assert!(
+                (got - expected).abs() < 1e-4 * expected,
+                "{got} and {expected}"
+            );
+        }
+    }
+    let rounded = losses(
+        DeviceChoice::CubeCpu,
+        ComputeDtype::Bf16,
+        Recompute::Nothing,
+    );
+    for (got, expected) in rounded.iter().zip(&expected) {
+        // activations with 8 bits of mantissa through two layers
+        assert!(
+            (got - expected).abs() < 1e-2 * expected,
+            "{got} and {expected}"
+        );
+    }
+}
