@@ -368,14 +368,13 @@ fn compile(source: &str, arch: &str, headers: &str) -> Result<(), String> {
         format!("--include-path={headers}/cccl"),
     ];
     // SAFETY: the program was just made and is destroyed below, once.
-    let answer = unsafe {
+    unsafe {
         let compiled = nvrtc::compile_program(program, &options);
         let log = nvrtc::get_program_log(program).map_err(|e| format!("{e:?}"))?;
         let log = CStr::from_ptr(log.as_ptr()).to_string_lossy().into_owned();
         let _ = nvrtc::destroy_program(program);
         compiled.map_err(|_| log)
-    };
-    answer
+    }
 }
 
 #[test]
