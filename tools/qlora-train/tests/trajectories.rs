@@ -129,3 +129,15 @@ fn twenty_clipped_steps_over_an_nf4_base_with_every_layer_recomputed() {
         &[&HOT[..], &flags].concat(),
     );
 }
+
+/// The kernels of a GPU, through the command line, to the same tolerance.
+#[cfg(feature = "cube-cpu")]
+#[test]
+fn twenty_clipped_steps_over_an_nf4_base_on_a_device() {
+    let flags = ["--quantize", "nf4", "--device", "cube-cpu"];
+    follow(
+        "train20-nf4dq-hot",
+        "llama-tied-prequant",
+        &[&HOT[..], &flags].concat(),
+    );
+}
