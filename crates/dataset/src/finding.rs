@@ -14,7 +14,7 @@ pub struct Finding {
     /// In bytes, counted from 1; `None` when the message names the place.
     pub column: Option<u64>,
     pub rule: Rule,
-    pub message: Message,
+    pub message: FindingMessage,
     /// The earlier line that this one is compared with.
     pub other_line: Option<u64>,
 }
@@ -22,7 +22,7 @@ pub struct Finding {
 /// What is said about a line. Where thousands say the same, the words are only put together for
 /// those that somebody reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message {
+pub enum FindingMessage {
     Text(String),
     /// `before`, the number of another line, `after`.
     Compared {
@@ -32,17 +32,17 @@ pub enum Message {
     },
 }
 
-impl From<String> for Message {
-    fn from(text: String) -> Message {
-        Message::Text(text)
+impl From<String> for FindingMessage {
+    fn from(text: String) -> FindingMessage {
+        FindingMessage::Text(text)
     }
 }
 
-impl Display for Message {
+impl Display for FindingMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Message::Text(text) => f.write_str(text),
-            Message::Compared {
+            FindingMessage::Text(text) => f.write_str(text),
+            FindingMessage::Compared {
                 before,
                 line,
                 after,
@@ -51,7 +51,7 @@ impl Display for Message {
     }
 }
 
-impl Serialize for Message {
+impl Serialize for FindingMessage {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -85,7 +85,7 @@ impl<'a> Findings<'a> {
                 line,
                 column,
                 rule,
-                message: Message::Text(message()),
+                message: FindingMessage::Text(message()),
                 other_line: None,
             });
         }

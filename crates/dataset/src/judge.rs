@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::characters::Script;
 use crate::check::{Checked, Options, worst};
 use crate::facts::{Facts, More};
-use crate::finding::{Finding, Message};
+use crate::finding::{Finding, FindingMessage};
 use crate::language::Language;
 use crate::minhash::Index;
 use crate::minority::Minority;
@@ -100,7 +100,7 @@ impl<'o> Judge<'o> {
 
     fn compare(&mut self, line: u64, mut facts: Facts, findings: &mut Vec<Finding>) {
         let on = |rule| self.options.severities.is_on(rule);
-        let mut add = |rule, message: Message, other| {
+        let mut add = |rule, message: FindingMessage, other| {
             findings.push(Finding {
                 line: Some(line),
                 column: None,
@@ -142,7 +142,12 @@ impl<'o> Judge<'o> {
         }
     }
 
-    fn compare_more(&mut self, line: u64, more: More, add: &mut impl FnMut(Rule, Message, u64)) {
+    fn compare_more(
+        &mut self,
+        line: u64,
+        more: More,
+        add: &mut impl FnMut(Rule, FindingMessage, u64),
+    ) {
         let on = |rule| self.options.severities.is_on(rule);
         if let Some((set, order)) = more.answer_keys {
             let (first_set, first_order, first) =
@@ -261,8 +266,8 @@ fn key_and_tag(facts: &Facts) -> (u64, u64) {
     )
 }
 
-fn compared(before: &'static str, line: u64, after: &'static str) -> Message {
-    Message::Compared {
+fn compared(before: &'static str, line: u64, after: &'static str) -> FindingMessage {
+    FindingMessage::Compared {
         before,
         line,
         after,

@@ -131,23 +131,18 @@ impl Reader<'_> {
         loop {
             let escape = *self.line.get(self.at)?;
             self.at += 1;
-            text.push(match escape {
-                b'"' | b'\\' | b'/' => escape,
-                b'n' => b'\n',
-                b't' => b'\t',
-                b'r' => b'\r',
+            match escape {
+                b'"' | b'\\' | b'/' => text.push(escape),
+                b'n' => text.push(b'\n'),
+                b't' => text.push(b'\t'),
+                b'r' => text.push(b'\r'),
                 b'u' => {
                     has_code_points = true;
                     let letter = self.code_point()?;
                     text.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
-                    self.piece(text)?;
-                    if self.line[self.at - 1] == b'"' {
-                        return Some(true);
-                    }
-                    continue;
                 }
                 _ => return None, // control characters, and what is no escape
-            });
+            }
             self.piece(text)?;
             if self.line[self.at - 1] == b'"' {
                 return Some(has_code_points);

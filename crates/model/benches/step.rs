@@ -5,27 +5,33 @@
 //! seven projections, dropout 0.05: 4 micro-batches of one packed row of 512 tokens, sequences of
 //! about 110, every token a target. It prints the step, a table by operation (each timed alone in
 //! the step's shapes, times how often it occurs) with what is left over, and the step for longer
-//! rows. The limit is the f32 matmul tile on operands in cache, all threads, measured in the same run;
-//! twice that in bf16, which multiplies two pairs where f32 multiplies one.
-//! `-- f32` computes in f32 where the default is bf16, `-- growth` prints the last table only,
+//! rows. The limit is the matmul tile of the type on operands in cache, all threads, measured in the
+//! same run. `-- f32` computes in f32 where the default is bf16, `-- growth` prints the last table only,
 //! `-- step` all but that.
 
-use std::hint::black_box;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use checkpoint::ModelConfig;
 use model::{
-    AdamW, AdamWConfig, Adapter, Batch, ComputeDtype, Dropout, Gradients, LoadOptions, LoraConfig,
-    Model, Projection, Quantize, Recompute,
+    AdamW, AdamWConfig, Adapter, Batch, ComputeDtype, DeviceChoice, Dropout, Gradients, LoraConfig,
+    Model, Projection, Recompute,
 };
-use ops::kernels::{matmul::product, simd::Level};
+use ops::kernels::{simd::Level, tile::multiply_in_cache};
 
-#[path = "step/base.rs"]
-mod base;
 #[path = "step/operations.rs"]
 mod operations;
 
 const RANK: usize = 16;
 const MICRO_BATCHES: usize = 4;
+/// Of SmolLM2-135M.
+const CONFIG: &str = r#"{
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+    "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64,
+    "vocab_size": 49152, "tie_word_embeddings": true, "rms_norm_eps": 1e-5,
+    "rope_theta": 100000.0, "max_position_embeddings": 8192, "dtype": "bfloat16"
+}"#;
 
 fn main() {
     model::keep_freed_memory();
@@ -36,16 +42,9 @@ fn main() {
         true => ComputeDtype::F32,
         false => ComputeDtype::fastest(),
     };
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    base::write(dir.path());
-    let pairs = if compute_dtype == ComputeDtype::Bf16 {
-        2.0
-    } else {
-        1.0
-    };
     let machine = Machine {
         compute_dtype,
-        limit_gflops: tile_gflops() * pairs,
+        limit_gflops: tile_gflops(compute_dtype),
     };
     println!(
         "{} threads, {:?}, {compute_dtype:?}, limit {:.1} GFLOP/s",
@@ -53,13 +52,9 @@ fn main() {
         Level::best(),
         machine.limit_gflops
     );
-    let options = LoadOptions {
-        quantize: Quantize::Nf4 { double_quant: true },
-        compute_dtype,
-        ..LoadOptions::default()
-    };
-    let base = checkpoint::Base::open(dir.path()).expect("the base just written");
-    let mut trainer = Trainer::new(Model::load(&base, &options, &mut |_, _| {}).expect("it loads"));
+    let config = serde_json::from_str(CONFIG).expect("it is JSON");
+    let config = ModelConfig::from_json(Path::new("config.json"), &config).expect("a known shape");
+    let mut trainer = Trainer::new(Model::random(config, compute_dtype, DeviceChoice::Cpu));
     if !told("growth") {
         operations::print(&mut trainer, machine);
     }
@@ -179,21 +174,11 @@ fn attention_flop(offsets: &[usize], width: usize) -> f64 {
     4.0 * (pairs * width) as f64
 }
 
-/// The tile kernel on operands that stay in cache, every thread its own.
-fn tile_gflops() -> f64 {
-    let level = Level::best();
-    let flop = 2.0 * (64 * 48 * 192 * 50 * rayon::current_num_threads()) as f64;
-    let seconds = best(5, || {
-        rayon::broadcast(|_| {
-            let (a, b) = (vec![1.0f32; 64 * 192], vec![1.0f32; 192 * 48]);
-            let mut c = vec![0.0f32; 64 * 48];
-            for _ in 0..50 {
-                product(level, [64, 48, 192], &a, &b, &mut c);
-                black_box(&mut c);
-            }
-        });
-    });
-    flop / seconds / 1e9
+/// The tile on operands that stay in cache, every thread its own.
+fn tile_gflops(compute: ComputeDtype) -> f64 {
+    let multiply = || rayon::broadcast(|_| multiply_in_cache(Level::best(), compute, 1000));
+    let flop: f64 = multiply().iter().sum();
+    flop / best(5, || drop(multiply())) / 1e9
 }
 
 /// Best time of one call in seconds, of at least `calls` and for a third of a second.

@@ -106,7 +106,7 @@ pub struct Decoder {
     pub(crate) config: ModelConfig,
     pub(crate) device: Device,
     /// On the CPU back end, which generates by a path of its own.
-    #[cfg_attr(not(any(feature = "cuda", feature = "cube-cpu")), allow(dead_code))]
+    #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
     pub(crate) on_cpu: bool,
     pub(crate) embed_tokens: Weight,
     pub(crate) layers: Vec<Layer>,

@@ -168,7 +168,10 @@ impl FromStr for ComputeChoice {
     fn from_str(name: &str) -> Result<Self, String> {
         match name {
             "auto" => Ok(Self::Auto),
-            _ => Ok(Self::Dtype(name.parse()?)),
+            _ => match name.parse() {
+                Ok(dtype) => Ok(Self::Dtype(dtype)),
+                Err(_) => Err("one of auto, f32, bf16".into()),
+            },
         }
     }
 }

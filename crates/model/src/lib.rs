@@ -6,8 +6,6 @@
 mod batch;
 mod decoder;
 mod device;
-#[cfg(any(feature = "cuda", feature = "cube-cpu"))]
-mod device_generation;
 mod error;
 mod generation;
 mod load;

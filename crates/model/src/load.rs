@@ -75,6 +75,7 @@ impl Model {
             lm_head,
             config,
             device: device.clone(),
+            #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
             on_cpu: options.device.is_cpu(),
         };
         Ok(Self {

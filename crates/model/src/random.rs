@@ -19,8 +19,8 @@ impl Model {
         let largest = shapes.iter().map(|[out, input]| out * input).max();
         let values = noise(largest.unwrap_or(0).max(config.hidden_size));
         let dense = |[rows, columns]: [usize; 2]| {
-            let row = &values[..columns * 2];
-            let bytes: Vec<u8> = (0..rows).flat_map(|_| row.iter().copied()).collect();
+            let bytes = values.iter().copied().cycle();
+            let bytes: Vec<u8> = bytes.take(rows * columns * 2).collect();
             Weight::dense(&bytes, DenseDtype::BF16, [rows, columns], &device).with_compute(compute)
         };
         let ones = |len: usize| {
@@ -56,6 +56,7 @@ impl Model {
             lm_head,
             config,
             device,
+            #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
             on_cpu: choice.is_cpu(),
         };
         Model {

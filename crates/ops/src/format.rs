@@ -65,13 +65,11 @@ impl ComputeDtype {
 impl FromStr for ComputeDtype {
     type Err = String;
 
-    /// `f32`, `bf16`, or `auto` for [`ComputeDtype::fastest`].
     fn from_str(name: &str) -> Result<Self, String> {
         match name {
-            "auto" => Ok(ComputeDtype::fastest()),
             "f32" => Ok(ComputeDtype::F32),
             "bf16" => Ok(ComputeDtype::Bf16),
-            _ => Err("one of auto, f32, bf16".into()),
+            _ => Err("one of f32, bf16".into()),
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! [`Ops`] is what a tensor on any device can be asked for; `#[backend_extension]` writes the
 //! dispatch. [`Gradients`] is what a plain back end must add so that autodiff can differentiate
-//! them: it names what the forward pass hands to the backward pass. Float tensors are
-//! token-major `[tokens, features]`, f32 on the CPU; on a GPU activations may be bf16. An absent bias is a tensor of no elements.
+//! them: it names what the forward pass hands to the backward pass. Float tensors are token-major
+//! `[tokens, features]`, f32 on the CPU; on a GPU activations may be bf16. An absent bias is a tensor
+//! of no elements.
 
 use crate::format::WeightFormat;
 use crate::kernels::adamw::AdamW;

@@ -66,17 +66,21 @@ fn no_dense_weight_lives_during_forward_on_the_tape_or_during_backward() {
     let step = || ops::linear(x.clone(), &weight, None, Some(lora));
     drop(step().sum().backward()); // threads and their stacks come to life
 
-    // Panels that every thread allocates at its first task and keeps, the transposed A, the tape's
-    // own nodes. The dense weight has 8 MiB.
-    let slack = 1 << 20;
-    let (y, peak, kept) = measure(step);
+    let slack = 1 << 20; // panels of every thread, the transposed A, the tape's own nodes
+    let (y, peak, _) = measure(step);
     let results = (m * n + m * rank) * 4;
     assert!(
         peak <= results + slack,
         "forward: {peak} bytes at its height, results are {results}, W would be {dense}"
     );
+    // One thread's buffers have grown in one step; of several, each may meet its first task later.
+    let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let kept = alone.expect("a thread").install(|| {
+        drop(step());
+        measure(step).2
+    });
     assert!(
-        kept <= results + slack,
+        kept <= results + slack / 8,
         "the tape holds {kept} bytes, results are {results}"
     );
 

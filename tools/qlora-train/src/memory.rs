@@ -105,8 +105,8 @@ pub fn plan(args: &Args, config: &ModelConfig, tokens: usize) -> anyhow::Result<
             let device = args.engine.device;
             let memory = match args.engine.max_memory {
                 Some(size) => size.0,
-                // A tenth stays free for the page cache and the neighbours, for what the
-                // allocator loses between pages on a GPU.
+                // A tenth stays free: on the CPU for the page cache and the neighbours, on a GPU
+                // for what its allocator loses between pages.
                 None => device.free_memory().map_or_else(available_memory, Ok)? / 10 * 9,
             };
             let fixed = estimate.fixed(layers);

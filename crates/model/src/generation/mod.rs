@@ -4,12 +4,14 @@
 //! because reading a prompt costs nearly as little for eight as for one. What a sequence says does
 //! not depend on its company.
 
-pub(crate) mod sampling;
+#[cfg(any(feature = "cuda", feature = "cube-cpu"))]
+mod device;
+mod sampling;
 
 use std::collections::VecDeque;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use ops::{Decoding, KvCache, Team};
+use ops::{AttentionOptions, Decoding, KvCache, Team};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
@@ -59,6 +61,16 @@ struct Sequence {
     index: usize,
     tokens: Vec<u32>,
     rng: ChaCha8Rng,
+}
+
+impl Sequence {
+    fn new(index: usize, options: &GenerateOptions) -> Self {
+        Sequence {
+            index,
+            tokens: Vec::new(),
+            rng: named_rng(options.seed, &format!("generate/{index}")),
+        }
+    }
 }
 
 impl Model {
@@ -158,11 +170,7 @@ impl<'a> Batch<'a> {
                 break;
             }
             self.waiting.pop_front();
-            fresh.push(Sequence {
-                index,
-                tokens: Vec::new(),
-                rng: named_rng(self.options.seed, &format!("generate/{index}")),
-            });
+            fresh.push(Sequence::new(index, self.options));
         }
         let rest: Vec<&[u32]> = fresh
             .iter()
@@ -179,24 +187,8 @@ impl<'a> Batch<'a> {
 
     /// Hands over the sequences that have ended; the others move together.
     fn retire(&mut self, on_done: &mut dyn FnMut(usize, Completion)) {
-        let options = self.options;
-        let ends: Vec<_> = self
-            .live
-            .iter()
-            .map(|s| finished(&s.tokens, options))
-            .collect();
-        let keep: Vec<bool> = ends.iter().map(Option::is_none).collect();
+        let keep = retire(&mut self.live, self.options, on_done);
         self.cache.retain(&keep);
-        let live = std::mem::take(&mut self.live);
-        for (sequence, finish) in live.into_iter().zip(ends) {
-            match finish {
-                None => self.live.push(sequence),
-                Some(finish) => {
-                    let token_ids = sequence.tokens;
-                    on_done(sequence.index, Completion { token_ids, finish });
-                }
-            }
-        }
     }
 
     /// Reads the newest token of every live sequence and chooses the next.
@@ -234,12 +226,7 @@ impl<'a> Batch<'a> {
             }
             return;
         }
-        let logits = self.decoding.logits(team, hidden);
-        let rows = logits.chunks_exact(logits.len() / live.len());
-        for (sequence, row) in live.iter_mut().zip(rows) {
-            let token = sampling::choose(row, self.options, &mut sequence.rng);
-            sequence.tokens.push(token);
-        }
+        draw(&self.decoding.logits(team, hidden), self.options, live);
     }
 }
 
@@ -247,26 +234,42 @@ impl Model {
     /// Reads new tokens of every sequence behind what its cache holds; answers with the hidden state
     /// after each sequence's last token, `[sequences, hidden]`.
     fn read(&self, cache: &mut KvCache, new: &[&[u32]]) -> Vec<f32> {
+        let offsets = offsets(new);
+        let past: Vec<usize> = (0..new.len()).map(|i| cache.length(i)).collect();
+        let hidden = self.last_hidden(new, &past, |layer, q, k, v, options| {
+            cache.append(layer, k, v, &offsets);
+            cache.attend(layer, q, &offsets, options)
+        });
+        cache.advance(&offsets);
+        host(&hidden)
+    }
+
+    /// The decoder's layers over new tokens of every sequence, behind the `past` tokens that its
+    /// cache holds: the hidden state after each sequence's last token, `[sequences, hidden]`.
+    /// `attend` hears of the layer and maps its rotated queries and keys, and values, to what the
+    /// heads saw.
+    fn last_hidden(
+        &self,
+        new: &[&[u32]],
+        past: &[usize],
+        mut attend: impl FnMut(usize, Tensor<2>, Tensor<2>, Tensor<2>, &AttentionOptions) -> Tensor<2>,
+    ) -> Tensor<2> {
         let decoder = &self.decoder;
-        let mut offsets = vec![0];
-        let mut position_ids = Vec::new();
-        for (sequence, tokens) in new.iter().enumerate() {
-            let past = cache.length(sequence);
-            position_ids.extend(past as u32..(past + tokens.len()) as u32);
-            offsets.push(position_ids.len());
-        }
-        let pass = decoder.pass(&position_ids, None);
+        let positions: Vec<u32> = past
+            .iter()
+            .zip(new)
+            .flat_map(|(&past, tokens)| past as u32..(past + tokens.len()) as u32)
+            .collect();
+        let pass = decoder.pass(&positions, None);
         let options = decoder.attention_options();
         let mut x = ops::embedding(&new.concat(), &decoder.embed_tokens);
         for index in 0..decoder.layers.len() {
             let lora: Option<&LayerLora> = self.active_adapter().map(|a| &a.layers[index]);
             x = decoder.layer(index, x, lora, &pass, |q, k, v| {
-                cache.append(index, k, v, &offsets);
-                cache.attend(index, q, &offsets, &options)
+                attend(index, q, k, v, &options)
             });
         }
-        cache.advance(&offsets);
-        host(&last_rows(x, &offsets))
+        last_rows(x, &offsets(new))
     }
 
     /// The decoder, with the adapter if it is enabled, as decoding reads it.
@@ -287,8 +290,17 @@ impl Model {
     }
 }
 
+/// Where each sequence's new tokens begin among all, and where the last ones end.
+fn offsets(new: &[&[u32]]) -> Vec<usize> {
+    let mut offsets = vec![0];
+    for tokens in new {
+        offsets.push(offsets[offsets.len() - 1] + tokens.len());
+    }
+    offsets
+}
+
 /// The hidden state after each sequence's last token.
-pub(crate) fn last_rows(x: Tensor<2>, offsets: &[usize]) -> Tensor<2> {
+fn last_rows(x: Tensor<2>, offsets: &[usize]) -> Tensor<2> {
     let ends: Vec<i64> = offsets[1..].iter().map(|&end| end as i64 - 1).collect();
     let rows = TensorData::new(ends, [offsets.len() - 1]);
     let rows = Tensor::<1, Int>::from_data(rows, &x.device());
@@ -296,7 +308,7 @@ pub(crate) fn last_rows(x: Tensor<2>, offsets: &[usize]) -> Tensor<2> {
 }
 
 /// Tokens that all of several prompts begin with; at least one of each is left over.
-pub(crate) fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
+fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
     let Some((first, others)) = prompts.split_first().filter(|(_, o)| !o.is_empty()) else {
         return 0; // a single prompt is read in one pass
     };
@@ -306,7 +318,37 @@ pub(crate) fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
         .count()
 }
 
-pub(crate) fn finished(tokens: &[u32], options: &GenerateOptions) -> Option<Finish> {
+/// Hands over the sequences that have ended; the others move together. Says of each whether it goes on.
+fn retire(
+    live: &mut Vec<Sequence>,
+    options: &GenerateOptions,
+    on_done: &mut dyn FnMut(usize, Completion),
+) -> Vec<bool> {
+    let mut keep = Vec::with_capacity(live.len());
+    for sequence in std::mem::take(live) {
+        let end = finished(&sequence.tokens, options);
+        keep.push(end.is_none());
+        match end {
+            None => live.push(sequence),
+            Some(finish) => {
+                let token_ids = sequence.tokens;
+                on_done(sequence.index, Completion { token_ids, finish });
+            }
+        }
+    }
+    keep
+}
+
+/// Draws a token for each sequence by its row of the logits.
+fn draw(logits: &[f32], options: &GenerateOptions, live: &mut [Sequence]) {
+    let rows = logits.chunks_exact(logits.len() / live.len());
+    for (sequence, row) in live.iter_mut().zip(rows) {
+        let token = sampling::choose(row, options, &mut sequence.rng);
+        sequence.tokens.push(token);
+    }
+}
+
+fn finished(tokens: &[u32], options: &GenerateOptions) -> Option<Finish> {
     let last = tokens.last()?;
     if options.stop_token_ids.contains(last) {
         Some(Finish::Stop)

@@ -7,7 +7,7 @@
 //! Callers keep the B panel (depth × 48 floats) in L1 and walk down the rows of A.
 //! Every element is summed over `depth` in order, whatever the tile: partitions do not change bits.
 
-use super::simd::{Level, Simd, simd_dispatch};
+use super::simd::{Simd, simd_dispatch};
 
 /// A read-only matrix: element (i, j) lies at `pointer + i·row + j·col`.
 #[derive(Clone, Copy)]
@@ -44,23 +44,6 @@ impl Strided {
             ..self
         }
     }
-}
-
-/// `c = a·b` for row-major a `[m, depth]`, b `[depth, n]`, c `[m, n]`, on one thread.
-pub fn product(level: Level, [m, n, depth]: [usize; 3], a: &[f32], b: &[f32], c: &mut [f32]) {
-    assert!(a.len() >= m * depth && b.len() >= depth * n && c.len() >= m * n);
-    multiply(
-        level,
-        m,
-        n,
-        depth,
-        Strided::rows(a, depth),
-        b.as_ptr(),
-        n,
-        c.as_mut_ptr(),
-        n,
-        false,
-    );
 }
 
 simd_dispatch! {

@@ -11,7 +11,7 @@ thread_local! {
 const LINE: usize = 16;
 
 /// Lends `f` a buffer of `length` words with whatever was in it; poisoned under test. May be nested.
-pub(crate) fn scratch<T>(length: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+fn scratch<T>(length: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
     // Taken, not borrowed: a task that rayon runs inside `f` on this thread takes another.
     let mut buffer = FREE.with_borrow_mut(|free| {
         // The smallest that is large enough, else the largest, which grows.

@@ -1,10 +1,10 @@
 //! Packed attention on a GPU: chunks of query rows against the span of keys they see, by matmul.
 //!
 //! Scores of one chunk are the only matrix of scores there is, forward or backward, and its size is
-//! bounded ([`crate::GPU_WORKSPACE_BYTES`]): never [tokens, tokens]. The matmuls run on tensor cores; a chunk's span
-//! ends where its last row does, so that causality halves the work; neighbouring short segments
-//! share a chunk and are told apart by the keys that each row sees. A few rows (decoding) go
-//! through one kernel without matmul.
+//! bounded ([`crate::GPU_WORKSPACE_BYTES`]): never `[tokens, tokens]`. The matmuls run on tensor
+//! cores; a chunk's span ends where its last row does, so that causality halves the work;
+//! neighbouring short segments share a chunk and are told apart by the keys that each row sees. A few
+//! rows (decoding) go through one kernel without matmul.
 
 use super::tensor::{
     cast, dims, each, elements, fresh, narrowed, packed, product, replaced, reshaped, rows,

@@ -6,10 +6,10 @@
 //! W is read as codes, never written out.
 
 use super::tensor::{
-    cast, dims, each, elements, fresh, owned, packed, product, reshaped, rows, storage, transposed,
-    upload_floats,
+    cast, dims, each, elements, float, fresh, owned, packed, product, reshaped, rows, storage,
+    transposed, upload_floats,
 };
-use crate::format::{DenseDtype, Encoding, WeightFormat};
+use crate::format::{Encoding, WeightFormat};
 use crate::kernels::cube::dequantize::dequantize_kernel;
 use crate::kernels::cube::dropout::{add_dropped_kernel, drop_kernel, row_keys_kernel};
 use crate::kernels::cube::few_rows::few_rows_kernel;
@@ -59,17 +59,20 @@ fn sections(format: WeightFormat) -> Option<Sections> {
     })
 }
 
+/// The type a dense weight lies in; of a 4-bit one, what it is dequantised to without loss.
+fn stored(format: WeightFormat) -> DType {
+    match format.encoding {
+        Encoding::Dense(stored) => float(stored),
+        Encoding::Nf4 { .. } => DType::F32,
+    }
+}
+
 /// W `[out, in]` in `dtype`: a fresh buffer, or the weight's own where it is stored that way.
 pub(crate) fn dense(words: CubeTensor, format: WeightFormat, dtype: DType) -> CubeTensor {
     let shape = [format.out_features, format.in_features];
     let words = packed(words);
     let Some(s) = sections(format) else {
-        let stored = match format.encoding {
-            Encoding::Dense(DenseDtype::BF16) => DType::BF16,
-            Encoding::Dense(DenseDtype::F16) => DType::F16,
-            _ => DType::F32,
-        };
-        let (client, device) = (words.client.clone(), words.device.clone());
+        let (client, device, stored) = (words.client.clone(), words.device.clone(), stored(format));
         let values = CubeTensor::new_contiguous(client, device, shape.into(), words.handle, stored);
         return cast(values, dtype);
     };
@@ -235,14 +238,12 @@ fn with_additions(
     let (count, [_, width]) = (elements(&y), dims(&y));
     let (has_adapter, has_bias) = (adapted.is_some(), bias.is_some());
     // An input that the kernel does not read must still be a buffer: any will do.
-    let (t, scaling) = adapted.unwrap_or_else(|| (y.clone(), 0.0));
-    let unread = fresh(&y, [1], DType::F32);
-    let bias = bias.map_or(unread, packed);
-    let t = if has_adapter {
-        packed(t)
-    } else {
-        fresh(&y, [1], y.dtype)
+    let unread = |dtype| fresh(&y, [1], dtype);
+    let (t, scaling) = match adapted {
+        Some((t, scaling)) => (packed(t), scaling),
+        None => (unread(y.dtype), 0.0),
     };
+    let bias = bias.map_or_else(|| unread(DType::F32), packed);
     let client = y.client.clone();
     let (cubes, dim) = each(&client, count);
     let dtype = storage(y.dtype);
@@ -398,13 +399,8 @@ pub(crate) fn embedding(
     }
     // A dense table is selected from where it lies. A 4-bit one, which no checkpoint has, is
     // dequantised whole first.
-    let stored = match format.encoding {
-        Encoding::Dense(DenseDtype::BF16) => DType::BF16,
-        Encoding::Dense(DenseDtype::F16) => DType::F16,
-        _ => DType::F32,
-    };
     let indices = super::tensor::upload(ids, &words);
-    let table = dense(words, format, stored);
+    let table = dense(words, format, stored(format));
     let rows = CubeBackend::float_select(table, 0, indices);
     cast(reshaped(rows, [ids.len(), format.in_features]), dtype)
 }

@@ -1,6 +1,6 @@
 //! A full-precision weight to 4 bits on a GPU: the codes there, the scales' own codes on the host.
 
-use super::tensor::{each, elements, fresh, storage, upload, upload_floats};
+use super::tensor::{each, elements, float, fresh, storage, upload, upload_floats};
 use crate::format::{DenseDtype, Encoding, WeightFormat, words_of};
 use crate::kernels::cube::quantize::quantize_kernel;
 use crate::weight::Weight;
@@ -33,13 +33,8 @@ pub(crate) fn quantize(
         .try_into_primitive::<CubeBackend>()
         .expect("the device is a GPU");
     let (client, on) = (values.client.clone(), values.device.clone());
-    let floats = match stored {
-        DenseDtype::F32 => DType::F32,
-        DenseDtype::BF16 => DType::BF16,
-        DenseDtype::F16 => DType::F16,
-    };
-    let values =
-        CubeTensor::new_contiguous(client.clone(), on, [count].into(), values.handle, floats);
+    let (shape, stored) = ([count].into(), float(stored));
+    let values = CubeTensor::new_contiguous(client.clone(), on, shape, values.handle, stored);
     let words = fresh(&values, [count / 8 + tail_words], DType::U32);
     let absmax = fresh(&values, [blocks], DType::F32);
     let (cubes, dim) = each(&client, blocks);
@@ -52,7 +47,7 @@ pub(crate) fn quantize(
         words.clone().into_buffer_arg(),
         absmax.clone().into_buffer_arg(),
         blocks,
-        storage(floats),
+        storage(stored),
     );
     let absmax = Tensor::<1>::from_primitive::<CubeBackend>(absmax).into_data();
     let absmax = absmax.as_slice::<f32>().expect("scales are f32");

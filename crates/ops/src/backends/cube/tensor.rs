@@ -1,5 +1,6 @@
 //! CubeCL tensors as kernels want them: contiguous in, fresh out, how many units to launch.
 
+use crate::format::DenseDtype;
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
 use burn::backend::ops::FloatTensorOps;
@@ -51,6 +52,15 @@ pub(crate) fn elements(t: &CubeTensor) -> usize {
 
 pub(crate) fn storage(dtype: DType) -> ElemType {
     dtype_to_storage_type(dtype)
+}
+
+/// The type of values that are stored as they are.
+pub(crate) fn float(stored: DenseDtype) -> DType {
+    match stored {
+        DenseDtype::F32 => DType::F32,
+        DenseDtype::BF16 => DType::BF16,
+        DenseDtype::F16 => DType::F16,
+    }
 }
 
 /// Numbers of the host beside `like`.

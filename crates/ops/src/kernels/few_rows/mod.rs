@@ -1,9 +1,9 @@
 //! y = x·Wᵀ for a handful of tokens (decoding): W is read once, as it lies.
 //!
 //! Read in order: `order` (how x lies) → `packed` (weights out of words) → `tile` (the product).
-//! [`Linear`] is a piece of work for whoever shares it out: rayon for a single product, the team of
-//! [`crate::kernels::step`] for a decoding step. Rows of W are dequantised to natural order first where
-//! their format has no source of its own: odd widths, f16, and all 4-bit weights below AVX-512.
+//! [`Linear`] is a piece of work for whoever shares it out: rayon for a single product, a
+//! [`crate::kernels::team`] for a decoding step. Rows of W are dequantised to natural order first
+//! where their format has no source of its own: odd widths, f16, and all 4-bit weights below AVX-512.
 
 mod order;
 #[cfg(target_arch = "x86_64")]

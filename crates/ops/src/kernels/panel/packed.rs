@@ -136,12 +136,8 @@ impl WeightView<'_> {
             Words::Pairs => {
                 for (row, out) in rows.clone().step_by(2).zip(out.chunks_mut(width)) {
                     let lower = (row + 1 < rows.end).then_some(row + 1);
-                    self.row_pair(
-                        level,
-                        [Some(row), lower],
-                        cols.clone(),
-                        &mut out[..cols.len()],
-                    );
+                    let out = &mut out[..cols.len()];
+                    self.row_pair(level, row, lower, cols.clone(), out);
                 }
             }
         }
@@ -152,11 +148,11 @@ impl WeightView<'_> {
     fn row_pair(
         &self,
         level: Level,
-        [upper, lower]: [Option<usize>; 2],
+        upper: usize,
+        lower: Option<usize>,
         cols: Range<usize>,
         out: &mut [f32],
     ) {
-        let upper = upper.expect("a pair has an upper row");
         let width = self.format.in_features;
         let at = |row: usize| row * width + cols.start;
         let aligned = width.is_multiple_of(nf4::BLOCK_SIZE)

@@ -5,23 +5,13 @@
 
 use burn::tensor::{Int, Tensor};
 use ops::DeviceKvCache;
-use rand_chacha::ChaCha8Rng;
 
-use crate::{
-    Completion, GenerateOptions, Model,
-    generation::{finished, last_rows, sampling::choose, shared_prefix},
-    lora::{host, named_rng},
-};
-
-struct Sequence {
-    index: usize,
-    tokens: Vec<u32>,
-    rng: ChaCha8Rng,
-}
+use super::{Sequence, draw, offsets, retire, shared_prefix};
+use crate::{Completion, GenerateOptions, Model, lora::host};
 
 impl Model {
     /// [`Model::generate`] where the weights are on a GPU; the prompts are checked.
-    pub(crate) fn generate_on_device(
+    pub(super) fn generate_on_device(
         &self,
         prompts: &[Vec<u32>],
         options: &GenerateOptions,
@@ -40,32 +30,16 @@ impl Model {
             let mut cache = prefix.replicate(group.len(), longest + options.max_new_tokens);
             let mut live: Vec<Sequence> = group
                 .iter()
-                .map(|&index| Sequence {
-                    index,
-                    tokens: Vec::new(),
-                    rng: named_rng(options.seed, &format!("generate/{index}")),
-                })
+                .map(|&index| Sequence::new(index, options))
                 .collect();
             let rest: Vec<&[u32]> = group.iter().map(|&i| &prompts[i][shared..]).collect();
             let mut logits = self.read_on_device(&mut cache, &rest);
             loop {
                 self.append_next(&logits, options, &mut live);
-                let ends: Vec<_> = live.iter().map(|s| finished(&s.tokens, options)).collect();
-                let keep: Vec<bool> = ends.iter().map(Option::is_none).collect();
-                let mut going_on = Vec::new();
-                for (sequence, end) in live.into_iter().zip(ends) {
-                    let Some(finish) = end else {
-                        going_on.push(sequence);
-                        continue;
-                    };
-                    let completion = Completion {
-                        token_ids: sequence.tokens,
-                        finish,
-                    };
-                    on_done(sequence.index, &completion);
-                    done[sequence.index] = Some(completion);
-                }
-                live = going_on;
+                let keep = retire(&mut live, options, &mut |index, completion| {
+                    on_done(index, &completion);
+                    done[index] = Some(completion);
+                });
                 if live.is_empty() {
                     break;
                 }
@@ -84,26 +58,14 @@ impl Model {
     /// Reads new tokens of every sequence behind what its cache holds; the logits after each
     /// sequence's last token, `[sequences, vocabulary]`.
     fn read_on_device(&self, cache: &mut DeviceKvCache, new: &[&[u32]]) -> Tensor<2> {
-        let decoder = &self.decoder;
-        let mut offsets = vec![0];
-        let mut position_ids = Vec::new();
-        for (sequence, tokens) in new.iter().enumerate() {
-            let past = cache.length(sequence);
-            position_ids.extend(past as u32..(past + tokens.len()) as u32);
-            offsets.push(position_ids.len());
-        }
-        let pass = decoder.pass(&position_ids, None);
-        let options = decoder.attention_options();
-        let mut x = ops::embedding(&new.concat(), &decoder.embed_tokens);
-        for index in 0..decoder.layers.len() {
-            let lora = self.active_adapter().map(|a| &a.layers[index]);
-            x = decoder.layer(index, x, lora, &pass, |q, k, v| {
-                cache.append(index, k, v, &offsets);
-                cache.attend(index, q, &offsets, &options)
-            });
-        }
+        let offsets = offsets(new);
+        let past: Vec<usize> = (0..new.len()).map(|i| cache.length(i)).collect();
+        let hidden = self.last_hidden(new, &past, |layer, q, k, v, options| {
+            cache.append(layer, k, v, &offsets);
+            cache.attend(layer, q, &offsets, options)
+        });
         cache.advance(&offsets);
-        decoder.logits(last_rows(x, &offsets))
+        self.decoder.logits(hidden)
     }
 
     /// Chooses a token for each sequence; the likeliest is found on the device.
@@ -117,11 +79,6 @@ impl Model {
             }
             return;
         }
-        let values = host(logits);
-        let rows = values.chunks_exact(values.len() / live.len());
-        for (sequence, row) in live.iter_mut().zip(rows) {
-            let token = choose(row, options, &mut sequence.rng);
-            sequence.tokens.push(token);
-        }
+        draw(&host(logits), options, live);
     }
 }
