@@ -49,6 +49,15 @@ impl Error for Hinted {
     }
 }
 
+/// What a tool's ledger failed with as it was finished: a foreign one says where the right one is.
+pub fn ledger_error(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::InvalidData => anyhow::Error::new(error)
+            .hint("--ledger-from takes what --ledger wrote when this input was made"),
+        _ => error.into(),
+    }
+}
+
 /// The hints of an error, outermost first.
 pub(crate) fn hints(error: &anyhow::Error) -> Vec<&str> {
     error

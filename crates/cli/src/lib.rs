@@ -25,7 +25,7 @@ mod signals;
 
 pub use args::CommonArgs;
 pub use directory::AtomicDir;
-pub use hint::Hint;
+pub use hint::{Hint, ledger_error};
 pub use input::Input;
 pub use lock::{Lock, Locked};
 pub use output::{Output, OutputWriter};

@@ -78,6 +78,10 @@ impl Error {
                 "a model trained so would never stop; give a template that ends each answer with \
                  the end-of-turn token with --chat-template FILE"
             }
+            Error::NothingSupervised { .. } => {
+                "an example needs an answer to learn; jsonl-validate finds those without, and \
+                 --drop-invalid leaves them out"
+            }
             Error::Shard { .. } => "pack it again with this build's tokenize-pack",
             Error::ForeignShard { .. } => "pack it again with tokenize-pack --base of this base",
             _ => return None,

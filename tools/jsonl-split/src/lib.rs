@@ -116,7 +116,7 @@ impl Sink {
 
     /// The manifest comes last, then all of it appears.
     fn publish(self, args: &Args, report: &Report, strata: &[String]) -> anyhow::Result<()> {
-        let ledger = self.ledger.finish()?; // a foreign one stops the run with nothing written
+        let ledger = self.ledger.finish().map_err(cli::ledger_error)?; // a foreign one stops the run with nothing written
         if let Some(folder) = self.folder {
             for file in self.files.into_iter().flatten() {
                 file.into_inner()

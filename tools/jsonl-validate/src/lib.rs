@@ -153,7 +153,7 @@ impl Sink {
     }
 
     fn commit(self) -> anyhow::Result<()> {
-        let ledger = self.ledger.finish()?; // a foreign one stops the run with nothing written
+        let ledger = self.ledger.finish().map_err(cli::ledger_error)?; // a foreign one stops the run with nothing written
         self.output.commit()?;
         for file in [self.rejects, ledger].into_iter().flatten() {
             file.commit()?;

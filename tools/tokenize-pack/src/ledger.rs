@@ -134,7 +134,7 @@ impl Ledger {
                 self.written.record(file, line, fate)?;
             }
         }
-        Ok(self.written.finish()?)
+        self.written.finish().map_err(cli::ledger_error)
     }
 }
 

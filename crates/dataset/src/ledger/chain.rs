@@ -136,7 +136,7 @@ fn write_joined(
         "dropped" => Fate::Dropped { rule: &ours[3] },
         name => {
             let row = if name == LEFT { before } else { ours };
-            let (output, output_line) = (&row[4], number(&row[5])?);
+            let (output, output_line) = (&row[4], number(row, 5)?);
             let rule = [&row[3], &before[3]]
                 .into_iter()
                 .find(|rule| !rule.is_empty());
@@ -153,7 +153,7 @@ fn write_joined(
             }
         }
     };
-    write_row(writer, &before[0], number(&before[1])?, fate)
+    write_row(writer, &before[0], number(before, 1)?, fate)
 }
 
 /// Our rows about one input file.
@@ -225,14 +225,25 @@ fn rows<R: BufRead>(reader: R, has_headers: bool) -> Reader<R> {
 fn next<R: BufRead>(rows: &mut Reader<R>, row: &mut StringRecord) -> io::Result<bool> {
     let is_there = rows.read_record(row).map_err(io::Error::from)?;
     if is_there && row.len() < 6 {
-        return Err(foreign("a row has fewer than six columns".into()));
+        return Err(foreign(format!(
+            "line {} has fewer than six columns",
+            line_of(row)
+        )));
     }
     Ok(is_there)
 }
 
-fn number(text: &str) -> io::Result<u64> {
-    text.parse()
-        .map_err(|_| foreign(format!("a line number is {text:?}")))
+fn number(row: &StringRecord, column: usize) -> io::Result<u64> {
+    let text = &row[column];
+    text.parse().map_err(|_| {
+        let line = line_of(row);
+        foreign(format!("line {line} has {text:?} where a number should be"))
+    })
+}
+
+/// Where a row stands in its ledger, from 1.
+fn line_of(row: &StringRecord) -> u64 {
+    row.position().map_or(0, csv::Position::line)
 }
 
 fn foreign(what: String) -> io::Error {
@@ -360,6 +371,14 @@ mod tests {
         assert_eq!(
             refused("a,1,kept,,raw.jsonl,2\n", 1),
             format!("{not_ours}it goes on with line 2 of raw.jsonl, and raw.jsonl with line 1")
+        );
+        assert_eq!(
+            refused("a,1,kept,,raw.jsonl,1\na,2\n", 1),
+            format!("{not_ours}line 3 has fewer than six columns")
+        );
+        assert_eq!(
+            refused("a,one,kept,,raw.jsonl,1\n", 1),
+            format!("{not_ours}line 2 has \"one\" where a number should be")
         );
     }
 }

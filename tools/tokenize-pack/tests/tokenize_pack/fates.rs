@@ -151,6 +151,7 @@ fn a_ledger_that_follows_the_splits_tells_of_the_first_tools_lines() {
         "{}",
         stderr(&foreign)
     );
+    assert!(stderr(&foreign).contains("hint: --ledger-from takes what --ledger wrote"));
     assert!(!dir.path().join("t.safetensors").exists() && !dir.path().join("all.csv").exists());
 }
 
