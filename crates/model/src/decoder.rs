@@ -150,6 +150,7 @@ impl Decoder {
             scale: (self.config.head_dim as f32).powf(-0.5),
             window: self.config.sliding_window,
             softcap: None,
+            compute: self.embed_tokens.format().compute,
         }
     }
 

@@ -106,11 +106,11 @@ fn main() {
             layer(&table, compute, tokens, &plain, &device);
         }
         large(&table, compute, &plain);
+        attention(&table, compute, &device);
         cross_entropy(&table, compute, &device);
     }
     println!("\nin f32 whatever weights are multiplied in");
     let table = Table { limit: limits[0] };
-    attention(&table, &device);
     elementwise(&table, &plain, &device);
     decoding(&table, &plain);
 }
@@ -165,7 +165,7 @@ fn large(table: &Table, compute: ComputeDtype, plain: &Device) {
     }
 }
 
-fn attention(table: &Table, device: &Device) {
+fn attention(table: &Table, compute: ComputeDtype, device: &Device) {
     let options = AttentionOptions {
         heads: 9,
         kv_heads: 3,
@@ -173,10 +173,12 @@ fn attention(table: &Table, device: &Device) {
         scale: 0.125,
         window: None,
         softcap: None,
+        compute,
     };
     for offsets in [
         vec![0, TOKENS],
         (0..=8).map(|i| i * TOKENS / 8).collect(),
+        (0..=16).map(|i| i * TOKENS / 16).collect(),
         vec![0, 4096],
     ] {
         let segments = Segments::from_offsets(&offsets);

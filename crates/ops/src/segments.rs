@@ -1,5 +1,6 @@
 //! Which rows attend to which: ragged segments of a batch, laid end to end without padding.
 
+use crate::format::ComputeDtype;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -85,4 +86,6 @@ pub struct AttentionOptions {
     pub window: Option<usize>,
     /// cap·tanh(score / cap), after scaling.
     pub softcap: Option<f32>,
+    /// What the products are multiplied in on the CPU; softmax and sums are f32.
+    pub compute: ComputeDtype,
 }

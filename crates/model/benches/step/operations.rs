@@ -139,6 +139,7 @@ fn operations(trainer: &mut Trainer, batch: &Batch, table: &mut Table) {
         scale: 0.125,
         window: None,
         softcap: None,
+        compute: table.machine.compute_dtype,
     };
     let (width, kv) = (
         config.num_attention_heads * 64,

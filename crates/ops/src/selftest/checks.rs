@@ -92,6 +92,7 @@ impl Bench {
     }
 
     pub(super) fn attentions(&mut self) {
+        let compute = self.compute;
         let options = |heads, kv_heads, head_dim| AttentionOptions {
             heads,
             kv_heads,
@@ -99,6 +100,7 @@ impl Bench {
             scale: 1.5 / (head_dim as f32).sqrt(),
             window: None,
             softcap: None,
+            compute,
         };
         for offsets in [
             vec![0, 1],

@@ -1,4 +1,5 @@
 use super::{Random, close, same_bits_for_any_threads};
+use crate::format::ComputeDtype;
 use crate::kernels::attention::{self, Saved};
 use crate::kernels::simd::Level;
 use crate::reference::{self, widen};
@@ -12,21 +13,41 @@ fn options(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionOptions {
         scale: 1.5 / (head_dim as f32).sqrt(),
         window: None,
         softcap: None,
+        compute: ComputeDtype::F32,
     }
 }
 
-fn check(level: Level, segments: &Segments, [q_rows, k_rows]: [usize; 2], o: &AttentionOptions) {
+/// In f32, and in bf16 on values that bf16 holds, so that what is rounded is P and dS.
+fn check(level: Level, segments: &Segments, rows: [usize; 2], o: &AttentionOptions) {
+    check_in(level, segments, rows, o);
+    let compute = ComputeDtype::Bf16;
+    check_in(level, segments, rows, &AttentionOptions { compute, ..*o });
+}
+
+fn check_in(level: Level, segments: &Segments, [q_rows, k_rows]: [usize; 2], o: &AttentionOptions) {
+    // bf16 has 8 bits of mantissa: a probability or dS is off by up to 2⁻⁹ of itself.
+    let (forward, backward) = match o.compute {
+        ComputeDtype::F32 => (2e-6, 1e-5),
+        ComputeDtype::Bf16 => (3e-3, 6e-3),
+    };
     let what = format!("{segments:?} {o:?} {level:?}");
     let mut random = Random::new((q_rows + 10 * k_rows + o.heads) as u64);
-    let q = random.values(q_rows * o.heads * o.head_dim);
+    let mut draw = |n: usize| -> Vec<f32> {
+        let values = random.values(n).into_iter();
+        match o.compute {
+            ComputeDtype::F32 => values.collect(),
+            ComputeDtype::Bf16 => values.map(|v| half::bf16::from_f32(v).to_f32()).collect(),
+        }
+    };
+    let q = draw(q_rows * o.heads * o.head_dim);
     let (k, v) = (
-        random.values(k_rows * o.kv_heads * o.head_dim),
-        random.values(k_rows * o.kv_heads * o.head_dim),
+        draw(k_rows * o.kv_heads * o.head_dim),
+        draw(k_rows * o.kv_heads * o.head_dim),
     );
-    let d_o = random.values(q.len());
+    let d_o = draw(q.len());
     let (out, lse) = attention::forward(level, &q, &k, &v, segments, o);
     let expected = reference::attention::forward(&widen(&q), &widen(&k), &widen(&v), segments, o);
-    close(&out, &expected, 2e-6, &format!("o of {what}"));
+    close(&out, &expected, forward, &format!("o of {what}"));
     let saved = Saved {
         q: &q,
         k: &k,
@@ -43,9 +64,9 @@ fn check(level: Level, segments: &Segments, [q_rows, k_rows]: [usize; 2], o: &At
         segments,
         o,
     );
-    close(&dq, &expected.0, 1e-5, &format!("dq of {what}"));
-    close(&dk, &expected.1, 1e-5, &format!("dk of {what}"));
-    close(&dv, &expected.2, 1e-5, &format!("dv of {what}"));
+    close(&dq, &expected.0, backward, &format!("dq of {what}"));
+    close(&dk, &expected.1, backward, &format!("dk of {what}"));
+    close(&dv, &expected.2, backward, &format!("dv of {what}"));
 }
 
 #[test]
@@ -124,12 +145,19 @@ fn queries_that_continue_a_longer_sequence_see_all_of_it() {
 
 #[test]
 fn attention_gives_the_same_bits_for_any_number_of_threads() {
-    let (o, segments) = (options(6, 2, 16), Segments::from_offsets(&[0, 50, 400]));
+    let segments = Segments::from_offsets(&[0, 50, 400]);
+    for compute in [ComputeDtype::F32, ComputeDtype::Bf16] {
+        let options = options(6, 2, 16);
+        same_bits(&segments, &AttentionOptions { compute, ..options });
+    }
+}
+
+fn same_bits(segments: &Segments, o: &AttentionOptions) {
     let mut random = Random::new(4);
     let (q, d_o) = (random.values(400 * 96), random.values(400 * 96));
     let (k, v) = (random.values(400 * 32), random.values(400 * 32));
     same_bits_for_any_threads(|| {
-        let (mut out, lse) = attention::forward(Level::best(), &q, &k, &v, &segments, &o);
+        let (mut out, lse) = attention::forward(Level::best(), &q, &k, &v, segments, o);
         let saved = Saved {
             q: &q,
             k: &k,
@@ -137,7 +165,7 @@ fn attention_gives_the_same_bits_for_any_number_of_threads() {
             o: &out,
             lse: &lse,
         };
-        let (dq, dk, dv) = attention::backward(Level::best(), &d_o, &saved, &segments, &o);
+        let (dq, dk, dv) = attention::backward(Level::best(), &d_o, &saved, segments, o);
         for part in [dq, dk, dv] {
             out.extend(part);
         }

@@ -1,7 +1,7 @@
 use super::Random;
 use crate::{
-    AttentionOptions, Decoding, DecodingLayer, DecodingLinear, DenseDtype, KvCache, Lora, Team,
-    Weight,
+    AttentionOptions, ComputeDtype, Decoding, DecodingLayer, DecodingLinear, DenseDtype, KvCache,
+    Lora, Team, Weight,
 };
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -88,6 +88,7 @@ fn decoding(parts: &Parts) -> Decoding {
         scale: 0.2,
         window: None,
         softcap: None,
+        compute: ComputeDtype::F32,
     };
     Decoding::new(
         [layer(), layer()],

@@ -83,6 +83,7 @@ fn a_device_cache_attends_like_the_whole_sequence_after_sharing_and_dropping() {
             scale: 0.25,
             window,
             softcap: None,
+            compute: ComputeDtype::F32,
         };
         let (prompt_k, prompt_v) = (random.values(70 * row), random.values(70 * row));
         let prompt_q = random.values(70 * 64);

@@ -1,6 +1,7 @@
 //! The specification's own gradients against central differences of its forward functions, in f64.
 
 use super::Random;
+use crate::format::ComputeDtype;
 use crate::reference::{attention, cross_entropy, elementwise, linear, widen};
 use crate::segments::{AttentionOptions, Segments};
 
@@ -71,6 +72,7 @@ fn attention_gradients_are_the_slopes_of_the_forward_pass() {
             scale: 0.8,
             window,
             softcap,
+            compute: ComputeDtype::F32,
         };
         let mut random = Random::new(2);
         let mut draw = |n| widen(&random.values(n));

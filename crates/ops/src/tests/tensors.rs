@@ -2,7 +2,7 @@
 
 use super::{Random, close};
 use crate::reference::{self, widen};
-use crate::{AttentionOptions, Dropout, KvCache, Lora, Segment, Segments, Weight};
+use crate::{AttentionOptions, ComputeDtype, Dropout, KvCache, Lora, Segment, Segments, Weight};
 use burn::tensor::{Device, Tensor, TensorData};
 
 fn tensor(values: &[f32], columns: usize, device: &Device) -> Tensor<2> {
@@ -129,6 +129,7 @@ fn a_chain_of_every_operation_has_the_gradient_of_its_specification() {
         scale: 0.4,
         window: None,
         softcap: None,
+        compute: ComputeDtype::F32,
     };
 
     let xt = tensor(&x, width, &device).require_grad();
@@ -211,6 +212,7 @@ fn a_cache_attends_like_the_whole_sequence_after_sharing_and_dropping() {
         scale: 0.25,
         window: None,
         softcap: None,
+        compute: ComputeDtype::F32,
     };
     let (row, plain) = (32, Device::flex());
     let mut random = Random::new(5);

@@ -1,15 +1,15 @@
 //! dq, dk and dv, with P recomputed from the logsumexp.
 //!
-//! A task is one group of one segment and a range of its keys, walked in blocks: it alone writes
-//! dk and dv of these keys, the heads of the group summed in the tile itself. Long segments are cut
+//! A task is one group of one segment and a range of its keys: it alone writes dk and dv of these
+//! keys, the heads of the group summed in the tile itself. Keys and values are packed once for all
+//! queries, queries once for all keys; dq of a tile stays in L1 until it is whole. Long segments are cut
 //! into ranges of equal work so that one row keeps several threads busy; each range but the first
 //! has a dq of its own, and they are added in order. Ranges follow from the length alone.
 
 use super::KEYS;
 use super::tile::Group;
-use crate::kernels::matmul::{Strided, multiply};
+use super::words::{Multiplier, Rows};
 use crate::kernels::normalize::get;
-use crate::kernels::panel::transpose;
 use crate::kernels::scratch::scratch_slices;
 use crate::kernels::simd::{Level, Simd, for_lanes, simd_dispatch};
 use crate::kernels::softmax::score_gradient_columns;
@@ -159,25 +159,52 @@ fn backward_task(
 ) {
     let Task { group, first, .. } = task;
     let o = group.options;
-    let (d, width) = (o.head_dim, 3 * level.lanes());
+    let multiplier = Multiplier::new(level, o);
+    let (d, width) = (o.head_dim, multiplier.width());
     let (q_row, k_row) = group.strides();
     let positions = *first..group.segment.q.len();
     let heads = o.heads / o.kv_heads;
     let first_head = group.kv_head * heads;
     // Where a query's gradient lies: the rows of this range's dq begin at `first`.
     let dq_at = |head: usize, i: usize| unsafe { task.dq.at((i - first) * q_row + head * d) };
-    let tile_size = d * width;
+    let (natural_size, panel_size) = (d * width, multiplier.panels_size(width, d));
+    let across_size = multiplier.panels_size(d, width);
+    let (groups_size, keys_size) = (
+        multiplier.groups_size(KEYS, d),
+        multiplier.panels_size(d, KEYS),
+    );
+    let blocks = task.keys.len().div_ceil(KEYS);
     let sizes = [
-        2 * tile_size,
-        2 * tile_size,
+        2 * natural_size,
+        2 * panel_size,
+        2 * across_size,
+        2 * blocks * groups_size,
+        blocks * keys_size,
         2 * KEYS * width,
-        tile_size,
-        positions.len() * heads,
+        multiplier
+            .groups_size(KEYS, width)
+            .max(multiplier.groups_size(width, KEYS)),
+        natural_size,
+        heads * positions.len(),
         4 * width,
     ];
-    scratch_slices(sizes, |[queries, upstream, scores, out, deltas, stats]| {
-        let (q_natural, q_lanes) = queries.split_at_mut(tile_size);
-        let (o_natural, o_lanes) = upstream.split_at_mut(tile_size);
+    scratch_slices(sizes, |buffers| {
+        let [
+            natural,
+            panels,
+            across,
+            groups,
+            key_panels,
+            scores,
+            a,
+            out,
+            deltas,
+            stats,
+        ] = buffers;
+        let (q_natural, o_natural) = natural.split_at_mut(natural_size);
+        let (q_panel, o_panel) = panels.split_at_mut(panel_size);
+        let (q_across, o_across) = across.split_at_mut(across_size);
+        let (keys, values) = groups.split_at_mut(blocks * groups_size);
         let (p, ds) = scores.split_at_mut(KEYS * width);
         let (lse, stats) = stats.split_at_mut(width);
         let (delta, bounds) = stats.split_at_mut(width);
@@ -192,62 +219,58 @@ fn backward_task(
                 &saved.o[at..to],
                 &mut deltas[from..from + heads],
             );
-            // SAFETY: this task alone writes this group's columns of its dq, in these rows.
-            unsafe { std::slice::from_raw_parts_mut(dq_at(first_head, i), heads * d) }.fill(0.0);
         }
-        for start in task.keys.clone().step_by(KEYS) {
-            let block = start..(start + KEYS).min(task.keys.end);
-            let at = group.k_offset(start);
-            // SAFETY: this task alone writes these keys' rows of this head.
-            let (dk, dv) = unsafe { (dk.at(at), dv.at(at)) };
-            for gradient in [dk, dv] {
-                for j in 0..block.len() {
-                    unsafe { std::slice::from_raw_parts_mut(gradient.add(j * k_row), d) }.fill(0.0);
+        let block = |b: usize| {
+            let start = task.keys.start + b * KEYS;
+            start..(start + KEYS).min(task.keys.end)
+        };
+        for b in 0..blocks {
+            let (at, count) = (group.k_offset(block(b).start), block(b).len());
+            let (k, v) = (&saved.k[at..], &saved.v[at..]);
+            let (k, v) = (Rows::new(k, k_row, count), Rows::new(v, k_row, count));
+            multiplier.groups(k, d, &mut keys[b * groups_size..][..groups_size]);
+            multiplier.groups(v, d, &mut values[b * groups_size..][..groups_size]);
+            multiplier.panels(k, d, &mut key_panels[b * keys_size..][..keys_size]);
+            for j in 0..count {
+                for gradient in [dk, dv] {
+                    // SAFETY: this task alone writes these keys' rows of this head.
+                    unsafe { std::slice::from_raw_parts_mut(gradient.at(at + j * k_row), d) }
+                        .fill(0.0);
                 }
             }
-            let k = Strided::rows(&saved.k[at..], k_row);
-            let v = Strided::rows(&saved.v[at..], k_row);
-            for tile in group.tiles(positions.clone(), width) {
-                let seen = group.seen(&tile);
-                if seen.end <= block.start || seen.start >= block.end {
+        }
+        for tile in group.tiles(positions.clone(), width) {
+            let (seen, lanes) = (group.seen(&tile), tile.lanes());
+            for (rows, natural, panel, across) in [
+                (saved.q, &mut *q_natural, &mut *q_panel, &mut *q_across),
+                (d_o, &mut *o_natural, &mut *o_panel, &mut *o_across),
+            ] {
+                group.gather(level, rows, &tile, natural);
+                let rows = Rows::new(natural, d, lanes);
+                multiplier.panel_of_rows(rows, d, panel);
+                multiplier.panels(rows, d, across);
+            }
+            for (lane, head, i) in tile.queries() {
+                lse[lane] = saved.lse[group.lse_offset(head, i)];
+                delta[lane] = deltas[(i - first) * heads + head - first_head];
+            }
+            let mut begun = false;
+            for b in 0..blocks {
+                let block = block(b).start..block(b).end.min(seen.end);
+                if block.is_empty() || seen.start >= block.end {
                     continue;
                 }
-                let block = block.start..block.end.min(seen.end);
-                let (count, lanes) = (block.len(), tile.lanes());
-                group.gather(saved.q, &tile, q_natural);
-                group.gather(d_o, &tile, o_natural);
-                transpose(level, q_natural, d, lanes, d, q_lanes, width);
-                transpose(level, o_natural, d, lanes, d, o_lanes, width);
-                for (lane, head, i) in tile.queries() {
-                    lse[lane] = saved.lse[group.lse_offset(head, i)];
-                    delta[lane] = deltas[(i - first) * heads + head - first_head];
+                let (at, count) = (group.k_offset(block.start), block.len());
+                let keys = &keys[b * groups_size..][..groups_size];
+                let values = &values[b * groups_size..][..groups_size];
+                let key_panels = &key_panels[b * keys_size..][..keys_size];
+                // SAFETY: a block of keys, `width` lanes each.
+                unsafe {
+                    // [count][lanes]: K·Qᵀ and V·dOᵀ
+                    let size = [count, lanes, d];
+                    multiplier.multiply(size, keys, q_panel, p.as_mut_ptr(), width, false);
+                    multiplier.multiply(size, values, o_panel, ds.as_mut_ptr(), width, false);
                 }
-                let (p_at, ds_at) = (p.as_mut_ptr(), ds.as_mut_ptr());
-                // [count][lanes]: K·Qᵀ and V·dOᵀ
-                multiply(
-                    level,
-                    count,
-                    lanes,
-                    d,
-                    k,
-                    q_lanes.as_ptr(),
-                    width,
-                    p_at,
-                    width,
-                    false,
-                );
-                multiply(
-                    level,
-                    count,
-                    lanes,
-                    d,
-                    v,
-                    o_lanes.as_ptr(),
-                    width,
-                    ds_at,
-                    width,
-                    false,
-                );
                 let visible = group.mask(&tile, &block, bounds);
                 let (scale, softcap) = (o.scale, o.softcap);
                 score_gradient_columns(
@@ -262,42 +285,27 @@ fn backward_task(
                     lse,
                     delta,
                 );
-                // [count][d] += dS·Q and P·dO, over the heads of the group at once
-                let (p_rows, ds_rows) = (Strided::rows(p, width), Strided::rows(ds, width));
-                multiply(
-                    level,
-                    count,
-                    d,
-                    lanes,
-                    ds_rows,
-                    q_natural.as_ptr(),
-                    d,
-                    dk,
-                    k_row,
-                    true,
-                );
-                multiply(
-                    level,
-                    count,
-                    d,
-                    lanes,
-                    p_rows,
-                    o_natural.as_ptr(),
-                    d,
-                    dv,
-                    k_row,
-                    true,
-                );
-                // [lanes][d] = dSᵀ·K
-                let (ds_columns, out_at) = (Strided::columns(ds, width), out.as_mut_ptr());
-                multiply(
-                    level, lanes, d, count, ds_columns, k.pointer, k_row, out_at, d, false,
-                );
-                for (lane, head, i) in tile.queries() {
-                    // SAFETY: as above.
-                    let row = unsafe { std::slice::from_raw_parts_mut(dq_at(head, i), d) };
-                    let part = &out[lane * d..(lane + 1) * d];
-                    row.iter_mut().zip(part).for_each(|(s, p)| *s += p);
+                // SAFETY: this task alone writes these keys' rows; out holds `width` rows of `d`.
+                unsafe {
+                    // [count][d] += dS·Q and P·dO, over the heads of the group at once
+                    let size = [count, d, lanes];
+                    multiplier.groups(Rows::new(ds, width, count), lanes, a);
+                    multiplier.multiply(size, a, q_across, dk.at(at), k_row, true);
+                    multiplier.groups(Rows::new(p, width, count), lanes, a);
+                    multiplier.multiply(size, a, o_across, dv.at(at), k_row, true);
+                    // [lanes][d] += dSᵀ·K
+                    multiplier.groups_of_columns(Rows::new(ds, width, count), lanes, a);
+                    let size = [lanes, d, count];
+                    multiplier.multiply(size, a, key_panels, out.as_mut_ptr(), d, begun);
+                }
+                begun = true;
+            }
+            for (lane, head, i) in tile.queries() {
+                // SAFETY: this task alone writes this group's columns of its dq, in these rows.
+                let row = unsafe { std::slice::from_raw_parts_mut(dq_at(head, i), d) };
+                match begun {
+                    true => row.copy_from_slice(&out[lane * d..(lane + 1) * d]),
+                    false => row.fill(0.0), // the window hides all of these keys
                 }
             }
         }

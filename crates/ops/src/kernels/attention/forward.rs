@@ -2,8 +2,7 @@
 
 use super::KEYS;
 use super::tile::Group;
-use crate::kernels::matmul::{Strided, multiply};
-use crate::kernels::panel::transpose;
+use super::words::{Multiplier, Rows};
 use crate::kernels::scratch::scratch_slices;
 use crate::kernels::simd::Level;
 use crate::kernels::softmax::{LOWEST, softmax_columns};
@@ -43,20 +42,22 @@ pub fn forward(
         }
     }
     let k_row = options.kv_heads * options.head_dim;
+    let multiplier = Multiplier::new(level, options);
     tasks
         .into_par_iter()
         .with_max_len(1)
         .for_each(|(group, positions)| {
             let span = group.segment.k.start * k_row..group.segment.k.end * k_row;
             let keys = (&k[span.clone()], &v[span]);
-            forward_task(level, q, keys, &group, positions, o_at, lse_at);
+            forward_task(multiplier, q, keys, &group, positions, o_at, lse_at);
         });
     (o, lse)
 }
 
-/// Writes o and logsumexp of these positions of a group.
+/// Writes o and logsumexp of these positions of a group. Blocks of keys are the outer loop: what
+/// is packed of K and V serves every tile from L1.
 fn forward_task(
-    level: Level,
+    multiplier: Multiplier,
     q: &[f32],
     (k, v): (&[f32], &[f32]),
     group: &Group<'_>,
@@ -64,31 +65,66 @@ fn forward_task(
     o: Shared,
     lse: Shared,
 ) {
-    let (d, width) = (group.options.head_dim, 3 * level.lanes());
+    let (d, width, level) = (group.options.head_dim, multiplier.width(), multiplier.level);
     let (_, k_row) = group.strides();
-    let sizes = [d * width, d * width, KEYS * width, d * width, 5 * width];
-    scratch_slices(sizes, |[natural, queries, scores, out, stats]| {
-        let (largest, stats) = stats.split_at_mut(width);
-        let (sums, stats) = stats.split_at_mut(width);
-        let (rescale, bounds) = stats.split_at_mut(width);
-        for tile in group.tiles(positions.clone(), width) {
-            let lanes = tile.lanes();
-            group.gather(q, &tile, natural);
-            transpose(level, natural, d, lanes, d, queries, width);
-            largest.fill(LOWEST);
-            sums.fill(0.0);
-            let seen = group.seen(&tile);
-            let mut begun = false;
-            for start in seen.clone().step_by(KEYS) {
-                let block = start..(start + KEYS).min(seen.end);
-                let at = start * k_row + group.kv_head * d;
-                let (keys, values) = (Strided::rows(&k[at..], k_row), v[at..].as_ptr());
-                let (scores_at, queries_at) = (scores.as_mut_ptr(), queries.as_ptr());
-                let count = block.len();
-                // [count][lanes] = K·Qᵀ
-                multiply(
-                    level, count, lanes, d, keys, queries_at, width, scores_at, width, false,
-                );
+    let tiles = group.tiles(positions.clone(), width);
+    let tile_count = tiles.clone().count();
+    let queries_size = multiplier.panels_size(width, d);
+    let sizes = [
+        tile_count * queries_size,
+        tile_count * d * width,
+        tile_count * 2 * width,
+        multiplier.groups_size(KEYS, d),
+        multiplier.panels_size(d, KEYS),
+        KEYS * width,
+        multiplier.groups_size(width, KEYS),
+        d * width,
+        3 * width,
+    ];
+    scratch_slices(sizes, |buffers| {
+        let [
+            queries,
+            outs,
+            stats,
+            keys,
+            values,
+            scores,
+            p,
+            natural,
+            bounds,
+        ] = buffers;
+        let (rescale, bounds) = bounds.split_at_mut(width);
+        let of_tiles = queries.chunks_exact_mut(queries_size);
+        for (tile, queries) in tiles.clone().zip(of_tiles) {
+            group.gather(level, q, &tile, natural);
+            multiplier.panel_of_rows(Rows::new(natural, d, tile.lanes()), d, queries);
+        }
+        for stats in stats.chunks_exact_mut(2 * width) {
+            stats[..width].fill(LOWEST);
+            stats[width..].fill(0.0);
+        }
+        let seen = group.visible(positions.start).start..group.visible(positions.end - 1).end;
+        for start in seen.clone().step_by(KEYS) {
+            let block = start..(start + KEYS).min(seen.end);
+            let at = start * k_row + group.kv_head * d;
+            multiplier.groups(Rows::new(&k[at..], k_row, block.len()), d, keys);
+            multiplier.panels(Rows::new(&v[at..], k_row, block.len()), d, values);
+            for (i, tile) in tiles.clone().enumerate() {
+                let seen = group.seen(&tile);
+                let block = start..block.end.min(seen.end);
+                if block.is_empty() || seen.start >= block.end {
+                    continue;
+                }
+                let (count, lanes, begun) = (block.len(), tile.lanes(), seen.start < start);
+                let queries = &queries[i * queries_size..][..queries_size];
+                let out = &mut outs[i * d * width..][..d * width];
+                let (largest, sums) = stats[i * 2 * width..][..2 * width].split_at_mut(width);
+                // SAFETY: scores hold a block of keys, `width` lanes each.
+                unsafe {
+                    // [count][lanes] = K·Qᵀ
+                    let to = scores.as_mut_ptr();
+                    multiplier.multiply([count, lanes, d], keys, queries, to, width, false);
+                }
                 let visible = group.mask(&tile, &block, bounds);
                 let (scale, softcap) = (group.options.scale, group.options.softcap);
                 softmax_columns(
@@ -109,22 +145,29 @@ fn forward_task(
                         row.iter_mut().for_each(|v| *v *= by);
                     }
                 }
-                // [lanes][d] += P·V
-                let p = Strided::columns(scores, width);
-                let out_at = out.as_mut_ptr();
-                multiply(level, lanes, d, count, p, values, k_row, out_at, d, begun);
-                begun = true;
+                multiplier.groups_of_columns(Rows::new(scores, width, count), lanes, p);
+                // SAFETY: out holds `width` rows of `d`.
+                unsafe {
+                    // [lanes][d] += P·V
+                    let to = out.as_mut_ptr();
+                    multiplier.multiply([lanes, d, count], p, values, to, d, begun);
+                }
             }
-            for (lane, head, i) in tile.queries() {
+        }
+        for (i, tile) in tiles.enumerate() {
+            let (largest, sums) = stats[i * 2 * width..][..2 * width].split_at(width);
+            for (lane, head, position) in tile.queries() {
                 let inverse = 1.0 / sums[lane];
-                let source = &out[lane * d..(lane + 1) * d];
+                let source = &outs[i * d * width + lane * d..][..d];
                 // SAFETY: this task alone writes these positions of this group.
                 unsafe {
-                    let row = std::slice::from_raw_parts_mut(o.at(group.q_offset(head, i)), d);
+                    let at = group.q_offset(head, position);
+                    let row = std::slice::from_raw_parts_mut(o.at(at), d);
                     row.iter_mut()
                         .zip(source)
                         .for_each(|(o, v)| *o = v * inverse);
-                    *lse.at(group.lse_offset(head, i)) = largest[lane] + sums[lane].ln();
+                    let at = group.lse_offset(head, position);
+                    *lse.at(at) = largest[lane] + sums[lane].ln();
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! Which queries share a panel of scores, and where their rows lie.
 
+use super::words::copy_rows;
+use crate::kernels::simd::Level;
 use crate::kernels::softmax::Visible;
 use crate::segments::{AttentionOptions, Segment};
 use std::ops::Range;
@@ -47,7 +49,11 @@ impl Group<'_> {
     }
 
     /// Tiles of at most `width` lanes that cover these positions.
-    pub fn tiles(&self, positions: Range<usize>, width: usize) -> impl Iterator<Item = Tile> {
+    pub fn tiles(
+        &self,
+        positions: Range<usize>,
+        width: usize,
+    ) -> impl Iterator<Item = Tile> + Clone + use<> {
         let heads = self.heads();
         let step = (width / heads.len()).max(1);
         let parts = heads
@@ -92,11 +98,11 @@ impl Group<'_> {
     }
 
     /// The tile's queries one after the other, `[lanes][head_dim]`.
-    pub fn gather(&self, rows: &[f32], tile: &Tile, out: &mut [f32]) {
-        let d = self.options.head_dim;
-        for ((_, head, i), out) in tile.queries().zip(out.chunks_exact_mut(d)) {
-            let at = self.q_offset(head, i);
-            out.copy_from_slice(&rows[at..at + d]);
+    pub fn gather(&self, level: Level, rows: &[f32], tile: &Tile, out: &mut [f32]) {
+        let (d, count) = (self.options.head_dim, tile.positions.len());
+        for (head, out) in tile.heads.clone().zip(out.chunks_exact_mut(count * d)) {
+            let rows = &rows[self.q_offset(head, tile.positions.start)..];
+            copy_rows(level, rows, self.strides().0, [count, d], out, d);
         }
     }
 

@@ -45,8 +45,9 @@ pub(crate) unsafe fn pair_along(values: &[f32], out: &mut [f32]) {
 ///
 /// # Safety
 /// The processor has AVX512-BF16; the slices are of one length.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-pub(crate) unsafe fn pair_across(upper: &[f32], lower: Option<&[f32]>, out: &mut [f32]) {
+pub(super) unsafe fn pair_across(upper: &[f32], lower: Option<&[f32]>, out: &mut [f32]) {
     debug_assert!(out.len() >= upper.len() && lower.is_none_or(|l| l.len() >= upper.len()));
     // SAFETY: up to 16 elements at a time, under masks.
     unsafe {
@@ -62,6 +63,30 @@ pub(crate) unsafe fn pair_across(upper: &[f32], lower: Option<&[f32]>, out: &mut
             let pairs = _mm512_or_si512(low, high);
             _mm512_mask_storeu_epi32(out.as_mut_ptr().add(j).cast(), lanes, pairs);
         }
+    }
+}
+
+/// [`pair_across`] for each two of `rows` rows of `width` values, `row` floats apart; pairs go to
+/// `out`, `stride` words apart.
+///
+/// # Safety
+/// The processor has AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(crate) unsafe fn pair_rows(
+    values: &[f32],
+    row: usize,
+    [rows, width]: [usize; 2],
+    out: &mut [f32],
+    stride: usize,
+) {
+    for (s, i) in (0..rows).step_by(2).enumerate() {
+        let upper = &values[i * row..i * row + width];
+        let lower = match i + 1 < rows {
+            true => Some(&values[(i + 1) * row..(i + 1) * row + width]),
+            false => None,
+        };
+        // SAFETY: the slices are of one length.
+        unsafe { pair_across(upper, lower, &mut out[s * stride..s * stride + width]) };
     }
 }
 
