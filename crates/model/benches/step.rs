@@ -5,8 +5,9 @@
 //! seven projections, dropout 0.05: 4 micro-batches of one packed row of 512 tokens, sequences of
 //! about 110, every token a target. It prints the step, a table by operation (each timed alone in
 //! the step's shapes, times how often it occurs) with what is left over, and the step for longer
-//! rows. The limit is the matmul tile of the type on operands in cache, all threads, measured in the
-//! same run. `-- f32` computes in f32 where the default is bf16, `-- growth` prints the last table only,
+//! rows, and what it costs to recompute all layers beside what their arithmetic says. The limit is
+//! the matmul tile of the type on operands in cache, all threads, measured in the same run; by CPU
+//! time, which other programs disturb less, it is that of one thread. `-- f32` computes in f32 where the default is bf16, `-- growth` prints the last table only,
 //! `-- step` all but that.
 
 use std::path::Path;
@@ -145,18 +146,23 @@ fn one_sequence_each(offsets: Vec<usize>) -> Batch {
 }
 
 /// Multiply-adds of a step count twice: two matmuls forward and back through each frozen weight,
-/// three through each adapter, two of the head, those of attention (3.5 times its forward).
+/// three through each adapter, two of the head, those of attention (3.5 times its forward). A layer
+/// that is recomputed is multiplied forward again, but for down_proj and its LoRA's B.
 fn step_flop(model: &Model, batches: &[Batch], recompute: bool) -> f64 {
     let config = model.decoder().config();
     let shapes = Projection::ALL.map(|p| p.shape(config));
     let layers = config.num_hidden_layers as f64;
     let frozen: usize = shapes.iter().map(|[n, k]| n * k).sum();
     let adapter: usize = shapes.iter().map(|[n, k]| RANK * (n + k)).sum();
+    let [down_out, down_in] = Projection::Down.shape(config);
     let again = if recompute { 1.0 } else { 0.0 };
+    let frozen_again = again * (frozen - down_out * down_in) as f64;
+    let adapter_again = again * (adapter - RANK * down_out) as f64;
     let head = (config.vocab_size * config.hidden_size) as f64;
     let mut flop = 0.0;
     for batch in batches {
-        let layer = 2.0 * frozen as f64 * (2.0 + again) + 2.0 * adapter as f64 * (3.0 + again);
+        let layer = 2.0 * (2.0 * frozen as f64 + frozen_again)
+            + 2.0 * (3.0 * adapter as f64 + adapter_again);
         let attention =
             attention_flop(&batch.offsets, config.num_attention_heads * config.head_dim);
         flop += layers * (batch.len() as f64 * layer + attention * (3.5 + again))
@@ -230,10 +236,20 @@ fn growth(trainer: &mut Trainer, machine: Machine) {
     }
 }
 
-/// Pages this process was given so far, from /proc/self/stat.
+/// Pages this process was given so far.
 fn minor_faults() -> u64 {
+    of_this_process(7)
+}
+
+/// Seconds of CPU time that all threads took so far, in hundredths.
+fn cpu_seconds() -> f64 {
+    (of_this_process(11) + of_this_process(12)) as f64 / 100.0
+}
+
+/// A number of /proc/self/stat, counted from the state.
+fn of_this_process(field: usize) -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let field = after_name.split_whitespace().nth(7);
+    let field = after_name.split_whitespace().nth(field);
     field.and_then(|f| f.parse().ok()).unwrap_or(0)
 }

@@ -164,6 +164,36 @@ impl Decoder {
         pass: &Pass,
         attend: impl FnOnce(Tensor<2>, Tensor<2>, Tensor<2>) -> Tensor<2>,
     ) -> Tensor<2> {
+        let (x, gated) = self.layer_before_down(index, x, lora, pass, attend);
+        let (linear, lora) = self.linear(index, Projection::Down, lora, pass.dropout);
+        x + ops::linear(gated, &linear.weight, linear.bias.as_ref(), lora)
+    }
+
+    /// A linear of a layer, and its LoRA.
+    pub(crate) fn linear<'a>(
+        &'a self,
+        index: usize,
+        projection: Projection,
+        lora: Option<&'a LayerLora>,
+        dropout: Option<Dropout>,
+    ) -> (&'a Linear, Option<ops::Lora<'a>>) {
+        let pair = lora.and_then(|lora| lora[projection as usize].as_ref());
+        let linear = &self.layers[index].projections[projection as usize];
+        (
+            linear,
+            pair.map(|pair| pair.borrow(index, projection, dropout)),
+        )
+    }
+
+    /// A layer but for its last product: what down_proj's result is added to, and what it reads.
+    pub(crate) fn layer_before_down(
+        &self,
+        index: usize,
+        x: Tensor<2>,
+        lora: Option<&LayerLora>,
+        pass: &Pass,
+        attend: impl FnOnce(Tensor<2>, Tensor<2>, Tensor<2>) -> Tensor<2>,
+    ) -> (Tensor<2>, Tensor<2>) {
         use Projection::*;
         let layer = &self.layers[index];
         let eps = self.config.rms_norm_eps as f32;
@@ -172,9 +202,7 @@ impl Decoder {
             self.config.num_key_value_heads,
         );
         let linear = |projection: Projection, x: Tensor<2>| {
-            let linear = &layer.projections[projection as usize];
-            let pair = lora.and_then(|lora| lora[projection as usize].as_ref());
-            let lora = pair.map(|pair| pair.borrow(index, projection, pass.dropout));
+            let (linear, lora) = self.linear(index, projection, lora, pass.dropout);
             ops::linear(x, &linear.weight, linear.bias.as_ref(), lora)
         };
         let rotate = |x, heads| ops::rotary(x, &pass.cos, &pass.sin, &pass.table_rows, heads);
@@ -188,7 +216,7 @@ impl Decoder {
 
         let h = ops::rms_norm(x.clone(), &layer.post_attention_layernorm, eps);
         let gated = ops::swiglu(linear(Gate, h.clone()), linear(Up, h)); // [tokens, intermediate]
-        x + linear(Down, gated)
+        (x, gated)
     }
 
     /// A layer as decoding reads it, a token of each sequence at a time.
@@ -200,12 +228,11 @@ impl Decoder {
         use Projection::*;
         let layer = &self.layers[index];
         let linear = |projection: Projection| {
-            let linear = &layer.projections[projection as usize];
-            let pair = lora.and_then(|lora| lora[projection as usize].as_ref());
+            let (linear, lora) = self.linear(index, projection, lora, None);
             DecodingLinear {
                 weight: &linear.weight,
                 bias: linear.bias.as_ref(),
-                lora: pair.map(|pair| pair.borrow(index, projection, None)),
+                lora,
             }
         };
         DecodingLayer {

@@ -43,7 +43,7 @@ impl std::ops::AddAssign for Loss {
 pub enum Recompute {
     /// All are kept: fastest, and the memory of all layers at once.
     Nothing,
-    /// All are recomputed: a third more arithmetic, the memory of one layer.
+    /// All are recomputed: a quarter more arithmetic, the memory of one layer.
     Everything,
     /// The lowest `n` are recomputed.
     Layers(usize),
@@ -133,11 +133,20 @@ impl Gradients {
     }
 }
 
-/// One layer of the forward pass, on its own tape.
+/// One layer on its own tape.
 struct LayerTape {
     input: Tensor<2>,
     lora: LayerLora,
-    output: Tensor<2>,
+    end: TapeEnd,
+}
+
+/// Where a layer's backward pass begins.
+enum TapeEnd {
+    /// The layer's output.
+    Output(Tensor<2>),
+    /// A layer that is computed again ends before down_proj: nobody asks for its output twice. What
+    /// down_proj's result is added to, and what it reads.
+    BeforeDown(Tensor<2>, Tensor<2>),
 }
 
 impl Model {
@@ -183,15 +192,22 @@ impl Model {
         let pass = decoder.pass(&batch.position_ids(), dropout);
         let segments = Segments::from_offsets(&batch.offsets);
 
+        // What lies below every LoRA has no gradient.
+        let has_lora = |layer: &LayerLora| layer.iter().any(Option::is_some);
+        let lowest = adapter.layers.iter().position(has_lora);
+        let lowest = lowest.expect("an adapter adapts something");
         let mut x = ops::embedding(&batch.input_ids, &decoder.embed_tokens);
         let mut inputs = Vec::with_capacity(decoder.layers.len());
         let mut tapes = Vec::with_capacity(decoder.layers.len());
         for (index, lora) in adapter.layers.iter().enumerate() {
             inputs.push(x.clone());
-            if recompute.keeps(index) {
-                let tape = decoder.taped_layer(index, x, lora, &pass, &segments);
-                x = tape.output.clone().inner();
-                tapes.push(Some(tape));
+            if recompute.keeps(index) && index >= lowest {
+                let (input, lora) = on_tape(x, lora, index > lowest);
+                let output =
+                    decoder.packed_layer(index, input.clone(), Some(&lora), &pass, &segments);
+                x = output.clone().inner();
+                let end = TapeEnd::Output(output);
+                tapes.push(Some(LayerTape { input, lora, end }));
             } else {
                 x = decoder.packed_layer(index, x, Some(lora), &pass, &segments);
                 tapes.push(None);
@@ -210,13 +226,25 @@ impl Model {
             .expect("the loss depends on the top");
         drop((found, top));
 
-        for (index, lora) in adapter.layers.iter().enumerate().rev() {
+        for (index, lora) in adapter.layers.iter().enumerate().skip(lowest).rev() {
             let input = inputs.pop().expect("one input a layer");
-            let tape = tapes
-                .pop()
-                .expect("one slot a layer")
-                .unwrap_or_else(|| decoder.taped_layer(index, input, lora, &pass, &segments));
-            let mut found = (tape.output * Tensor::from_inner(dy)).sum().backward();
+            let tape = tapes.pop().expect("one slot a layer").unwrap_or_else(|| {
+                let (input, lora) = on_tape(input, lora, index > lowest);
+                let (x, gated) =
+                    decoder.packed_layer_before_down(index, input.clone(), &lora, &pass, &segments);
+                let end = TapeEnd::BeforeDown(x, gated);
+                LayerTape { input, lora, end }
+            });
+            let scalar = match tape.end {
+                TapeEnd::Output(y) => ops::with_gradient(y, dy),
+                TapeEnd::BeforeDown(x, gated) => {
+                    let lora = Some(&tape.lora);
+                    let (down, lora) = decoder.linear(index, Projection::Down, lora, dropout);
+                    ops::linear_with_gradient(gated, &down.weight, lora, dy.clone())
+                        + ops::with_gradient(x, dy)
+                }
+            };
+            let mut found = scalar.backward();
             for projection in Projection::ALL {
                 if let Some(pair) = &tape.lora[projection as usize] {
                     let gradient = [&pair.a, &pair.b].map(|leaf| {
@@ -225,6 +253,9 @@ impl Model {
                     });
                     gradients.add(index, projection, gradient);
                 }
+            }
+            if index == lowest {
+                break;
             }
             dy = tape
                 .input
@@ -261,28 +292,18 @@ impl Decoder {
         })
     }
 
-    fn taped_layer(
+    fn packed_layer_before_down(
         &self,
         index: usize,
         x: Tensor<2>,
         lora: &LayerLora,
         pass: &Pass,
         segments: &Segments,
-    ) -> LayerTape {
-        let input = tracked(x);
-        let lora = lora.each_ref().map(|pair| {
-            pair.as_ref().map(|pair| LoraPair {
-                a: tracked(pair.a.clone()),
-                b: tracked(pair.b.clone()),
-                scaling: pair.scaling,
-            })
-        });
-        let output = self.packed_layer(index, input.clone(), Some(&lora), pass, segments);
-        LayerTape {
-            input,
-            lora,
-            output,
-        }
+    ) -> (Tensor<2>, Tensor<2>) {
+        let options = self.attention_options();
+        self.layer_before_down(index, x, Some(lora), pass, |q, k, v| {
+            ops::attention(q, k, v, segments, &options)
+        })
     }
 
     /// −Σ log p(target), nats, `[1]`: final norm and head over the predicting rows only.
@@ -303,6 +324,22 @@ impl Decoder {
         let h = ops::rms_norm(hidden, &self.norm, self.config.rms_norm_eps as f32);
         ops::linear(h, &self.lm_head, None, None)
     }
+}
+
+/// The leaves of a layer's tape: its LoRA, and its input where anything below wants a gradient.
+fn on_tape(x: Tensor<2>, lora: &LayerLora, input_too: bool) -> (Tensor<2>, LayerLora) {
+    let lora = lora.each_ref().map(|pair| {
+        pair.as_ref().map(|pair| LoraPair {
+            a: tracked(pair.a.clone()),
+            b: tracked(pair.b.clone()),
+            scaling: pair.scaling,
+        })
+    });
+    let input = match input_too {
+        true => tracked(x),
+        false => Tensor::from_inner(x),
+    };
+    (input, lora)
 }
 
 fn tracked(x: Tensor<2>) -> Tensor<2> {

@@ -76,6 +76,43 @@ pub fn linear(
     Tensor::from_dispatch(y)
 }
 
+/// A scalar, to be differentiated: its gradient in `y` is `dy`, a tensor without a tape. Where the
+/// backward pass of one tape goes on in another. Its value is 0; sum such scalars, do not scale them.
+pub fn with_gradient(y: Tensor<2>, dy: Tensor<2>) -> Tensor<1> {
+    assert_eq!(y.dims(), dy.dims(), "shapes of y and its gradient");
+    Tensor::from_dispatch(Dispatch::with_gradient(
+        y.into_dispatch(),
+        dy.into_dispatch(),
+    ))
+}
+
+/// [`with_gradient`] of what [`linear`] would return: its gradients in x, A and B for this dy, without
+/// the product that y is.
+pub fn linear_with_gradient(
+    x: Tensor<2>,
+    weight: &Weight,
+    lora: Option<Lora<'_>>,
+    dy: Tensor<2>,
+) -> Tensor<1> {
+    let format = weight.format;
+    let expected = [x.dims()[0], format.out_features];
+    assert_eq!(dy.dims(), expected, "shape of the gradient of y");
+    let words = weight.words.clone().into_dispatch();
+    let (x, dy) = (x.into_dispatch(), dy.into_dispatch());
+    Tensor::from_dispatch(match lora {
+        None => Dispatch::linear_with_gradient(x, words, dy, format),
+        Some(lora) => {
+            let (a, b) = (
+                lora.a.clone().into_dispatch(),
+                lora.b.clone().into_dispatch(),
+            );
+            let dropout = lora.dropout.filter(|d| d.p > 0.0);
+            let scaling = lora.scaling;
+            Dispatch::lora_linear_with_gradient(x, words, a, b, dy, format, scaling, dropout)
+        }
+    })
+}
+
 /// Rows `ids` of the table `[vocabulary, hidden]` → `[ids.len(), hidden]`, f32, not differentiable.
 pub fn embedding(ids: &[u32], table: &Weight) -> Tensor<2> {
     let vocabulary = table.format.out_features;

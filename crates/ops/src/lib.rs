@@ -34,8 +34,8 @@ pub use cache::KvCache;
 pub use decoding::{Decoding, DecodingLayer, DecodingLinear};
 pub use format::{ComputeDtype, DenseDtype, Encoding, WeightFormat};
 pub use functions::{
-    Lora, Parameter, adamw, attention, embedding, linear, linear_cross_entropy, rms_norm, rotary,
-    sum_of_squares, swiglu,
+    Lora, Parameter, adamw, attention, embedding, linear, linear_cross_entropy,
+    linear_with_gradient, rms_norm, rotary, sum_of_squares, swiglu, with_gradient,
 };
 pub use kernels::adamw::AdamW;
 pub use kernels::dropout::Dropout;

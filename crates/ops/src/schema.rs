@@ -11,7 +11,8 @@ use crate::kernels::adamw::AdamW;
 use crate::kernels::dropout::Dropout;
 use crate::segments::{AttentionOptions, Segments};
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, backend_extension};
+use burn::backend::{Backend, TensorMetadata, backend_extension};
+use burn::tensor::{FloatDType, Shape};
 use std::sync::Arc;
 
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
@@ -75,6 +76,39 @@ pub trait Ops: Backend {
         inverse: bool,
     ) -> FloatTensor<Self>;
 
+    /// A scalar whose gradient in `y` is `dy`: where a backward pass begins that another tape hands
+    /// on. Its value is 0; sum such scalars, but do not scale them.
+    fn with_gradient(y: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        nothing::<Self>(y, dy)
+    }
+
+    /// As `with_gradient` of `linear`'s y, which is not computed.
+    fn linear_with_gradient(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        dy: FloatTensor<Self>,
+        format: WeightFormat,
+    ) -> FloatTensor<Self> {
+        let _ = (words, format);
+        nothing::<Self>(x, dy)
+    }
+
+    /// As `with_gradient` of `lora_linear`'s y, which is not computed.
+    #[allow(clippy::too_many_arguments)]
+    fn lora_linear_with_gradient(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        format: WeightFormat,
+        scaling: f32,
+        dropout: Option<Dropout>,
+    ) -> FloatTensor<Self> {
+        let _ = (words, a, b, format, scaling, dropout);
+        nothing::<Self>(x, dy)
+    }
+
     /// silu(gate)·up
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
 
@@ -86,6 +120,12 @@ pub trait Ops: Backend {
         exp_avg_sq: FloatTensor<Self>,
         options: AdamW,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// The value of a scalar that is only there for its gradient.
+pub(crate) fn nothing<B: Backend>(x: FloatTensor<B>, dy: FloatTensor<B>) -> FloatTensor<B> {
+    drop(dy);
+    B::float_zeros(Shape::new([1]), &x.device(), FloatDType::F32)
 }
 
 /// An adapter as the backward pass needs it.
@@ -124,6 +164,17 @@ pub trait Gradients: Backend {
         adapter: Adapter<Self>,
         format: WeightFormat,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// u = drop(x)·Aᵀ alone, what backward needs where y is not wanted.
+    fn lora_projection(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        adapter: Adapter<Self>,
+        format: WeightFormat,
+    ) -> FloatTensor<Self> {
+        let no_bias = Self::float_empty(Shape::new([0]), &x.device(), FloatDType::F32);
+        Self::lora_linear_forward(x, words, no_bias, adapter, format).1
+    }
 
     /// (dx if wanted, dA, dB)
     #[allow(clippy::too_many_arguments)]

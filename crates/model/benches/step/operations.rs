@@ -8,8 +8,8 @@ use model::{Batch, Gradients, Projection, Recompute};
 use ops::{AttentionOptions, Lora, Segments, Weight};
 
 use super::{
-    MICRO_BATCHES, Machine, RANK, Trainer, attention_flop, best, minor_faults, one_sequence_each,
-    packed_row, step_flop,
+    MICRO_BATCHES, Machine, RANK, Trainer, attention_flop, best, cpu_seconds, minor_faults,
+    one_sequence_each, packed_row, step_flop,
 };
 
 /// The step, and what of it each operation takes.
@@ -18,7 +18,7 @@ pub fn print(trainer: &mut Trainer, machine: Machine) {
     trainer.step(&batches, Recompute::Nothing);
     let faults = minor_faults();
     let calls = trainer.steps;
-    let step = best(3, || trainer.step(&batches, Recompute::Nothing));
+    let (step, cpu) = best_step(trainer, &batches, Recompute::Nothing);
     let faults = (minor_faults() - faults) as f64 / (trainer.steps - calls) as f64;
     let flop = step_flop(&trainer.model, &batches, false);
     let tokens: usize = batches.iter().map(Batch::len).sum();
@@ -30,6 +30,13 @@ pub fn print(trainer: &mut Trainer, machine: Machine) {
         100.0 * machine.share(flop, step),
         faults
     );
+    let threads = rayon::current_num_threads() as f64;
+    println!(
+        "by CPU time: {:.3} s, {:.0} % of the limit",
+        cpu,
+        100.0 * machine.share(flop, cpu / threads)
+    );
+    recomputing(trainer, &batches);
     let mut table = Table {
         machine,
         step,
@@ -41,6 +48,45 @@ pub fn print(trainer: &mut Trainer, machine: Machine) {
     );
     operations(trainer, &batches[0], &mut table);
     table.rest();
+}
+
+/// What recomputing every layer adds to a step, beside what its arithmetic adds.
+fn recomputing(trainer: &mut Trainer, batches: &[Batch]) {
+    let (mut kept, mut again) = ([f64::INFINITY; 2], [f64::INFINITY; 2]);
+    for _ in 0..2 {
+        // In turns, so that what else the machine does disturbs both.
+        for (times, recompute) in [
+            (&mut kept, Recompute::Nothing),
+            (&mut again, Recompute::Everything),
+        ] {
+            let (wall, cpu) = step_times(trainer, batches, recompute);
+            *times = [times[0].min(wall), times[1].min(cpu)];
+        }
+    }
+    let more = |now: f64, before: f64| 100.0 * (now / before - 1.0);
+    let flop = |recompute| step_flop(&trainer.model, batches, recompute);
+    println!(
+        "recomputing every layer: {:.3} s, {:+.0} %, by CPU time {:+.0} %; its arithmetic is {:+.0} %",
+        again[0],
+        more(again[0], kept[0]),
+        more(again[1], kept[1]),
+        more(flop(true), flop(false))
+    );
+}
+
+/// Least wall and CPU seconds of three steps.
+fn best_step(trainer: &mut Trainer, batches: &[Batch], recompute: Recompute) -> (f64, f64) {
+    let times = (0..3).map(|_| step_times(trainer, batches, recompute));
+    times.fold((f64::INFINITY, f64::INFINITY), |best, now| {
+        (best.0.min(now.0), best.1.min(now.1))
+    })
+}
+
+/// Wall and CPU seconds of a step.
+fn step_times(trainer: &mut Trainer, batches: &[Batch], recompute: Recompute) -> (f64, f64) {
+    let (start, cpu) = (Instant::now(), cpu_seconds());
+    trainer.step(batches, recompute);
+    (start.elapsed().as_secs_f64(), cpu_seconds() - cpu)
 }
 
 struct Table {

@@ -3,13 +3,14 @@
 //! linear: the packed weight (a reference), x, and u = drop(x)·Aᵀ `[tokens, rank]`; W is dequantised
 //! again in backward and the dropout mask drawn again from its seed. attention: q, k, v, o and a
 //! logsumexp per row and head. linear_cross_entropy: dh, computed with the loss. rms_norm, swiglu:
-//! their inputs. rotary: the angles. Weights of norms, biases and angles are frozen: no gradient.
+//! their inputs. rotary: the angles. with_gradient: the gradient. Weights of norms, biases and angles are frozen: no gradient.
 
 use crate::format::WeightFormat;
 use crate::kernels::adamw::AdamW;
 use crate::kernels::dropout::Dropout;
-use crate::schema::{Adapter, Gradients as OpGradients, Ops as QloraOps, SavedAttention};
+use crate::schema::{Adapter, Gradients as OpGradients, Ops as QloraOps, SavedAttention, nothing};
 use crate::segments::{AttentionOptions, Segments};
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -53,21 +54,73 @@ impl<B: Differentiable> Backward<B, 3> for LoraLinearStep {
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
-        let [x_node, a_node, b_node] = ops.parents;
+        ops.state
+            .backward(dy, ops.parents.map(|p| p.map(|p| p.id)), grads);
+    }
+}
+
+impl<B: Differentiable> LoraLinearState<B> {
+    fn backward(self, dy: FloatTensor<B>, parents: [Option<NodeId>; 3], grads: &mut Gradients) {
+        let [x_node, a_node, b_node] = parents;
         let LoraLinearState {
             x,
             u,
             words,
             adapter,
             format,
-        } = ops.state;
+        } = self;
         let (dx, da, db) =
             B::lora_linear_backward(dy, x, u, words, adapter, format, x_node.is_some());
         for (node, gradient) in [(x_node, dx), (a_node, Some(da)), (b_node, Some(db))] {
             if let (Some(node), Some(gradient)) = (node, gradient) {
-                grads.register::<B>(node.id, gradient);
+                grads.register::<B>(node, gradient);
             }
         }
+    }
+}
+
+/// y = x: its gradient is the state, whatever comes from above.
+#[derive(Debug)]
+struct WithGradientStep;
+
+impl<B: Differentiable> Backward<B, 1> for WithGradientStep {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        grads.consume::<B>(&ops.node);
+        if let [Some(y)] = ops.parents {
+            grads.register::<B>(y.id, ops.state);
+        }
+    }
+}
+
+/// [`LinearStep`] for a dy that is known.
+#[derive(Debug)]
+struct LinearWithGradientStep;
+
+impl<B: Differentiable> Backward<B, 1> for LinearWithGradientStep {
+    type State = (FloatTensor<B>, IntTensor<B>, WeightFormat);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        grads.consume::<B>(&ops.node);
+        let (dy, words, format) = ops.state;
+        if let [Some(x)] = ops.parents {
+            grads.register::<B>(x.id, B::linear_backward(dy, words, format));
+        }
+    }
+}
+
+/// [`LoraLinearStep`] for a dy that is known.
+#[derive(Debug)]
+struct LoraLinearWithGradientStep;
+
+impl<B: Differentiable> Backward<B, 3> for LoraLinearWithGradientStep {
+    type State = (FloatTensor<B>, LoraLinearState<B>);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        grads.consume::<B>(&ops.node);
+        let (dy, state) = ops.state;
+        state.backward(dy, ops.parents.map(|p| p.map(|p| p.id)), grads);
     }
 }
 
@@ -218,6 +271,79 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
                 y,
             ),
             OpsKind::UnTracked(step) => step.finish(y),
+        }
+    }
+
+    fn with_gradient(y: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (y, guard) = y.into_parts();
+        let dy = dy.into_primitive();
+        let value = nothing::<B>(y, dy.clone());
+        match WithGradientStep
+            .prepare::<C>([guard])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(step) => step.finish(dy, value),
+            OpsKind::UnTracked(step) => step.finish(value),
+        }
+    }
+
+    fn linear_with_gradient(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        dy: FloatTensor<Self>,
+        format: WeightFormat,
+    ) -> FloatTensor<Self> {
+        let (x, guard) = x.into_parts();
+        let dy = dy.into_primitive();
+        let value = nothing::<B>(x, dy.clone());
+        match LinearWithGradientStep
+            .prepare::<C>([guard])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(step) => step.finish((dy, words, format), value),
+            OpsKind::UnTracked(step) => step.finish(value),
+        }
+    }
+
+    fn lora_linear_with_gradient(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        format: WeightFormat,
+        scaling: f32,
+        dropout: Option<Dropout>,
+    ) -> FloatTensor<Self> {
+        let ((x, x_guard), (a, a_guard), (b, b_guard)) =
+            (x.into_parts(), a.into_parts(), b.into_parts());
+        let dy = dy.into_primitive();
+        let value = nothing::<B>(x.clone(), dy.clone());
+        let adapter = Adapter {
+            a,
+            b,
+            scaling,
+            dropout,
+        };
+        match LoraLinearWithGradientStep
+            .prepare::<C>([x_guard, a_guard, b_guard])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(step) => {
+                let u = B::lora_projection(x.clone(), words.clone(), adapter.clone(), format);
+                let state = LoraLinearState {
+                    x,
+                    u,
+                    words,
+                    adapter,
+                    format,
+                };
+                step.finish((dy, state), value)
+            }
+            OpsKind::UnTracked(step) => step.finish(value),
         }
     }
 

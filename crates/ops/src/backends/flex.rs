@@ -7,7 +7,7 @@ use crate::kernels::dropout::Dropout;
 use crate::kernels::linear::LoraView;
 use crate::kernels::panel::WeightView;
 use crate::kernels::simd::Level;
-use crate::kernels::{attention, cross_entropy, linear, normalize, rotary, swiglu};
+use crate::kernels::{attention, cross_entropy, linear, low_rank, normalize, rotary, swiglu};
 use crate::schema::{Adapter, Gradients, Ops, SavedAttention};
 use crate::segments::{AttentionOptions, Segments};
 use burn::backend::Flex;
@@ -300,6 +300,18 @@ impl Gradients for Flex {
             Some(lora),
         );
         (matrix(y, format.out_features), matrix(u, lora.rank))
+    }
+
+    fn lora_projection(
+        x: FlexTensor,
+        _: FlexTensor,
+        adapter: Adapter<Flex>,
+        format: WeightFormat,
+    ) -> FlexTensor {
+        let (x, adapter) = (packed(x), HostAdapter::new(adapter));
+        let lora = adapter.view();
+        let u = low_rank::project(Level::best(), floats(&x), format.in_features, &lora);
+        matrix(u, lora.rank)
     }
 
     fn lora_linear_backward(

@@ -11,7 +11,7 @@ pub(crate) mod cube;
 pub mod dropout;
 pub(crate) mod few_rows;
 pub mod linear;
-mod low_rank;
+pub(crate) mod low_rank;
 pub mod matmul;
 pub mod normalize;
 pub mod panel;

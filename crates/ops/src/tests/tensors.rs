@@ -21,6 +21,45 @@ fn quantized(n: usize, k: usize, random: &mut Random) -> nf4::Quantized {
 }
 
 #[test]
+fn a_gradient_that_is_handed_on_goes_where_the_products_would_go() {
+    let (n, k, rank) = (50, 96, 4);
+    let plain = Device::flex();
+    let device = plain.clone().autodiff();
+    let mut random = Random::new(8);
+    let weight = Weight::nf4(&quantized(n, k, &mut random), &plain);
+    let dropout = Some(Dropout { p: 0.25, seed: 3 });
+    for (m, adapted) in [(20, true), (70, true), (70, false)] {
+        let leaf = |values: &[f32], columns| tensor(values, columns, &device).require_grad();
+        let x = leaf(&random.values(m * k), k);
+        let a = leaf(&random.values(rank * k), k);
+        let b = leaf(&random.values(n * rank), rank);
+        let (dy, other) = (random.values(m * n), random.values(m * k));
+        let (dy, other) = (tensor(&dy, n, &plain), tensor(&other, k, &plain));
+        let scaling = 2.0;
+        let lora = Lora {
+            a: &a,
+            b: &b,
+            scaling,
+            dropout,
+        };
+        let lora = adapted.then_some(lora);
+        let of = |scalar: Tensor<1>| -> Vec<Option<Vec<f32>>> {
+            let gradients = scalar.backward();
+            let leaves = [&x, &a, &b].map(|leaf| leaf.grad(&gradients));
+            leaves.into_iter().map(|g| g.map(values)).collect()
+        };
+        let on_tape = |t: &Tensor<2>| Tensor::from_inner(t.clone());
+        let y = || crate::linear(x.clone(), &weight, None, lora);
+        let expected = of((y() * on_tape(&dy)).sum() + (x.clone() * on_tape(&other)).sum());
+        let residual = || crate::with_gradient(x.clone(), other.clone());
+        let output = crate::with_gradient(y(), dy.clone()) + residual();
+        assert_eq!(of(output), expected, "{m} rows, the product's output");
+        let input = crate::linear_with_gradient(x.clone(), &weight, lora, dy) + residual();
+        assert_eq!(of(input), expected, "{m} rows, the product's input");
+    }
+}
+
+#[test]
 fn the_tape_gives_the_gradients_of_a_linear_whose_input_is_used_twice() {
     let (m, n, k, rank) = (20, 50, 96, 4);
     let plain = Device::flex();
