@@ -38,7 +38,7 @@ pub struct Judge<'o> {
     kept: u64,
 }
 
-/// Prompts that later ones are compared with, for near duplicates: 600 MB of memory at most.
+/// Prompts that later ones are compared with, for near duplicates: 320 MB of memory at most.
 const MOST_NEAR: usize = 1_000_000;
 
 #[derive(Clone, Copy, Debug)]
@@ -167,7 +167,7 @@ impl<'o> Judge<'o> {
         if let (Some((index, lines)), Some(signature)) = (&mut self.near, more.signature) {
             let nearest = if lines.len() < MOST_NEAR {
                 lines.push(line);
-                index.add(signature)
+                index.add_to_nearest(signature)
             } else {
                 index.nearest(&signature)
             };

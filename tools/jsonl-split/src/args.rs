@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, value_name = "FIELD")]
     pub group_by: Option<String>,
     /// Keep examples together whose prompts are at least this similar, 0 to 1 (a pair of similarity
-    /// 0.8 is missed twice in ten thousand; about 600 bytes of memory an example)
+    /// 0.8 is missed twice in ten thousand; at most 320 bytes of memory an example)
     #[arg(
         long,
         value_name = "SIMILARITY",

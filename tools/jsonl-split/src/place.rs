@@ -299,10 +299,8 @@ impl Seen {
             return;
         };
         let signature = Signature::of(&prompt_text(example));
-        for (number, _) in index.similar(&signature) {
-            self.groups.join(prompts[number], prompt);
-        }
-        index.insert(signature);
+        let groups = &mut self.groups;
+        index.add(signature, |number, _| groups.join(prompts[number], prompt));
         prompts.push(prompt);
     }
 

@@ -66,8 +66,8 @@ pub struct Args {
     /// Remark on user messages with fewer characters
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub min_user_chars: usize,
-    /// Look for prompts at least this similar, 0 to 1, among the first million (about 600 bytes of
-    /// memory each, 600 MB at most)
+    /// Look for prompts at least this similar, 0 to 1, among the first million (at most 320
+    /// bytes of memory each)
     #[arg(long, value_name = "SIMILARITY", num_args = 0..=1, default_missing_value = "0.8", require_equals = true, value_parser = share)]
     pub near_duplicates: Option<f64>,
     /// The field that is the label: a key of the line, or of the JSON in the answer
