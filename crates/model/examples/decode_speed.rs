@@ -4,20 +4,26 @@
 //! quantises the base to NF4 with double quantisation and continues prompts of 64 tokens greedily by
 //! 64 tokens, for several batch sizes. Decoding reads every weight once a step, whatever the batch:
 //! the limit is the bytes of a step over the bandwidth that all threads reach in the same run, and
-//! at larger batches the arithmetic. `--rank 16` puts an adapter on all seven projections.
+//! at larger batches the arithmetic. `--rank 16` puts an adapter on all seven projections;
+//! `--compute-dtype f32` or `bf16` instead of `auto`, the fastest that the processor has.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use checkpoint::{Base, ModelConfig};
-use model::{Adapter, GenerateOptions, LoadOptions, LoraConfig, Model, Projection, Quantize};
+use model::{
+    Adapter, ComputeChoice, DeviceChoice, GenerateOptions, LoadOptions, LoraConfig, Model,
+    Projection, Quantize,
+};
 
 const PROMPT: usize = 64;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    model::keep_freed_memory(); // as adapter-eval does
     let mut dir = None;
     let (mut rank, mut new) = (0, 64);
     let mut batches = vec![1, 8, 32];
+    let mut compute = ComputeChoice::Auto;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -26,6 +32,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 batches = vec![args.next().ok_or("--batch takes a number")?.parse()?];
             }
             "--new" => new = args.next().ok_or("--new takes a number")?.parse()?,
+            "--compute-dtype" => {
+                compute = args.next().ok_or("--compute-dtype takes a type")?.parse()?;
+            }
             _ => dir = Some(PathBuf::from(arg)),
         }
     }
@@ -36,6 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let base = Base::open(&dir)?;
     let options = LoadOptions {
         quantize: Quantize::Nf4 { double_quant: true },
+        compute_dtype: compute.on(DeviceChoice::Cpu),
         ..LoadOptions::default()
     };
     let mut model = Model::load(&base, &options, &mut |_, _| {})?;
@@ -51,8 +61,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bandwidth = bandwidth();
     let bytes = bytes_of_a_step(base.config(), rank);
     println!(
-        "{}: rank {rank}, {:.1} MB a step; {} threads read {:.1} GB/s: at most {:.0} steps a second",
+        "{}: {}, rank {rank}, {:.1} MB a step; {} threads read {:.1} GB/s: at most {:.0} steps a second",
         dir.display(),
+        options.compute_dtype,
         bytes / 1e6,
         std::thread::available_parallelism()?,
         bandwidth / 1e9,

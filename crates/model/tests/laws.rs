@@ -4,16 +4,21 @@ use std::path::PathBuf;
 
 use checkpoint::Base;
 use model::{
-    Adapter, Batch, Completion, Dropout, Finish, GenerateOptions, Gradients, LoadOptions,
-    LoraConfig, Model, Quantize, Recompute,
+    Adapter, Batch, Completion, ComputeDtype, Dropout, Finish, GenerateOptions, Gradients,
+    LoadOptions, LoraConfig, Model, Quantize, Recompute,
 };
 
 fn tiny(family: &str) -> Model {
+    tiny_in(family, ComputeDtype::F32)
+}
+
+fn tiny_in(family: &str, compute_dtype: ComputeDtype) -> Model {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../../tests/data/models")
         .join(family);
     let options = LoadOptions {
         quantize: Quantize::Nf4 { double_quant: true },
+        compute_dtype,
         ..LoadOptions::default()
     };
     Model::load(
@@ -116,41 +121,45 @@ fn a_greedy_continuation_is_what_the_whole_forward_pass_would_choose() {
 
 #[test]
 fn neither_the_batch_nor_a_shared_prefix_changes_a_completion() {
-    let model = tiny("llama-tied");
-    let shared = tokens(12, 5);
-    let prompts: Vec<Vec<u32>> = (0..5)
-        .map(|i| [shared.clone(), tokens(1 + i, 90 + i as u32)].concat())
-        .collect();
-    let mut sampled = greedy(8);
-    sampled.temperature = 0.8;
-    for options in [greedy(8), sampled] {
+    for (compute, shared) in [ComputeDtype::F32, ComputeDtype::Bf16]
+        .into_iter()
+        .flat_map(|compute| [0, 12, 40].map(|shared| (compute, shared)))
+    {
+        let model = tiny_in("llama-tied", compute);
+        // Alone some are read in a pass of a few tokens, together in one of more than a hundred.
+        let prompts: Vec<Vec<u32>> = [1, 2, 30, 4, 35, 9]
+            .iter()
+            .map(|&n| [tokens(shared, 5), tokens(n, 90 + n as u32)].concat())
+            .collect();
+        let mut sampled = greedy(8);
+        sampled.temperature = 0.8;
+        for options in [greedy(8), sampled] {
+            let by = |batch_size| {
+                let options = GenerateOptions {
+                    batch_size,
+                    ..options.clone()
+                };
+                let all = model.generate(&prompts, &options, &mut |_, _| {});
+                all.expect("completions")
+            };
+            let together = by(8);
+            assert_eq!(together, by(2), "{compute}, {shared} shared");
+            assert_eq!(together, by(1), "{compute}, {shared} shared");
+        }
         let together = model
-            .generate(&prompts, &options, &mut |_, _| {})
+            .generate(&prompts, &greedy(8), &mut |_, _| {})
             .expect("completions");
-        let by_two = GenerateOptions {
-            batch_size: 2,
-            ..options.clone()
-        };
-        assert_eq!(
-            together,
-            model
-                .generate(&prompts, &by_two, &mut |_, _| {})
-                .expect("completions")
-        );
+        let alone: Vec<Completion> = prompts
+            .iter()
+            .map(|p| {
+                model
+                    .generate(std::slice::from_ref(p), &greedy(1), &mut |_, _| {})
+                    .expect("one")
+                    .remove(0)
+            })
+            .collect();
+        assert_eq!(together, alone, "{compute}, {shared} shared");
     }
-    let together = model
-        .generate(&prompts, &greedy(8), &mut |_, _| {})
-        .expect("completions");
-    let alone: Vec<Completion> = prompts
-        .iter()
-        .map(|p| {
-            model
-                .generate(std::slice::from_ref(p), &greedy(1), &mut |_, _| {})
-                .expect("one")
-                .remove(0)
-        })
-        .collect();
-    assert_eq!(together, alone);
 }
 
 #[test]

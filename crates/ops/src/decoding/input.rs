@@ -1,66 +1,65 @@
 //! Inputs of linear maps, in every order that a map which reads them wants.
 
-use crate::format::WeightFormat;
+use super::linear::HostLinear;
+use crate::kernels::Shared;
 use crate::kernels::aligned::Aligned;
-use crate::kernels::few_rows::Order;
+use crate::kernels::few_rows::{Layout, Order};
 use crate::kernels::simd::Level;
 
 /// Packed copies of the rows that the next linear maps multiply.
 #[derive(Default)]
 pub(super) struct Input {
-    copies: Vec<(Order, Aligned)>,
-    orders: usize,
+    copies: Vec<(Layout, Aligned)>,
+    ready: usize,
 }
 
 impl Input {
-    /// Packs x `[rows, features]` for weights of these formats: most often all want the same order.
-    pub(super) fn set(
-        &mut self,
-        level: Level,
-        x: &[f32],
-        features: usize,
-        formats: impl IntoIterator<Item = WeightFormat>,
-    ) {
-        self.orders = 0;
-        for format in formats {
-            let order = Order::of(level, format);
-            if self.ready().iter().any(|(ready, _)| *ready == order) {
-                continue;
+    /// Packs x `[rows, features]` for these maps and their adapters: most often all want one order.
+    pub(super) fn set(&mut self, level: Level, x: &[f32], rows: usize, linears: &[HostLinear]) {
+        self.clear(level, rows, linears);
+        for (layout, room) in &mut self.copies[..self.ready] {
+            layout.pack(level, x, room);
+        }
+    }
+
+    /// Room for rows that are put there piece by piece.
+    pub(super) fn clear(&mut self, level: Level, rows: usize, linears: &[HostLinear]) {
+        self.ready = 0;
+        for linear in linears {
+            for order in linear.orders(level) {
+                self.add(order.layout(rows, linear.format().in_features));
             }
-            order.pack(x, features, self.room(order));
         }
     }
 
-    /// Room for rows that are put there one by one, in the one order that `format` wants.
-    pub(super) fn clear(&mut self, level: Level, format: WeightFormat, rows: usize) -> &mut [f32] {
-        self.orders = 0;
-        let order = Order::of(level, format);
-        let size = order.vectors(format.in_features) * order.lanes() * rows;
-        let room = self.room(order);
-        room.resize(size);
-        room.fill(0.0);
-        room
+    /// Where such pieces go, in each order: [`Layout::put`] at the address.
+    pub(super) fn rooms(&mut self) -> Vec<(Layout, Shared)> {
+        let ready = self.copies[..self.ready].iter_mut();
+        ready
+            .map(|(layout, room)| (*layout, Shared(room.as_mut_ptr())))
+            .collect()
     }
 
-    /// The copy for a weight of this format.
-    pub(super) fn of(&self, level: Level, format: WeightFormat) -> &[f32] {
-        let order = Order::of(level, format);
-        let copy = self.ready().iter().find(|(ready, _)| *ready == order);
-        &copy.expect("packed for this order").1
+    /// The copy in this order.
+    pub(super) fn of(&self, order: Order) -> (&[f32], Layout) {
+        let ready = &self.copies[..self.ready];
+        let copy = ready.iter().find(|(layout, _)| layout.order == order);
+        let (layout, words) = copy.expect("packed in this order");
+        (words, *layout)
     }
 
-    fn ready(&self) -> &[(Order, Aligned)] {
-        &self.copies[..self.orders]
-    }
-
-    /// The buffer of the next order, its memory kept from the last time.
-    fn room(&mut self, order: Order) -> &mut Aligned {
-        if self.copies.len() == self.orders {
-            self.copies.push((order, Aligned::default()));
+    /// A buffer for this layout, its memory kept from the last time.
+    fn add(&mut self, layout: Layout) {
+        let ready = &self.copies[..self.ready];
+        if ready.iter().any(|(other, _)| *other == layout) {
+            return;
         }
-        self.orders += 1;
-        let (name, room) = &mut self.copies[self.orders - 1];
-        *name = order;
-        room
+        if self.copies.len() == self.ready {
+            self.copies.push((layout, Aligned::default()));
+        }
+        let (name, room) = &mut self.copies[self.ready];
+        *name = layout;
+        room.resize(layout.len());
+        self.ready += 1;
     }
 }

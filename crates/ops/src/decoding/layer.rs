@@ -68,8 +68,8 @@ pub(super) struct Rows {
 }
 
 impl HostLayer {
-    pub(super) fn new(level: Level, layer: DecodingLayer<'_>) -> HostLayer {
-        let linear = |l| HostLinear::new(level, l);
+    pub(super) fn new(layer: DecodingLayer<'_>) -> HostLayer {
+        let linear = HostLinear::new;
         HostLayer {
             input_layernorm: host(layer.input_layernorm),
             qkv: [layer.q_proj, layer.k_proj, layer.v_proj].map(linear),
@@ -108,7 +108,7 @@ impl HostLayer {
         } = rows;
 
         normalize(step, x, &self.input_layernorm, normed);
-        pack(level, normed, &self.qkv, input);
+        input.set(level, normed, count, &self.qkv);
         multiply(level, team, &self.qkv, input, count, low, [q, k, v]);
         for (rows, norm, heads) in [
             (&mut *q, &self.q_norm, attention.heads),
@@ -128,7 +128,7 @@ impl HostLayer {
         let views = cache.views(index, step.offsets);
         seen.resize(q.len(), 0.0);
         tokens(level, team, q, &views, attention, stats, seen);
-        pack(level, seen, std::slice::from_ref(&self.output), input);
+        input.set(level, seen, count, std::slice::from_ref(&self.output));
         multiply(
             level,
             team,
@@ -141,7 +141,7 @@ impl HostLayer {
         add(x, y);
 
         normalize(step, x, &self.post_attention_layernorm, normed);
-        pack(level, normed, &self.gate_up, input);
+        input.set(level, normed, count, &self.gate_up);
         self.gate(level, team, input, count, low, gated);
         multiply(
             level,
@@ -166,11 +166,9 @@ impl HostLayer {
         gated: &mut Input,
     ) {
         first_products(level, team, &self.gate_up, input, rows, low);
-        let format = self.down.format();
-        let order = Order::of(level, format);
-        let intermediate = format.in_features;
-        let packed = gated.clear(level, format, rows);
-        let (target, length) = (Shared(packed.as_mut_ptr()), packed.len());
+        let intermediate = self.down.format().in_features;
+        gated.clear(level, rows, std::slice::from_ref(&self.down));
+        let targets = gated.rooms();
         let low = &*low;
         team.run(intermediate.div_ceil(GATED_TASK), |task| {
             let first = task * GATED_TASK;
@@ -180,19 +178,21 @@ impl HostLayer {
             let mut buffer = Aligned::default();
             for ((linear, low), half) in self.gate_up.iter().zip(low).zip(&mut halves) {
                 let y = half.as_mut_ptr().wrapping_sub(first);
-                let x = input.of(level, linear.format());
+                let (x, layout) = input.of(linear.order(level));
                 // SAFETY: the half is this task's, and its column 0 is feature `first`.
                 unsafe {
                     let linear = linear.whole(low);
-                    linear.multiply(level, range.clone(), x, rows, y, width, &mut buffer);
+                    linear.multiply(level, range.clone(), x, layout, y, width, &mut buffer);
                 }
             }
             let [gate, up] = halves;
             let mut values = output(rows * width);
             forward_run(level, &gate, &up, &mut values);
-            for (i, row) in values.chunks_exact(width).enumerate() {
-                // SAFETY: each feature of each row has a place of its own, and these are the task's.
-                unsafe { order.put(row, first, i, rows, target.at(0), length) };
+            for (layout, target) in &targets {
+                for (i, row) in values.chunks_exact(width).enumerate() {
+                    // SAFETY: each feature of each row has a place of its own, and these are the task's.
+                    unsafe { layout.put(level, row, first, i, target.at(0)) };
+                }
             }
         });
     }
@@ -201,12 +201,6 @@ impl HostLayer {
 fn normalize(step: &Step<'_>, x: &[f32], weight: &FlexTensor, normed: &mut Vec<f32>) {
     normed.resize(x.len(), 0.0);
     forward_rows(step.level, x, floats(weight), step.epsilon, normed);
-}
-
-/// x `[rows, in]` for all of `linears`.
-fn pack(level: Level, x: &[f32], linears: &[HostLinear], input: &mut Input) {
-    let features = linears[0].format().in_features;
-    input.set(level, x, features, linears.iter().map(HostLinear::format));
 }
 
 /// y of each map, all in one region; with adapters, their first products in a region before it.
@@ -223,10 +217,7 @@ fn multiply<const N: usize>(
     let mut index = 0;
     let pieces: [_; N] = outputs.map(|y| {
         let linear = &linears[index];
-        let (width, x) = (
-            linear.format().out_features,
-            input.of(level, linear.format()),
-        );
+        let (width, x) = (linear.format().out_features, input.of(linear.order(level)));
         y.resize(rows * width, 0.0);
         index += 1;
         (
@@ -241,7 +232,7 @@ fn multiply<const N: usize>(
         .map(|(_, _, width, _)| width.div_ceil(TASK));
     team.run(counts.iter().sum(), |task| {
         let (piece, task) = locate(&counts, task);
-        let (linear, x, width, y) = &pieces[piece];
+        let (linear, (x, layout), width, y) = &pieces[piece];
         let range = task * TASK..((task + 1) * TASK).min(*width);
         // SAFETY: this task alone writes these columns of this output.
         unsafe {
@@ -249,7 +240,7 @@ fn multiply<const N: usize>(
                 level,
                 range,
                 x,
-                rows,
+                *layout,
                 y.at(0),
                 *width,
                 &mut Aligned::default(),
@@ -270,8 +261,8 @@ fn first_products(
     let mut pieces = Vec::new();
     for (linear, u) in linears.iter().zip(low) {
         u.resize(rows * linear.rank(), 0.0);
-        if let Some((first, scaling)) = linear.first_product(level) {
-            let x = input.of(level, linear.format());
+        if let Some((first, scaling)) = linear.first_product() {
+            let x = input.of(Order::plain(level));
             pieces.push((first, scaling, x, linear.rank(), Shared(u.as_mut_ptr())));
         }
     }
@@ -281,7 +272,7 @@ fn first_products(
         .collect();
     team.run(counts.iter().sum(), |task| {
         let (piece, task) = locate(&counts, task);
-        let (linear, scaling, x, rank, u) = &pieces[piece];
+        let (linear, scaling, (x, layout), rank, u) = &pieces[piece];
         let range = task * RANK_TASK..((task + 1) * RANK_TASK).min(*rank);
         // SAFETY: this task alone writes these columns of this u.
         unsafe {
@@ -289,7 +280,7 @@ fn first_products(
                 level,
                 range.clone(),
                 x,
-                rows,
+                *layout,
                 u.at(0),
                 *rank,
                 &mut Aligned::default(),

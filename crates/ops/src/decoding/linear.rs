@@ -4,7 +4,6 @@ use super::{HostWeight, host};
 use crate::backends::flex::floats;
 use crate::format::{ComputeDtype, DenseDtype, Encoding, WeightFormat};
 use crate::functions::Lora;
-use crate::kernels::aligned::Aligned;
 use crate::kernels::few_rows::{Linear, LowRank, Order};
 use crate::kernels::panel::WeightView;
 use crate::kernels::simd::Level;
@@ -26,8 +25,8 @@ pub(super) struct HostLinear {
 }
 
 struct HostLora {
-    /// `[rank, in]`, the features of each row in the order of the weight's packed inputs.
-    a: Vec<f32>,
+    /// `[rank, in]`
+    a: FlexTensor,
     /// `[out, rank]`
     b: FlexTensor,
     rank: usize,
@@ -35,7 +34,7 @@ struct HostLora {
 }
 
 impl HostLinear {
-    pub(super) fn new(level: Level, linear: DecodingLinear<'_>) -> HostLinear {
+    pub(super) fn new(linear: DecodingLinear<'_>) -> HostLinear {
         let format = linear.weight.format;
         let lora = linear.lora.map(|lora| {
             let [rank, in_features] = lora.a.dims();
@@ -44,15 +43,8 @@ impl HostLinear {
                 [format.in_features, lora.b.dims()[0]],
                 "shape of the adapter"
             );
-            let order = Order::of(level, format);
-            let mut a = Vec::new();
-            let (mut row, source) = (Aligned::default(), host(lora.a));
-            for values in floats(&source).chunks_exact(in_features) {
-                order.pack(values, in_features, &mut row);
-                a.extend_from_slice(&row);
-            }
             HostLora {
-                a,
+                a: host(lora.a),
                 b: host(lora.b),
                 rank,
                 scaling: lora.scaling,
@@ -67,6 +59,16 @@ impl HostLinear {
 
     pub(super) fn format(&self) -> WeightFormat {
         self.weight.format
+    }
+
+    /// The orders in which its inputs are read: by the weight, and by the adapter in f32.
+    pub(super) fn orders(&self, level: Level) -> impl Iterator<Item = Order> {
+        let adapter = self.lora.as_ref().map(|_| Order::plain(level));
+        std::iter::once(self.order(level)).chain(adapter)
+    }
+
+    pub(super) fn order(&self, level: Level) -> Order {
+        Order::of(level, self.format())
     }
 
     /// 0 without an adapter.
@@ -89,18 +91,16 @@ impl HostLinear {
     }
 
     /// u = x·Aᵀ, still to be scaled: (the map, the scaling).
-    pub(super) fn first_product(&self, level: Level) -> Option<(Linear<'_>, f32)> {
+    pub(super) fn first_product(&self) -> Option<(Linear<'_>, f32)> {
         let lora = self.lora.as_ref()?;
-        let order = Order::of(level, self.format());
         let format = WeightFormat {
             out_features: lora.rank,
-            in_features: order.vectors(self.format().in_features) * order.lanes(),
+            in_features: self.format().in_features,
             encoding: Encoding::Dense(DenseDtype::F32),
             compute: ComputeDtype::F32,
         };
-        let weight = WeightView::new(bytemuck::cast_slice(&lora.a), format);
         let linear = Linear {
-            weight,
+            weight: WeightView::new(bytemuck::cast_slice(floats(&lora.a)), format),
             bias: None,
             low_rank: None,
         };

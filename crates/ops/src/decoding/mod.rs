@@ -13,7 +13,7 @@ use crate::KvCache;
 use crate::backends::flex::{floats, packed, view};
 use crate::format::WeightFormat;
 use crate::kernels::aligned::Aligned;
-use crate::kernels::few_rows::Linear;
+use crate::kernels::few_rows::{Linear, Order};
 use crate::kernels::normalize::forward_rows;
 use crate::kernels::simd::Level;
 use crate::kernels::team::Team;
@@ -23,7 +23,6 @@ use crate::weight::Weight;
 use burn::backend::Flex;
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
-use input::Input;
 use layer::{HostLayer, Rows};
 pub use linear::DecodingLinear;
 use std::sync::Mutex;
@@ -47,8 +46,7 @@ pub struct DecodingLayer<'a> {
     pub down_proj: DecodingLinear<'a>,
 }
 
-/// A decoder as decoding reads it. Holds the weights it was made from, by reference count; of an
-/// adapter it holds A a second time, in the order in which the inputs lie.
+/// A decoder as decoding reads it. Holds what it was made from by reference count.
 pub struct Decoding {
     level: Level,
     layers: Vec<HostLayer>,
@@ -100,10 +98,7 @@ impl Decoding {
         let level = Level::best();
         Decoding {
             level,
-            layers: layers
-                .into_iter()
-                .map(|layer| HostLayer::new(level, layer))
-                .collect(),
+            layers: layers.into_iter().map(HostLayer::new).collect(),
             norm: host(norm),
             embedding: HostWeight::new(embedding),
             head: HostWeight::new(head),
@@ -210,15 +205,15 @@ impl Decoding {
             self.epsilon,
             &mut normed,
         );
-        let mut input = Input::default();
-        input.set(self.level, &normed, format.in_features, [format]);
+        let layout = Order::of(self.level, format).layout(rows, format.in_features);
+        let mut x = Aligned::default();
+        layout.pack(self.level, &normed, &mut x);
         let linear = Linear {
             weight: self.head.view(),
             bias: None,
             low_rank: None,
         };
         let level = self.level;
-        let input = input.of(level, format);
         team.run(format.out_features.div_ceil(HEAD_TASK), |task| {
             let first = task * HEAD_TASK;
             let range = first..(first + HEAD_TASK).min(format.out_features);
@@ -227,7 +222,7 @@ impl Decoding {
             // SAFETY: the buffer is this task's, and its column 0 is token `first`.
             unsafe {
                 let y = logits.as_mut_ptr().wrapping_sub(first);
-                linear.multiply(level, range, input, rows, y, width, &mut buffer);
+                linear.multiply(level, range, &x, layout, y, width, &mut buffer);
             }
             take(first, &logits);
         });

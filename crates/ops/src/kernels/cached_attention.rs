@@ -23,6 +23,8 @@ use std::sync::Arc;
 pub(crate) const KEYS: usize = 64;
 /// Query rows that go through a block together: 8 KiB of scores.
 const QUERIES: usize = 32;
+/// Queries that have a tile of their own: heads of one token that share their keys.
+const FEW: usize = 4;
 
 /// Keys and values of [`KEYS`] consecutive positions in one layer.
 #[derive(Clone, Debug)]
@@ -156,23 +158,25 @@ pub(crate) fn tokens(
             }
         });
     }
-    team.run(count * heads, |task| {
-        let (row, head) = (task / heads, task % heads);
+    team.run(count * options.kv_heads, |task| {
+        let (row, kv_head) = (task / options.kv_heads, task % options.kv_heads);
         let view = &sequences[row];
-        let run = Run::of_rows(q, target, row..row + 1, head, options);
+        let (run, heads) = Run::of_heads(q, target, row, kv_head, options);
         let visible = |_| view.visible(row, options.window);
-        // SAFETY: this task alone has this query's row and stats.
+        // SAFETY: this task alone has these queries' rows and stats.
         unsafe {
-            let stats = all.slice(head * count + row, 1);
+            let mut stats: Vec<Stat> = heads
+                .map(|head| all.slice(head * count + row, 1)[0])
+                .collect();
             run.go_through(
                 level,
                 &view.blocks[common..],
                 common,
                 visible,
                 options,
-                stats,
+                &mut stats,
             );
-            run.normalize(stats);
+            run.normalize(&stats);
         }
     });
 }
@@ -220,7 +224,7 @@ impl SharedStats {
     }
 }
 
-/// Query rows of one head that go through the same blocks.
+/// Queries that go through the same blocks: rows of one head, or heads of one row.
 struct Run {
     q: Strided,
     o: *mut f32,
@@ -248,6 +252,26 @@ impl Run {
             head_dim: d,
             kv_head: head / (options.heads / options.kv_heads),
         }
+    }
+
+    /// The queries of one row that share a head of keys and values, which is read once for all of
+    /// them, and which heads they are.
+    fn of_heads(
+        q: &[f32],
+        o: Shared,
+        row: usize,
+        kv_head: usize,
+        options: &AttentionOptions,
+    ) -> (Run, Range<usize>) {
+        let (d, shared) = (options.head_dim, options.heads / options.kv_heads);
+        let heads = kv_head * shared..(kv_head + 1) * shared;
+        let one = Run::of_rows(q, o, row..row + 1, heads.start, options);
+        let run = Run {
+            q: Strided { row: d, ..one.q },
+            count: shared,
+            ..one
+        };
+        (run, heads)
     }
 
     /// # Safety
@@ -279,8 +303,8 @@ impl Run {
                 continue;
             }
             let columns = KEYS.min(end - position);
-            // The block is there to its end: a single query takes all of it rather than a ragged piece.
-            let width = if self.count == 1 { KEYS } else { columns };
+            // The block is there to its end: a few queries take all of it rather than a ragged piece.
+            let width = if self.count <= FEW { KEYS } else { columns };
             let keys = block.keys(self.kv_head).as_ptr();
             let p = scores.as_mut_ptr();
             let d = self.head_dim;
@@ -324,7 +348,7 @@ impl Run {
     }
 }
 
-/// [`multiply`], with another tile for the single query of decoding; the bits are the same.
+/// [`multiply`], with another tile for the few queries of decoding; the bits are the same.
 #[allow(clippy::too_many_arguments)]
 fn product(
     level: Level,
@@ -338,46 +362,89 @@ fn product(
     c_row: usize,
     accumulate: bool,
 ) {
-    if m == 1 && n.is_multiple_of(4 * level.lanes()) {
-        row(level, n, depth, a.pointer, b, b_row, c, accumulate);
+    if m <= FEW && n.is_multiple_of(4 * level.lanes()) {
+        few(level, m, n, depth, a, b, b_row, c, c_row, accumulate);
     } else {
         multiply(level, m, n, depth, a, b, b_row, c, c_row, accumulate);
     }
 }
 
 simd_dispatch! {
-    /// One row of a matmul, four vectors wide: as many sums in flight as a fused multiply-add takes
-    /// cycles. The pointers must be valid for `n` columns and `depth` rows.
-    fn row(n: usize, depth: usize, a: *const f32, b: *const f32, b_row: usize, c: *mut f32, accumulate: bool) = row_generic
+    /// Up to [`FEW`] rows of a matmul, four vectors wide: with one row, as many sums in flight as a
+    /// fused multiply-add takes cycles. The pointers must be valid for `n` columns and `depth` rows,
+    /// `a` for `m` rows whose elements are neighbours.
+    fn few(m: usize, n: usize, depth: usize, a: Strided, b: *const f32, b_row: usize, c: *mut f32, c_row: usize, accumulate: bool) = few_generic
 }
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn row_generic<S: Simd>(
+unsafe fn few_generic<S: Simd>(
+    m: usize,
     n: usize,
     depth: usize,
-    a: *const f32,
+    a: Strided,
     b: *const f32,
     b_row: usize,
     c: *mut f32,
+    c_row: usize,
     accumulate: bool,
 ) {
+    let together = if S::TILE_ROWS == 8 { FEW } else { 1 };
     for j in (0..n).step_by(4 * S::LANES) {
-        unsafe {
-            let mut sums = [S::splat(0.0); 4];
-            if accumulate {
-                for (v, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::load(c.add(j + v * S::LANES));
+        let mut i = 0;
+        while i < m {
+            let count = (m - i).min(together);
+            unsafe {
+                let (a, b, c) = (a.offset(i, 0), b.add(j), c.add(i * c_row + j));
+                match count {
+                    4 => few_tile::<S, 4>(depth, a, b, b_row, c, c_row, accumulate),
+                    3 => few_tile::<S, 3>(depth, a, b, b_row, c, c_row, accumulate),
+                    2 => few_tile::<S, 2>(depth, a, b, b_row, c, c_row, accumulate),
+                    _ => few_tile::<S, 1>(depth, a, b, b_row, c, c_row, accumulate),
                 }
             }
-            for p in 0..depth {
-                let (x, b) = (S::splat(*a.add(p)), b.add(p * b_row + j));
+            i += count;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn few_tile<S: Simd, const R: usize>(
+    depth: usize,
+    a: Strided,
+    b: *const f32,
+    b_row: usize,
+    c: *mut f32,
+    c_row: usize,
+    accumulate: bool,
+) {
+    unsafe {
+        let mut sums = [[S::splat(0.0); 4]; R];
+        if accumulate {
+            for (i, sums) in sums.iter_mut().enumerate() {
                 for (v, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::fma(x, S::load(b.add(v * S::LANES)), *sum);
+                    *sum = S::load(c.add(i * c_row + v * S::LANES));
                 }
             }
+        }
+        for p in 0..depth {
+            let b = b.add(p * b_row);
+            let lanes = [
+                S::load(b),
+                S::load(b.add(S::LANES)),
+                S::load(b.add(2 * S::LANES)),
+                S::load(b.add(3 * S::LANES)),
+            ];
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let x = S::splat(*a.pointer.add(i * a.row + p));
+                for (sum, lanes) in sums.iter_mut().zip(lanes) {
+                    *sum = S::fma(x, lanes, *sum);
+                }
+            }
+        }
+        for (i, sums) in sums.iter().enumerate() {
             for (v, sum) in sums.iter().enumerate() {
-                S::store(c.add(j + v * S::LANES), *sum);
+                S::store(c.add(i * c_row + v * S::LANES), *sum);
             }
         }
     }

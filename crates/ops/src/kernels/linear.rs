@@ -2,19 +2,20 @@
 //!
 //! Two passes each way. Over the rows: x (or dy) is packed for the tile, rounded to bf16 where that
 //! is what is multiplied, and projected onto the adapter's A (or B) while it is in L1. Over panels of
-//! W: `product`. Up to 32 rows go to `few_rows`, which does not transpose W.
+//! W: `product`. A row has the same bits whatever the rows beside it; one token of each of a few
+//! sequences is another matter, `few_rows`.
 //! The adapter's path, its sum with the weight's and both gradients of the adapter are f32 whatever
 //! the weight is multiplied in.
 
 use super::dropout::Dropout;
 use super::low_rank::{self, Projected, Projection, pack_and_project};
+use super::output;
 use super::panel::{WeightView, transpose};
 use super::product::{LowRank, Product, Right, Unpack};
 use super::scratch::scratch_slices;
 use super::simd::Level;
 use super::tile::VECTORS;
 use super::words::Words;
-use super::{few_rows, output};
 
 /// Rows that are packed at once: what they cost in memory is bounded.
 const ROWS: usize = 2048;
@@ -48,10 +49,8 @@ pub fn forward(
     let (n, k) = (weight.format.out_features, weight.format.in_features);
     let m = x.len() / k;
     let mut y = output(m * n);
-    if m <= few_rows::MOST {
-        let u = lora.map_or_else(Vec::new, |lora| low_rank::project(level, x, k, &lora));
-        few_rows::forward(level, x, &u, weight, bias, lora, &mut y);
-        return (y, u);
+    if m == 0 {
+        return (y, Vec::new());
     }
     let rank = lora.map_or(0, |l| l.rank);
     let mut u = output(m * rank);

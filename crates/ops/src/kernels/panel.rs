@@ -7,7 +7,7 @@
 
 mod packed;
 #[cfg(target_arch = "x86_64")]
-mod pairs;
+pub(crate) mod pairs;
 
 use super::simd::{Simd, simd_dispatch};
 use crate::format::{DenseDtype, Encoding, WeightFormat};
@@ -45,6 +45,41 @@ pub(super) enum Scales<'a> {
 }
 
 impl Scales<'_> {
+    /// Whether there is a scale for each of `blocks` blocks.
+    pub(super) fn cover(&self, blocks: usize) -> bool {
+        match self {
+            Scales::Plain(absmax) => absmax.len() >= blocks,
+            Scales::Nested {
+                codes, absmax, map, ..
+            } => {
+                codes.len() >= blocks
+                    && absmax.len() * nf4::NESTED_BLOCK_SIZE >= blocks
+                    && map.len() == 256
+            }
+        }
+    }
+
+    /// [`Scales::get`] without looking.
+    ///
+    /// # Safety
+    /// The scales [`cover`](Scales::cover) more than `block` blocks.
+    #[inline(always)]
+    pub(super) unsafe fn get_unchecked(&self, block: usize) -> f32 {
+        match self {
+            // SAFETY: covered, says the caller.
+            Scales::Plain(absmax) => unsafe { *absmax.get_unchecked(block) },
+            Scales::Nested {
+                codes,
+                absmax,
+                map,
+                offset,
+            } => unsafe {
+                let value = *map.get_unchecked(*codes.get_unchecked(block) as usize);
+                value * *absmax.get_unchecked(block / nf4::NESTED_BLOCK_SIZE) + offset
+            },
+        }
+    }
+
     #[inline(always)]
     pub(super) fn get(&self, block: usize) -> f32 {
         match self {

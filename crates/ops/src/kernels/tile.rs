@@ -96,11 +96,15 @@ unsafe fn multiply_singles_generic<S: Simd>(
 }
 
 /// c + a·b on vectors of words.
-trait MultiplyAdd<S: Simd> {
+///
+/// # Safety
+/// The caller is compiled for the instructions of `S`.
+pub(super) trait MultiplyAdd<S: Simd> {
     unsafe fn multiply_add(a: S::V, b: S::V, c: S::V) -> S::V;
 }
 
-struct Singles;
+/// One f32 a word.
+pub(super) struct Singles;
 
 impl<S: Simd> MultiplyAdd<S> for Singles {
     #[inline(always)]
@@ -110,12 +114,16 @@ impl<S: Simd> MultiplyAdd<S> for Singles {
 }
 
 #[cfg(target_arch = "x86_64")]
+pub(super) use x86::Pairs;
+
+#[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::super::simd::Avx512;
     use super::{MultiplyAdd, Piece, group};
     use std::arch::x86_64::*;
 
-    struct Pairs;
+    /// Two bf16 a word.
+    pub struct Pairs;
 
     impl MultiplyAdd<Avx512> for Pairs {
         #[inline(always)]

@@ -17,7 +17,7 @@ struct Parts {
     head: Weight,
 }
 
-fn parts() -> Parts {
+fn parts(compute: ComputeDtype) -> Parts {
     let (device, mut random) = (Device::flex(), Random::new(3));
     let mut matrix = |rows: usize, columns: usize| {
         let values = random.values(rows * columns);
@@ -40,7 +40,7 @@ fn parts() -> Parts {
         .map(|[n, k]| {
             let values = random.values(n * k);
             let quantized = nf4::quantize(&values, [*n, *k], nf4::Dtype::BF16, true);
-            Weight::nf4(&quantized, &device)
+            Weight::nf4(&quantized, &device).with_compute(compute)
         })
         .collect();
     let bytes: Vec<u8> = random
@@ -48,12 +48,13 @@ fn parts() -> Parts {
         .into_iter()
         .flat_map(|v| half::bf16::from_f32(v).to_le_bytes())
         .collect();
+    let head = Weight::dense(&bytes, DenseDtype::BF16, [VOCABULARY, HIDDEN], &device);
     Parts {
         linears,
         a,
         b,
         norm: Tensor::ones([HIDDEN], &device),
-        head: Weight::dense(&bytes, DenseDtype::BF16, [VOCABULARY, HIDDEN], &device),
+        head: head.with_compute(compute),
     }
 }
 
@@ -101,8 +102,8 @@ fn decoding(parts: &Parts) -> Decoding {
 }
 
 /// Logits of `steps` tokens of each sequence, which share a prefix of 70.
-fn logits(threads: usize, sequences: &[u32]) -> Vec<Vec<f32>> {
-    let parts = parts();
+fn logits(compute: ComputeDtype, threads: usize, sequences: &[u32]) -> Vec<Vec<f32>> {
+    let parts = parts(compute);
     let mut decoding = decoding(&parts);
     Team::of(threads, |team| {
         let angle = [0.6f32; 16];
@@ -136,12 +137,14 @@ fn logits(threads: usize, sequences: &[u32]) -> Vec<Vec<f32>> {
 #[test]
 fn a_sequence_decodes_to_the_same_bits_in_any_company_on_any_number_of_threads() {
     let everyone: Vec<u32> = (0..33).map(|i| i * 7).collect();
-    let together = logits(2, &everyone);
-    assert!(together == logits(5, &everyone), "threads");
-    for size in [1, 2, 3, 4, 5, 9, 32] {
-        assert!(
-            logits(1, &everyone[..size]) == together[..size],
-            "{size} sequences"
-        );
+    for compute in [ComputeDtype::F32, ComputeDtype::Bf16] {
+        let together = logits(compute, 2, &everyone);
+        assert!(together == logits(compute, 5, &everyone), "threads");
+        for size in [1, 2, 3, 4, 5, 9, 32] {
+            assert!(
+                logits(compute, 1, &everyone[..size]) == together[..size],
+                "{size} sequences in {compute}"
+            );
+        }
     }
 }

@@ -1,7 +1,6 @@
 use super::{Random, close, same_bits_for_any_threads};
 use crate::format::{ComputeDtype, DenseDtype, Encoding, WeightFormat, nf4_words, words_of};
 use crate::kernels::dropout::Dropout;
-use crate::kernels::few_rows;
 use crate::kernels::linear::{self, LoraView};
 use crate::kernels::panel::WeightView;
 use crate::kernels::simd::Level;
@@ -26,13 +25,13 @@ const SHAPES: [[usize; 3]; 13] = [
     [2, 200, 33],
 ];
 
-struct Case {
-    words: Vec<u32>,
-    format: WeightFormat,
-    dense: Vec<f32>,
+pub(super) struct Case {
+    pub words: Vec<u32>,
+    pub format: WeightFormat,
+    pub dense: Vec<f32>,
 }
 
-fn weight(encoding: &str, n: usize, k: usize, random: &mut Random) -> Case {
+pub(super) fn weight(encoding: &str, n: usize, k: usize, random: &mut Random) -> Case {
     let values = random.values(n * k);
     let (words, dense, encoding) = match encoding {
         "f32" => (
@@ -107,11 +106,7 @@ fn check(
         ..case.format
     };
     let view = WeightView::new(&case.words, format);
-    // A handful of rows are multiplied in f32 whatever is asked for.
-    let words = match m <= few_rows::MOST {
-        true => Words::F32,
-        false => Words::new(level, compute),
-    };
+    let words = Words::new(level, compute);
     let (x, dy, b) = (random.values(m * k), random.values(m * n), random.values(n));
     let (la, lb) = (random.values(rank * k), random.values(n * rank));
     let lora = (rank > 0).then_some(LoraView {
@@ -153,7 +148,6 @@ fn check(
         &mut expected,
         reference::linear::forward(&widen(&x), &zeros, [n, k], None, plain),
     );
-    let words = Words::new(level, compute);
     let (mut dx, ..) = reference::linear::backward(
         &round(&dy, words),
         &widen(&x),
@@ -233,7 +227,7 @@ fn values_of(word: f32, words: Words) -> Vec<f32> {
 }
 
 /// To the nearest bf16, where that is what these words hold.
-fn rounded(value: f32, words: Words) -> f32 {
+pub(super) fn rounded(value: f32, words: Words) -> f32 {
     match words {
         Words::F32 => value,
         _ => half::bf16::from_f32(value).to_f32(),
@@ -356,12 +350,11 @@ fn dropout_keeps_the_share_it_promises_and_never_the_same_mask_twice() {
 }
 
 #[test]
-fn a_token_decodes_to_the_same_bits_alone_and_in_company() {
-    let (n, k, rank) = (70, 200, 4);
+fn the_bits_of_a_row_do_not_depend_on_the_rows_beside_it() {
+    let (m, n, k, rank) = (50, 70, 200, 4);
     let mut random = Random::new(11);
     let case = weight("nf4 double bf16", n, k, &mut random);
-    let view = WeightView::new(&case.words, case.format);
-    let x = random.values(16 * k);
+    let x = random.values(m * k);
     let (a, b) = (random.values(rank * k), random.values(n * rank));
     let lora = LoraView {
         a: &a,
@@ -370,15 +363,22 @@ fn a_token_decodes_to_the_same_bits_alone_and_in_company() {
         scaling: 0.5,
         dropout: None,
     };
-    let (together, _) = linear::forward(Level::best(), &x, view, None, Some(lora));
-    for i in 0..16 {
-        let (alone, _) = linear::forward(
-            Level::best(),
-            &x[i * k..(i + 1) * k],
-            view,
-            None,
-            Some(lora),
-        );
-        assert_eq!(alone, together[i * n..(i + 1) * n]);
+    for compute in [ComputeDtype::F32, ComputeDtype::Bf16] {
+        let format = WeightFormat {
+            compute,
+            ..case.format
+        };
+        let view = WeightView::new(&case.words, format);
+        let some = |rows: std::ops::Range<usize>| {
+            let x = &x[rows.start * k..rows.end * k];
+            linear::forward(Level::best(), x, view, None, Some(lora)).0
+        };
+        let together = some(0..m);
+        for i in 0..m {
+            assert_eq!(some(i..i + 1), together[i * n..(i + 1) * n]);
+        }
+        for count in [2, 16, 31, 33] {
+            assert_eq!(some(7..7 + count), together[7 * n..(7 + count) * n]);
+        }
     }
 }

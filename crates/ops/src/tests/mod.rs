@@ -5,6 +5,7 @@ mod cross_entropy;
 mod decoding;
 mod devices;
 mod elementwise;
+mod few_rows;
 mod gradients;
 mod linear;
 #[cfg(all(feature = "cuda", feature = "cube-cpu"))]

@@ -1,30 +1,27 @@
 //! y = x·Wᵀ for a handful of tokens (decoding): W is read once, as it lies.
 //!
 //! Read in order: `order` (how x lies) → `packed` (weights out of words) → `tile` (the product).
-//! [`Linear`] is a piece of work for whoever shares it out: rayon for a single product, a
-//! [`crate::kernels::team`] for a decoding step. Rows of W are dequantised to natural order first
-//! where their format has no source of its own: odd widths, f16, and all 4-bit weights below AVX-512.
+//! [`Linear`] is a piece of work for a [`crate::kernels::team`], which shares a decoding step out.
+//! Rows of W become words in natural order first where their format has no source of its own: odd
+//! widths, f32, f16, and all weights below AVX-512.
+//!
+//! As in a product of many rows, bf16 is what both operands are rounded to; the adapter's path, its
+//! sum with the weight's and the bias are f32.
 
 mod order;
 #[cfg(target_arch = "x86_64")]
 mod packed;
 mod tile;
 
-pub(crate) use order::Order;
+pub(crate) use order::{Layout, Order};
 
 use super::aligned::Aligned;
-use super::linear::LoraView;
 use super::panel::{Source, WeightView};
 use super::simd::{Level, Simd, simd_dispatch};
-use super::{Shared, output};
-use rayon::prelude::*;
+use super::tile::Singles;
+use super::words::Words;
 use std::ops::Range;
 use tile::{Plain, Product};
-
-/// Up to this many tokens it pays to read W as it lies.
-pub(crate) const MOST: usize = 32;
-/// Rows of W of a task: 64 are what one block of the next layer's input needs.
-pub(crate) const TASK: usize = 64;
 
 /// An adapter's second product: b `[out, rank]` and u = scaling·x·Aᵀ `[rows, rank]`.
 #[derive(Clone, Copy)]
@@ -43,18 +40,8 @@ pub(crate) struct Linear<'a> {
 }
 
 impl Linear<'_> {
-    /// Number of tasks of [`TASK`] rows of W.
-    pub(crate) fn tasks(&self) -> usize {
-        self.weight.format.out_features.div_ceil(TASK)
-    }
-
-    /// The rows of W of one task.
-    pub(crate) fn rows(&self, task: usize) -> Range<usize> {
-        task * TASK..((task + 1) * TASK).min(self.weight.format.out_features)
-    }
-
-    /// Writes `y + i·y_row + j` for every row i of x and j in `range`; x `[rows, in]` is packed in
-    /// the weight's [`Order`].
+    /// Writes `y + i·y_row + j` for every row i of x and j in `range`; x lies as `layout` says, in the
+    /// weight's [`Order`].
     ///
     /// # Safety
     /// y must be valid there, and touched by no one else.
@@ -64,146 +51,182 @@ impl Linear<'_> {
         level: Level,
         range: Range<usize>,
         x: &[f32],
-        rows: usize,
+        layout: Layout,
         y: *mut f32,
         y_row: usize,
         buffer: &mut Aligned,
     ) {
         let format = self.weight.format;
         assert!(range.end <= format.out_features);
-        let order = Order::of(level, format);
-        let vectors = order.vectors(format.in_features);
-        assert_eq!(x.len(), vectors * rows * order.lanes(), "packed rows of x");
+        let expected = Order::of(level, format).layout(layout.rows, format.in_features);
+        assert_eq!(layout, expected, "rows packed for this weight");
+        assert_eq!(x.len(), layout.len(), "packed rows of x");
         let product = Product {
+            level,
             x,
-            rows,
-            vectors,
+            layout,
             low_rank: self.low_rank,
             bias: self.bias,
             y,
             y_row,
         };
         if let Some(low) = self.low_rank {
-            assert!(low.b.len() >= range.end * low.rank && low.u.len() >= rows * low.rank);
+            assert!(low.b.len() >= range.end * low.rank && low.u.len() >= layout.rows * low.rank);
         }
-        match order {
+        #[cfg(target_arch = "x86_64")]
+        let words = Words::new(level, format.compute);
+        match layout.order {
+            // SAFETY: these orders and words are chosen where the level has the instructions.
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: these orders are chosen where the level is AVX-512.
             Order::Nibbles | Order::Halves => unsafe {
-                avx512(self.weight, range, &product, buffer)
+                x86::singles(self.weight, range, &product, buffer)
             },
-            _ => dequantized(level, self.weight, range, &product, buffer),
+            #[cfg(target_arch = "x86_64")]
+            _ if words == Words::Pairs => unsafe {
+                x86::pairs(self.weight, range, &product, buffer)
+            },
+            _ => natural(level, self.weight, range, &product, buffer),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-unsafe fn avx512(
-    weight: WeightView<'_>,
-    range: Range<usize>,
-    product: &Product<'_>,
-    buffer: &mut Aligned,
-) {
-    use super::simd::Avx512;
-    let in_features = weight.format.in_features;
-    match weight.source {
-        Source::Nf4 {
-            codes,
-            scales,
-            dtype,
-        } => {
-            let blocks = in_features / nf4::BLOCK_SIZE;
-            assert!(codes.len() >= range.end * in_features / 2);
-            let source = packed::Nibbles {
+mod x86 {
+    use super::super::simd::Avx512;
+    use super::super::tile::Pairs;
+    use super::packed::{Codes, HalfPairs, Halves, NibblePairs, Nibbles};
+    use super::*;
+    use crate::format::DenseDtype;
+
+    /// f32 from 4-bit and bf16 weights.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    pub(super) unsafe fn singles(
+        weight: WeightView<'_>,
+        range: Range<usize>,
+        product: &Product<'_>,
+        buffer: &mut Aligned,
+    ) {
+        unsafe {
+            if let Some(codes) = codes(weight, &range) {
+                tile::multiply::<Avx512, Singles, _>(Nibbles(codes), range, product, buffer)
+            } else if let Some(halves) = halves(weight, &range) {
+                tile::multiply::<Avx512, Singles, _>(halves, range, product, buffer)
+            } else {
+                unreachable!("other weights lie in natural order")
+            }
+        }
+    }
+
+    /// Pairs of bf16 from every weight.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+    pub(super) unsafe fn pairs(
+        weight: WeightView<'_>,
+        range: Range<usize>,
+        product: &Product<'_>,
+        buffer: &mut Aligned,
+    ) {
+        unsafe {
+            if let Some(codes) = codes(weight, &range) {
+                tile::multiply::<Avx512, Pairs, _>(NibblePairs(codes), range, product, buffer)
+            } else if let Some(halves) = halves(weight, &range) {
+                tile::unpacked::<Avx512, Pairs, _>(HalfPairs(halves), 0, range, product)
+            } else {
+                for rows in fours(range) {
+                    let plain = unpack(weight, rows.clone(), product, buffer);
+                    tile::unpacked::<Avx512, Pairs, _>(plain, rows.start, rows, product);
+                }
+            }
+        }
+    }
+
+    /// 4-bit rows of whole blocks.
+    fn codes<'a>(weight: WeightView<'a>, range: &Range<usize>) -> Option<Codes<'a>> {
+        let in_features = weight.format.in_features;
+        match weight.source {
+            Source::Nf4 {
                 codes,
                 scales,
                 dtype,
-                blocks,
-            };
-            unsafe { tile::multiply::<Avx512, _>(source, range, product, buffer) }
+            } if in_features.is_multiple_of(nf4::BLOCK_SIZE) => {
+                let blocks = range.end * (in_features / nf4::BLOCK_SIZE);
+                assert!(codes.len() >= blocks * 32 && scales.cover(blocks));
+                Some(Codes {
+                    codes,
+                    scales,
+                    dtype,
+                    blocks: in_features / nf4::BLOCK_SIZE,
+                })
+            }
+            _ => None,
         }
-        Source::Half(values, _) => {
-            assert!(values.len() >= range.end * in_features);
-            let source = packed::Halves {
-                values,
-                in_features,
-            };
-            unsafe { tile::multiply::<Avx512, _>(source, range, product, buffer) }
+    }
+
+    /// bf16 rows of whole vectors of pairs.
+    fn halves<'a>(weight: WeightView<'a>, range: &Range<usize>) -> Option<Halves<'a>> {
+        let in_features = weight.format.in_features;
+        match weight.source {
+            Source::Half(values, DenseDtype::BF16) if in_features.is_multiple_of(32) => {
+                assert!(values.len() >= range.end * in_features);
+                Some(Halves {
+                    values,
+                    in_features,
+                })
+            }
+            _ => None,
         }
-        Source::F32(_) => unreachable!("f32 weights lie in natural order"),
     }
 }
 
 simd_dispatch! {
-    /// Four rows of W at a time, dequantised to natural order.
-    fn dequantized(weight: WeightView<'_>, range: Range<usize>, product: &Product<'_>, buffer: &mut Aligned) = dequantized_generic
+    /// Four rows of W at a time, as words in natural order.
+    fn natural(weight: WeightView<'_>, range: Range<usize>, product: &Product<'_>, buffer: &mut Aligned) = natural_generic
 }
 
 #[inline(always)]
-unsafe fn dequantized_generic<S: Simd>(
+unsafe fn natural_generic<S: Simd>(
     weight: WeightView<'_>,
     range: Range<usize>,
     product: &Product<'_>,
     buffer: &mut Aligned,
 ) {
-    let (k, stride) = (weight.format.in_features, product.vectors * S::LANES);
-    buffer.resize(4 * stride);
-    buffer.fill(0.0); // what is beyond k stays zero
-    for first in range.clone().step_by(4) {
-        let rows = first..(first + 4).min(range.end);
-        unsafe {
-            super::panel::fill_generic::<S>(weight, rows.clone(), 0..k, buffer, stride);
-            let plain = Plain {
-                pointer: buffer.as_ptr(),
-                stride,
-            };
-            tile::unpacked::<S>(plain, rows, product);
-        }
+    for rows in fours(range) {
+        let plain = unpack(weight, rows.clone(), product, buffer);
+        unsafe { tile::unpacked::<S, Singles, _>(plain, rows.start, rows, product) };
     }
 }
 
-/// `y` `[m, out]` from x `[m, in]`; `u` = drop(x)·Aᵀ `[m, rank]` where there is an adapter.
-pub(crate) fn forward(
-    level: Level,
-    x: &[f32],
-    u: &[f32],
+/// The rows, as many at a time as the buffer holds.
+fn fours(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range
+        .step_by(tile::BUFFER)
+        .map(move |first| first..(first + tile::BUFFER).min(end))
+}
+
+/// Rows of W in the buffer, filled up with zeros.
+fn unpack(
     weight: WeightView<'_>,
-    bias: Option<&[f32]>,
-    lora: Option<LoraView<'_>>,
-    y: &mut [f32],
-) {
-    let (n, k) = (weight.format.out_features, weight.format.in_features);
-    let rows = x.len() / k;
-    let mut packed = Aligned::default();
-    Order::of(level, weight.format).pack(x, k, &mut packed);
-    let mut scaled = output(u.len());
-    let scaling = lora.map_or(0.0, |l| l.scaling);
-    scaled.iter_mut().zip(u).for_each(|(s, u)| *s = scaling * u);
-    let linear = Linear {
-        weight,
-        bias,
-        low_rank: lora.map(|lora| LowRank {
-            b: lora.b,
-            u: &scaled,
-            rank: lora.rank,
-        }),
-    };
-    let target = Shared(y.as_mut_ptr());
-    (0..linear.tasks())
-        .into_par_iter()
-        .for_each_init(Aligned::default, |buffer, task| {
-            // SAFETY: this task alone writes these columns of y.
-            unsafe {
-                linear.multiply(
-                    level,
-                    linear.rows(task),
-                    &packed,
-                    rows,
-                    target.at(0),
-                    n,
-                    buffer,
-                )
-            };
-        });
+    rows: Range<usize>,
+    product: &Product<'_>,
+    buffer: &mut Aligned,
+) -> Plain {
+    let format = weight.format;
+    let stride = product.layout.vectors * product.layout.order.lanes();
+    let words = Words::new(product.level, format.compute);
+    buffer.resize(tile::BUFFER * stride);
+    for row in buffer.chunks_exact_mut(stride) {
+        row[words.steps(format.in_features)..].fill(0.0);
+    }
+    weight.row_words(
+        product.level,
+        words,
+        rows,
+        0..format.in_features,
+        buffer,
+        stride,
+    );
+    Plain {
+        pointer: buffer.as_ptr(),
+        stride,
+    }
 }

@@ -1,14 +1,17 @@
 //! Vectors of weights straight from packed words (AVX-512).
 //!
-//! NF4: 32 bytes are one block of 64 codes and sixteen 16-bit words. Widened to 32-bit lanes, the
-//! word shifted right by 4·s has code s in its low four bits, and `vpermps` looks at no others: a
-//! vector of weights costs a shift and a look-up, the first only the look-up. The table is the
-//! codebook times the block's absmax, rounded to the weight's dtype, one vector for 64 weights: the
-//! very values that dequantising gives. bf16: a 32-bit word holds two, the even one is shifted up,
-//! the odd one masked.
+//! NF4: 32 bytes are one block of 64 codes and sixteen 16-bit words. A look-up reads the low bits of
+//! each lane's index alone, so that a shift brings a vector of codes to their place and nothing needs
+//! to be masked. In f32 the words are widened to 32-bit lanes: shifted right by 4·s they are code s,
+//! and `vpermps` looks sixteen up. In bf16 the words lie twice in a register, shifted by 0 in its
+//! lower half and by 4 in its upper (then 8 and 12), and `vpermw` looks 32 up; it reads five bits,
+//! the fifth of which is another code's and chooses between two equal halves of the table. The table
+//! is the codebook times the block's absmax, rounded to the weight's dtype, made once for 64 weights:
+//! the very values that dequantising gives.
+//! bf16 in f32: a 32-bit word holds two, the even one is shifted up, the odd one masked.
 
 use super::tile::Source;
-use crate::kernels::panel::Scales;
+use crate::kernels::panel::{Scales, pairs};
 use crate::kernels::simd::Avx512;
 use std::arch::x86_64::*;
 
@@ -18,7 +21,7 @@ const AHEAD: usize = 4096;
 
 /// NF4 with rows of whole blocks.
 #[derive(Clone, Copy)]
-pub(super) struct Nibbles<'a> {
+pub(super) struct Codes<'a> {
     pub codes: &'a [u8],
     pub scales: Scales<'a>,
     pub dtype: nf4::Dtype,
@@ -26,24 +29,41 @@ pub(super) struct Nibbles<'a> {
     pub blocks: usize,
 }
 
+impl Codes<'_> {
+    /// absmax of a block, and its codes.
+    #[inline(always)]
+    unsafe fn block(self, row: usize, group: usize) -> (f32, *const u8) {
+        let block = row * self.blocks + group;
+        debug_assert!((block + 1) * 32 <= self.codes.len());
+        unsafe {
+            let codes = self.codes.as_ptr().add(block * 32);
+            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD).cast());
+            (self.scales.get_unchecked(block), codes)
+        }
+    }
+}
+
+/// Weights in f32.
+#[derive(Clone, Copy)]
+pub(super) struct Nibbles<'a>(pub Codes<'a>);
+
 impl Source<Avx512> for Nibbles<'_> {
     const VECTORS: usize = 4;
+    const DIRECT: usize = 4;
+    const TALL: usize = 2;
     /// (table, words)
     type Group = (__m512, __m512i);
     #[inline(always)]
     unsafe fn group(self, row: usize, group: usize) -> Self::Group {
-        let block = row * self.blocks + group;
-        debug_assert!((block + 1) * 32 <= self.codes.len());
         unsafe {
+            let (absmax, codes) = self.0.block(row, group);
             let codebook = _mm512_loadu_ps(nf4::CODEBOOK.as_ptr());
-            let table = _mm512_mul_ps(codebook, _mm512_set1_ps(self.scales.get(block)));
-            let table = match self.dtype {
+            let table = _mm512_mul_ps(codebook, _mm512_set1_ps(absmax));
+            let table = match self.0.dtype {
                 nf4::Dtype::F32 => table,
                 nf4::Dtype::BF16 => round_to_bf16(table),
                 nf4::Dtype::F16 => _mm512_cvtph_ps(_mm512_cvtps_ph::<0>(table)), // to nearest even
             };
-            let codes = self.codes.as_ptr().add(block * 32);
-            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD).cast());
             let words = _mm256_loadu_si256(codes.cast());
             (table, _mm512_cvtepu16_epi32(words))
         }
@@ -62,6 +82,37 @@ impl Source<Avx512> for Nibbles<'_> {
     }
 }
 
+/// Weights in pairs of bf16.
+#[derive(Clone, Copy)]
+pub(super) struct NibblePairs<'a>(pub Codes<'a>);
+
+impl Source<Avx512> for NibblePairs<'_> {
+    const VECTORS: usize = 2;
+    const DIRECT: usize = 3;
+    const TALL: usize = 3;
+    type Group = [__m512; 2];
+    #[inline(always)]
+    unsafe fn group(self, row: usize, group: usize) -> Self::Group {
+        unsafe {
+            let (absmax, codes) = self.0.block(row, group);
+            let table = pairs::table_of_pairs(absmax, self.0.dtype);
+            let words = _mm512_broadcast_i64x4(_mm256_loadu_si256(codes.cast()));
+            let shifts = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(4));
+            let low = _mm512_srlv_epi16(words, shifts);
+            let shifts = _mm512_add_epi16(shifts, _mm512_set1_epi16(8));
+            let high = _mm512_srlv_epi16(words, shifts);
+            [
+                _mm512_castsi512_ps(_mm512_permutexvar_epi16(low, table)),
+                _mm512_castsi512_ps(_mm512_permutexvar_epi16(high, table)),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn vector(group: Self::Group, v: usize) -> __m512 {
+        group[v]
+    }
+}
+
 #[inline(always)]
 unsafe fn round_to_bf16(v: __m512) -> __m512 {
     unsafe {
@@ -72,7 +123,7 @@ unsafe fn round_to_bf16(v: __m512) -> __m512 {
     }
 }
 
-/// bf16 with an even number of vectors in a row.
+/// bf16 with whole vectors in a row, in f32.
 #[derive(Clone, Copy)]
 pub(super) struct Halves<'a> {
     pub values: &'a [u16],
@@ -81,16 +132,12 @@ pub(super) struct Halves<'a> {
 
 impl Source<Avx512> for Halves<'_> {
     const VECTORS: usize = 2;
+    const DIRECT: usize = 4;
+    const TALL: usize = 4;
     type Group = __m512i;
     #[inline(always)]
     unsafe fn group(self, row: usize, group: usize) -> __m512i {
-        let at = row * self.in_features + group * 32;
-        debug_assert!(at + 32 <= self.values.len());
-        unsafe {
-            let values = self.values.as_ptr().add(at);
-            _mm_prefetch::<_MM_HINT_T0>(values.wrapping_byte_add(AHEAD).cast());
-            _mm512_loadu_si512(values.cast())
-        }
+        unsafe { _mm512_castps_si512(HalfPairs(self).group(row, group)) }
     }
     #[inline(always)]
     unsafe fn vector(words: __m512i, v: usize) -> __m512 {
@@ -100,5 +147,30 @@ impl Source<Avx512> for Halves<'_> {
                 _ => _mm512_and_si512(words, _mm512_set1_epi32(!0xffff)),
             })
         }
+    }
+}
+
+/// The same in pairs, as it lies.
+#[derive(Clone, Copy)]
+pub(super) struct HalfPairs<'a>(pub Halves<'a>);
+
+impl Source<Avx512> for HalfPairs<'_> {
+    const VECTORS: usize = 1;
+    const DIRECT: usize = 0;
+    const TALL: usize = 4;
+    type Group = __m512;
+    #[inline(always)]
+    unsafe fn group(self, row: usize, group: usize) -> __m512 {
+        let at = row * self.0.in_features + group * 32;
+        debug_assert!(at + 32 <= self.0.values.len());
+        unsafe {
+            let values = self.0.values.as_ptr().add(at);
+            _mm_prefetch::<_MM_HINT_T0>(values.wrapping_byte_add(AHEAD).cast());
+            _mm512_loadu_ps(values.cast())
+        }
+    }
+    #[inline(always)]
+    unsafe fn vector(words: __m512, _: usize) -> __m512 {
+        words
     }
 }

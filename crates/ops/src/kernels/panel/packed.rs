@@ -67,7 +67,7 @@ impl WeightView<'_> {
     }
 
     /// Words along each row, row-major.
-    fn row_words(
+    pub(crate) fn row_words(
         &self,
         level: Level,
         words: Words,

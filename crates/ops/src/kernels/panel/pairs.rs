@@ -138,8 +138,7 @@ pub(super) unsafe fn nf4_along(
     {
         // SAFETY: a block is 32 bytes of codes and 32 words of pairs.
         unsafe {
-            let one = rounded(scales.get(first_block + b), dtype);
-            let table = both(one, one);
+            let table = table_of_pairs(scales.get(first_block + b), dtype);
             for half in 0..2 {
                 let bytes = _mm_loadu_si128(codes.as_ptr().add(16 * half).cast());
                 let byte = _mm512_cvtepu8_epi32(bytes);
@@ -201,9 +200,20 @@ pub(super) unsafe fn nf4_across(
     }
 }
 
+/// What each code means in a block with this absmax, in bf16, twice: a look-up of 32 values.
+///
+/// # Safety
+/// As [`both`].
+#[inline(always)]
+pub(crate) unsafe fn table_of_pairs(absmax: f32, dtype: nf4::Dtype) -> __m512i {
+    unsafe {
+        let one = rounded(absmax, dtype);
+        both(one, one)
+    }
+}
+
 /// What each code means in a block with this absmax, before it is rounded to bf16.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+#[inline(always)]
 unsafe fn rounded(absmax: f32, dtype: nf4::Dtype) -> __m512 {
     // SAFETY: sixteen values.
     unsafe {
@@ -219,9 +229,11 @@ unsafe fn rounded(absmax: f32, dtype: nf4::Dtype) -> __m512 {
 }
 
 /// Sixteen bf16 below sixteen others, each rounded to nearest even.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-unsafe fn both(low: __m512, high: __m512) -> __m512i {
+///
+/// # Safety
+/// The processor has AVX512-BF16, and the caller is compiled for it.
+#[inline(always)]
+pub(crate) unsafe fn both(low: __m512, high: __m512) -> __m512i {
     // SAFETY: only the bits' reading changes.
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
 }
