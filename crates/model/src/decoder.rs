@@ -4,7 +4,7 @@
 
 use burn::tensor::{Device, Tensor};
 use checkpoint::ModelConfig;
-use ops::{AttentionOptions, DecodingLayer, DecodingLinear, Weight};
+use ops::{AttentionKernel, AttentionOptions, DecodingLayer, DecodingLinear, Weight};
 
 use crate::{
     Error,
@@ -114,6 +114,7 @@ pub struct Decoder {
     /// The embedding itself when the two are tied.
     pub(crate) lm_head: Weight,
     pub(crate) rotary: Rotary,
+    pub(crate) attention: AttentionKernel,
 }
 
 /// What every layer of one forward pass shares.
@@ -151,6 +152,7 @@ impl Decoder {
             window: self.config.sliding_window,
             softcap: None,
             compute: self.embed_tokens.format().compute,
+            kernel: self.attention,
         }
     }
 

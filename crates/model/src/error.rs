@@ -22,6 +22,8 @@ pub enum Error {
     },
     #[error("{dir} is stored in 4-bit, its full-precision weights are gone")]
     AlreadyQuantized { dir: PathBuf },
+    #[error("that attention: {0}")]
+    Attention(String),
     #[error("the adapter has no tensor {0}")]
     AdapterTensorMissing(String),
     #[error("the adapter's {key} is [{got_rows}, {got_cols}], this base needs [{rows}, {cols}]")]

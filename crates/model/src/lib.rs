@@ -3,6 +3,7 @@
 //! Read in order: `decoder` (the model as the paper draws it) → `lora` → `load` → `training`
 //! (loss, gradients, what is kept and what is recomputed) → `optimizer` → `generation`.
 
+mod attention;
 mod batch;
 mod decoder;
 mod device;
@@ -15,6 +16,7 @@ mod random;
 mod rotary;
 mod training;
 
+pub use attention::AttentionChoice;
 pub use batch::Batch;
 pub use decoder::{Decoder, Projection};
 pub use device::{ComputeChoice, DeviceChoice};
@@ -24,7 +26,7 @@ pub use load::{LoadOptions, Quantize};
 pub use lora::{Adapter, LoraConfig};
 #[cfg(feature = "cuda")]
 pub use ops::cuda::{Gpu, Survey, survey};
-pub use ops::{Check, ComputeDtype, GPU_WORKSPACE_BYTES, keep_freed_memory};
+pub use ops::{AttentionKernel, Check, ComputeDtype, GPU_WORKSPACE_BYTES, keep_freed_memory};
 pub use optimizer::{AdamW, AdamWConfig};
 pub use training::{Dropout, Gradients, Loss, Recompute};
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use checkpoint::{Base, Dtype, LinearWeight, TensorView};
-use ops::{ComputeDtype, DenseDtype, Weight};
+use ops::{AttentionKernel, ComputeDtype, DenseDtype, Weight};
 
 use crate::{
     Decoder, DeviceChoice, Error, Model, Projection,
@@ -75,6 +75,7 @@ impl Model {
             lm_head,
             config,
             device: device.clone(),
+            attention: AttentionKernel::default(),
             #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
             on_cpu: options.device.is_cpu(),
         };

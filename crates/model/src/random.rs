@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 use checkpoint::ModelConfig;
-use ops::{ComputeDtype, DenseDtype, Weight};
+use ops::{AttentionKernel, ComputeDtype, DenseDtype, Weight};
 
 use crate::{
     Decoder, DeviceChoice, Model, Projection,
@@ -56,6 +56,7 @@ impl Model {
             lm_head,
             config,
             device,
+            attention: AttentionKernel::default(),
             #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
             on_cpu: choice.is_cpu(),
         };

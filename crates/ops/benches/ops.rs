@@ -174,6 +174,7 @@ fn attention(table: &Table, compute: ComputeDtype, device: &Device) {
         window: None,
         softcap: None,
         compute,
+        kernel: Default::default(),
     };
     for offsets in [
         vec![0, TOKENS],

@@ -40,6 +40,6 @@ pub use functions::{
 pub use kernels::adamw::AdamW;
 pub use kernels::dropout::Dropout;
 pub use kernels::team::Team;
-pub use segments::{AttentionOptions, Segment, Segments};
-pub use selftest::{Check, self_test};
+pub use segments::{AttentionKernel, AttentionOptions, Segment, Segments};
+pub use selftest::{Check, flash_attention, self_test};
 pub use weight::Weight;

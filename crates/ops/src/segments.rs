@@ -88,4 +88,16 @@ pub struct AttentionOptions {
     pub softcap: Option<f32>,
     /// What the products are multiplied in on the CPU; softmax and sums are f32.
     pub compute: ComputeDtype,
+    /// How a GPU computes it.
+    pub kernel: AttentionKernel,
+}
+
+/// How a GPU computes the attention of many rows. The CPU has one way, which this does not change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttentionKernel {
+    /// Chunks of rows by the device's matmul, scores written out a chunk at a time: any shape.
+    #[default]
+    Chunked,
+    /// Tiles that never leave the multiprocessor; only where [`crate::flash_attention`] says so.
+    Flash,
 }

@@ -4,8 +4,9 @@ use anyhow::{Context, bail};
 use checkpoint::{Base, adapter::Adapter};
 use cli::{Hint, Progress, Unit};
 use dataset::Chat;
-use model::{GenerateOptions, LoadOptions, Model};
+use model::{GenerateOptions, Model};
 
+use crate::args::ModelArgs;
 use crate::fit::hinted;
 use crate::system::{Answer, Finish};
 
@@ -18,18 +19,24 @@ pub struct Answerer {
 }
 
 /// Puts the base, and the adapter if there is one, on the device.
-pub fn load(
-    base: &Base,
-    adapter: Option<&Adapter>,
-    options: &LoadOptions,
-) -> anyhow::Result<Model> {
+pub fn load(base: &Base, adapter: Option<&Adapter>, args: &ModelArgs) -> anyhow::Result<Model> {
     let progress = Progress::new(
         "load",
         Some(base.config().num_hidden_layers as u64),
         Unit::Items("layers"),
     );
-    let mut model = Model::load(base, options, &mut |done, _| progress.set(done as u64))
-        .with_context(|| format!("loading {}", base.dir().display()))?;
+    let mut model = Model::load(base, &args.load_options(), &mut |done, _| {
+        progress.set(done as u64);
+    })
+    .with_context(|| format!("loading {}", base.dir().display()))?;
+    let attention = args.attention;
+    let chosen = model
+        .choose_attention(attention)
+        .with_context(|| format!("--attention {attention}"))
+        .hint("--attention auto takes what there is")?;
+    if let Some(chosen) = chosen {
+        cli::note(format_args!("attention: {chosen}"));
+    }
     if let Some(adapter) = adapter {
         model
             .load_adapter(adapter)

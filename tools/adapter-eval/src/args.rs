@@ -108,6 +108,11 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = compute_dtype)]
     #[serde(serialize_with = "as_text")]
     pub compute_dtype: model::ComputeChoice,
+    /// Which of a GPU's kernels computes attention: flash, chunked, or auto, which is flash where it
+    /// exists for the model and passes its self test on this GPU first. The CPU has one of its own
+    #[arg(long, value_name = "KERNEL", default_value = "auto", value_parser = attention)]
+    #[serde(serialize_with = "as_text")]
+    pub attention: model::AttentionChoice,
     /// auto, cpu or cuda:N; auto is the first NVIDIA GPU where this build and the machine have one
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     #[serde(serialize_with = "as_text")]
@@ -244,6 +249,10 @@ fn device(text: &str) -> Result<model::DeviceChoice, String> {
 }
 
 fn compute_dtype(text: &str) -> Result<model::ComputeChoice, String> {
+    text.parse()
+}
+
+fn attention(text: &str) -> Result<model::AttentionChoice, String> {
     text.parse()
 }
 

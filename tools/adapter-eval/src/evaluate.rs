@@ -29,7 +29,7 @@ pub fn loss(args: &Args, data: &Path) -> anyhow::Result<DataLoss> {
     for warning in warnings {
         cli::note(format_args!("warning: {warning}"));
     }
-    let model = answer::load(&base, adapter.as_ref(), &args.model.load_options())?;
+    let model = answer::load(&base, adapter.as_ref(), &args.model)?;
     let (nats, targets) = loss::sum(&model, &shard, args.model.batch_size)?;
     let mean = nats / targets as f64;
     let counts = &shard.meta().counts;
@@ -262,7 +262,7 @@ fn open_answerer(args: &Args, warnings: &mut Vec<String>) -> anyhow::Result<Opti
     fit::check_date(args.model.date, trained)?;
     let chat = tokens::Chat::open_with(dir, &args.model.chat_options(trained)).map_err(hinted)?;
     let adapter = open_adapter(args, warnings)?;
-    let model = answer::load(&base, adapter.as_ref(), &args.model.load_options())?;
+    let model = answer::load(&base, adapter.as_ref(), &args.model)?;
     let options = args.generation.options(args.model.batch_size);
     Ok(Some(Answerer::new(&base, model, chat, options)))
 }

@@ -171,6 +171,12 @@ pub struct EngineArgs {
     #[serde(serialize_with = "as_text")]
     pub compute_dtype: model::ComputeChoice,
 
+    /// Which of a GPU's kernels computes attention: flash, chunked, or auto, which is flash where it
+    /// exists for the model and passes its self test on this GPU first. The CPU has one of its own
+    #[arg(long, value_name = "KERNEL", default_value = "auto", value_parser = attention)]
+    #[serde(serialize_with = "as_text")]
+    pub attention: model::AttentionChoice,
+
     /// Compute activations again in the backward pass instead of keeping them; auto recomputes as
     /// many layers as do not fit --max-memory
     #[arg(long, value_enum, default_value_t = Checkpointing::Auto)]
@@ -346,6 +352,10 @@ fn device(text: &str) -> Result<model::DeviceChoice, String> {
 }
 
 fn compute_dtype(text: &str) -> Result<model::ComputeChoice, String> {
+    text.parse()
+}
+
+fn attention(text: &str) -> Result<model::AttentionChoice, String> {
     text.parse()
 }
 

@@ -185,11 +185,19 @@ fn verdict(state: &State) -> Outcome {
 fn load(base: &checkpoint::Base, args: &Args) -> anyhow::Result<Model> {
     let layers = base.config().num_hidden_layers as u64;
     let progress = Progress::new("load", Some(layers), Unit::Items("layers"));
-    let model = Model::load(base, &args.engine.load_options(), &mut |done, _| {
+    let mut model = Model::load(base, &args.engine.load_options(), &mut |done, _| {
         progress.set(done as u64);
     })
     .with_context(|| format!("loading {}", args.base.display()))?;
     progress.finish();
+    let attention = args.engine.attention;
+    let chosen = model
+        .choose_attention(attention)
+        .with_context(|| format!("--attention {attention}"))
+        .hint("--attention auto takes what there is")?;
+    if let Some(chosen) = chosen {
+        cli::note(format_args!("attention: {chosen}"));
+    }
     Ok(model)
 }
 

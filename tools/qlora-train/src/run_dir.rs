@@ -34,11 +34,12 @@ const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const STATE_FILE: &str = "trainer_state.json";
 
 /// Flags that change neither what is computed nor what is written.
-const INDIFFERENT: [&str; 7] = [
+const INDIFFERENT: [&str; 8] = [
     "out-dir",
     "threads",
     "max-memory",
     "activation-checkpointing",
+    "attention",
     "device",
     "config",
     "quiet",

@@ -186,6 +186,7 @@ fn operations(trainer: &mut Trainer, batch: &Batch, table: &mut Table) {
         window: None,
         softcap: None,
         compute: table.machine.compute_dtype,
+        kernel: Default::default(),
     };
     let (width, kv) = (
         config.num_attention_heads * 64,

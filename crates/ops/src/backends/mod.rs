@@ -4,3 +4,22 @@ mod autodiff;
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
 pub(crate) mod flex;
+
+use crate::format::ComputeDtype;
+use crate::segments::AttentionOptions;
+use burn::tensor::Device;
+
+/// Whether this device has a flash kernel for such an attention; an error says why not.
+#[cfg(feature = "cube")]
+pub(crate) fn flash_plan(
+    device: &Device,
+    compute: ComputeDtype,
+    options: &AttentionOptions,
+) -> Result<(), String> {
+    cube::flash::on(device, compute, options)
+}
+
+#[cfg(not(feature = "cube"))]
+pub(crate) fn flash_plan(_: &Device, _: ComputeDtype, _: &AttentionOptions) -> Result<(), String> {
+    Err("this build has no GPU back end".into())
+}

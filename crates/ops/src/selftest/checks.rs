@@ -2,7 +2,7 @@
 
 use super::Bench;
 use crate::reference::{self, widen};
-use crate::{AdamW, AttentionOptions, Dropout, Lora, Segment, Segments};
+use crate::{AdamW, AttentionKernel, AttentionOptions, Dropout, Lora, Segment, Segments};
 use burn::tensor::{DType, Tensor, TensorData};
 
 impl Bench {
@@ -101,6 +101,7 @@ impl Bench {
             window: None,
             softcap: None,
             compute,
+            kernel: AttentionKernel::Chunked,
         };
         for offsets in [
             vec![0, 1],
@@ -134,6 +135,54 @@ impl Bench {
             },
         ]);
         self.attention(&continued, [5, 400], options(4, 2, 32), false);
+
+        // The other kernel, where the device has it: heads of every width that it takes.
+        for (heads, kv_heads, head_dim) in [(4, 2, 64), (3, 1, 128), (2, 2, 32), (2, 1, 96)] {
+            let o = options(heads, kv_heads, head_dim);
+            if crate::backends::flash_plan(&self.plain, self.compute, &o).is_ok() {
+                self.flash_attentions(o);
+            }
+        }
+    }
+
+    /// Segments within, across and of many tiles; windows narrower and wider than a tile; scores that
+    /// grow by more than the running softmax lets pass; queries behind keys of their own.
+    pub(super) fn flash_attentions(&mut self, o: AttentionOptions) {
+        let o = AttentionOptions {
+            kernel: AttentionKernel::Flash,
+            ..o
+        };
+        for offsets in [vec![0, 40], vec![0, 5, 6, 40, 41, 100, 103, 230]] {
+            let segments = Segments::from_offsets(&offsets);
+            let rows = *offsets.last().expect("there are some");
+            self.attention(&segments, [rows, rows], o, true);
+        }
+        let ragged = Segments::from_offsets(&[0, 7, 150]);
+        for (window, softcap, scale) in [
+            (Some(1), None, o.scale),
+            (Some(10), Some(0.7), o.scale),
+            (Some(70), None, o.scale),
+            (None, None, 20.0 * o.scale),
+        ] {
+            let o = AttentionOptions {
+                window,
+                softcap,
+                scale,
+                ..o
+            };
+            self.attention(&ragged, [150, 150], o, true);
+        }
+        let continued = Segments::new(vec![
+            Segment {
+                q: 0..40,
+                k: 2..130,
+            },
+            Segment {
+                q: 40..70,
+                k: 130..200,
+            },
+        ]);
+        self.attention(&continued, [70, 201], o, true);
     }
 
     fn attention(
@@ -149,10 +198,13 @@ impl Bench {
             head_dim,
             window,
             softcap,
+            kernel,
+            scale,
             ..
         } = o;
+        let scale = scale * (head_dim as f32).sqrt();
         let what = format!(
-            "attention {q_rows}x{k_rows} heads {heads}/{kv_heads}x{head_dim} window {window:?} softcap {softcap:?}"
+            "{kernel:?} attention {q_rows}x{k_rows} heads {heads}/{kv_heads}x{head_dim} window {window:?} softcap {softcap:?} scale {scale}/√d"
         );
         let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
         let (q, d_o) = (self.draw(q_rows * width), self.draw(q_rows * width));

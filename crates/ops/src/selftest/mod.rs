@@ -8,8 +8,9 @@
 mod checks;
 
 use crate::reference::widen;
-use crate::{ComputeDtype, DenseDtype, Weight};
+use crate::{AttentionOptions, ComputeDtype, DenseDtype, Weight};
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How far an operation is from its specification.
 #[derive(Clone, Debug)]
@@ -30,19 +31,50 @@ impl Check {
 
 /// Every operation on `device`, its activations in `compute`.
 pub fn self_test(device: &Device, compute: ComputeDtype) -> Vec<Check> {
-    let mut bench = Bench {
-        plain: device.clone(),
-        taped: device.clone().autodiff(),
-        compute,
-        tensor_cores: is_gpu(device),
-        state: 0x9e37_79b9_7f4a_7c15,
-        checks: Vec::new(),
-    };
+    let mut bench = Bench::new(device, compute);
     bench.linears();
     bench.attentions();
     bench.cross_entropies();
     bench.elementwise();
     bench.checks
+}
+
+/// Whether attention of such heads may take [`crate::AttentionKernel::Flash`] on this device: there is such
+/// a kernel for it, and what it gives is its specification, forward and backward, on small data. An
+/// error says why not.
+///
+/// Nothing takes that kernel unasked: what a compiler and tensor cores make of it is known only where
+/// it runs. Some tens of milliseconds besides compiling what will be used.
+pub fn flash_attention(
+    device: &Device,
+    compute: ComputeDtype,
+    options: &AttentionOptions,
+) -> Result<(), String> {
+    crate::backends::flash_plan(device, compute, options)?;
+    let group = options.heads / options.kv_heads;
+    let checks = catch_unwind(AssertUnwindSafe(|| {
+        let mut bench = Bench::new(device, compute);
+        bench.flash_attentions(AttentionOptions {
+            heads: 2 * group.min(3),
+            kv_heads: 2,
+            ..*options
+        });
+        bench.checks
+    }));
+    let Ok(checks) = checks else {
+        return Err("its kernels do not run here".into());
+    };
+    let failed: Vec<&Check> = checks.iter().filter(|check| !check.passed()).collect();
+    match failed.first() {
+        None => Ok(()),
+        Some(first) => Err(format!(
+            "{} of {} checks of it failed, first {}, off by {:.1e}",
+            failed.len(),
+            checks.len(),
+            first.name,
+            first.error
+        )),
+    }
 }
 
 /// The name that kernels are compiled for says it: PTX.
@@ -67,6 +99,17 @@ struct Bench {
 }
 
 impl Bench {
+    fn new(device: &Device, compute: ComputeDtype) -> Bench {
+        Bench {
+            plain: device.clone(),
+            taped: device.clone().autodiff(),
+            compute,
+            tensor_cores: is_gpu(device),
+            state: 0x9e37_79b9_7f4a_7c15,
+            checks: Vec::new(),
+        }
+    }
+
     /// What activations are stored in: f32 on the CPU back end, whatever they are multiplied in.
     fn dtype(&self) -> DType {
         match self.compute {

@@ -14,6 +14,7 @@ fn options(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionOptions {
         window: None,
         softcap: None,
         compute: ComputeDtype::F32,
+        kernel: Default::default(),
     }
 }
 

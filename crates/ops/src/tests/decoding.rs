@@ -90,6 +90,7 @@ fn decoding(parts: &Parts) -> Decoding {
         window: None,
         softcap: None,
         compute: ComputeDtype::F32,
+        kernel: Default::default(),
     };
     Decoding::new(
         [layer(), layer()],

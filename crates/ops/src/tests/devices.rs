@@ -84,6 +84,7 @@ fn a_device_cache_attends_like_the_whole_sequence_after_sharing_and_dropping() {
             window,
             softcap: None,
             compute: ComputeDtype::F32,
+            kernel: Default::default(),
         };
         let (prompt_k, prompt_v) = (random.values(70 * row), random.values(70 * row));
         let prompt_q = random.values(70 * 64);

@@ -73,6 +73,7 @@ fn attention_gradients_are_the_slopes_of_the_forward_pass() {
             window,
             softcap,
             compute: ComputeDtype::F32,
+            kernel: Default::default(),
         };
         let mut random = Random::new(2);
         let mut draw = |n| widen(&random.values(n));

@@ -5,13 +5,17 @@
 //! NVRTC_INCLUDE names the headers where no toolkit is installed. (CUDA_PATH would do too, but its
 //! change makes cargo compile burn again.)
 
+use crate::kernels::cube::flash::Plan;
 use crate::kernels::cube::*;
 use cubecl::ir::{
     DeviceIdentity, DeviceProperties, ElemType, FloatKind, HardwareProperties,
     MemoryDeviceProperties, VectorSize,
 };
 use cubecl::prelude::*;
-use cubecl_cpp::shared::{CompilationOptions, CppCompiler, CppSupportedFeatures};
+use cubecl_cpp::cuda::{arch::CudaArchitecture, mma::CudaCmmaCompiler};
+use cubecl_cpp::shared::{
+    CompilationOptions, CppCompiler, CppSupportedFeatures, register_wmma_features,
+};
 use cubecl_cpp::target::Cuda;
 use cubecl_runtime::kernel::CubeKernel;
 use cubecl_runtime::runtime::Runtime;
@@ -51,6 +55,12 @@ fn properties() -> DeviceProperties {
     let mut properties =
         DeviceProperties::new(Default::default(), memory, hardware, timing, identity);
     cubecl_cpp::shared::register_supported_types(&mut properties);
+    let arch = CudaArchitecture {
+        version: 80,
+        tensor_cores: true,
+    };
+    let fragments = CudaCmmaCompiler::Cpp.supported_cmma_combinations(&arch);
+    register_wmma_features(fragments, &mut properties);
     properties
 }
 
@@ -335,6 +345,90 @@ fn sources() -> Vec<(String, String)> {
             64,
             8,
             f
+        );
+    }
+    for (head_dim, capped) in [
+        (32, false),
+        (64, false),
+        (64, true),
+        (96, false),
+        (128, false),
+    ] {
+        let plan = Plan {
+            head_dim,
+            element: 2,
+            planes: 4,
+            units: 128,
+            tensor_cores: true,
+            capped,
+        };
+        let of = |name: &str| format!("{name} of heads of {head_dim}, capped {capped}");
+        let bf16 = ElemType::Float(bf16);
+        kernel!(
+            of("flash forward"),
+            flash::forward::flash_forward_kernel,
+            8,
+            b(),
+            b(),
+            b(),
+            b(),
+            b(),
+            b(),
+            64,
+            64,
+            1,
+            4,
+            2,
+            1.0,
+            1.0,
+            plan,
+            bf16
+        );
+        kernel!(
+            of("flash dq"),
+            flash::backward::flash_dq_kernel,
+            8,
+            b(),
+            b(),
+            b(),
+            b(),
+            b(),
+            b(),
+            b(),
+            b(),
+            b(),
+            64,
+            64,
+            1,
+            4,
+            2,
+            1.0,
+            1.0,
+            plan,
+            bf16
+        );
+        kernel!(
+            of("flash dk and dv"),
+            flash::backward::flash_dkdv_kernel,
+            8,
+            b(),
+            b(),
+            b(),
+            b(),
+            b(),
+            b(),
+            b(),
+            b(),
+            b(),
+            64,
+            64,
+            128,
+            4,
+            2,
+            1.0,
+            1.0,
+            plan,
+            bf16
         );
     }
     kernel!("row keys", dropout::row_keys_kernel, b(), 8, 1, 2);

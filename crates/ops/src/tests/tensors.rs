@@ -169,6 +169,7 @@ fn a_chain_of_every_operation_has_the_gradient_of_its_specification() {
         window: None,
         softcap: None,
         compute: ComputeDtype::F32,
+        kernel: Default::default(),
     };
 
     let xt = tensor(&x, width, &device).require_grad();
@@ -252,6 +253,7 @@ fn a_cache_attends_like_the_whole_sequence_after_sharing_and_dropping() {
         window: None,
         softcap: None,
         compute: ComputeDtype::F32,
+        kernel: Default::default(),
     };
     let (row, plain) = (32, Device::flex());
     let mut random = Random::new(5);

@@ -1,20 +1,23 @@
-//! Packed attention on a GPU: chunks of query rows against the span of keys they see, by matmul.
+//! Packed attention on a GPU: flash tiles, or chunks of query rows against the span of keys they
+//! see, by matmul, as [`AttentionKernel`] says.
 //!
-//! Scores of one chunk are the only matrix of scores there is, forward or backward, and its size is
+//! Of the chunked path: scores of one chunk are the only matrix of scores there is, forward or backward, and its size is
 //! bounded ([`crate::GPU_WORKSPACE_BYTES`]): never `[tokens, tokens]`. The matmuls run on tensor
 //! cores; a chunk's span ends where its last row does, so that causality halves the work;
 //! neighbouring short segments share a chunk and are told apart by the keys that each row sees. A few
 //! rows (decoding) go through one kernel without matmul.
 
+use super::flash;
 use super::tensor::{
     cast, dims, each, elements, fresh, narrowed, packed, product, replaced, reshaped, rows,
     storage, transposed, upload, zeros,
 };
+use super::visible::Visible;
 use crate::kernels::cube::attention::{
     attend_kernel, delta_kernel, softmax_backward_kernel, softmax_kernel,
 };
 use crate::schema::SavedAttention;
-use crate::segments::{AttentionOptions, Segments};
+use crate::segments::{AttentionKernel, AttentionOptions, Segments};
 use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
@@ -27,48 +30,21 @@ const CHUNK: usize = 512;
 /// Up to here rows go through the kernel that takes them one at a time.
 pub(crate) const FEW_ROWS: usize = 32;
 
-/// Which keys each query row sees: `first[i]..end[i]`.
-struct Visible {
-    first: Vec<u32>,
-    end: Vec<u32>,
-}
-
-impl Visible {
-    fn new(segments: &Segments, rows: usize, window: Option<usize>) -> Visible {
-        let (mut first, mut end) = (vec![0; rows], vec![0; rows]);
-        for s in segments.iter() {
-            let past = s.k.len() - s.q.len();
-            for i in 0..s.q.len() {
-                let last = s.k.start + past + i + 1;
-                let start = window.map_or(s.k.start, |w| s.k.start.max(last.saturating_sub(w)));
-                first[s.q.start + i] = start as u32;
-                end[s.q.start + i] = last as u32;
-            }
+/// Chunks of rows and the keys they meet, so that backward's scores of all heads (two matrices in
+/// f32, two in the activations' type) fit the workspace.
+fn chunks(visible: &Visible, heads: usize, dtype: DType) -> Vec<(Range<usize>, Range<usize>)> {
+    let scores = crate::GPU_WORKSPACE_BYTES / (8 + 2 * dtype.size());
+    let rows = visible.first.len();
+    let (mut chunks, mut start) = (Vec::new(), 0);
+    while start < rows {
+        let mut end = (start + CHUNK).min(rows);
+        while end - start > 1 && (end - start) * visible.span(start..end).len() * heads > scores {
+            end = start + (end - start).div_ceil(2);
         }
-        Visible { first, end }
+        chunks.push((start..end, visible.span(start..end)));
+        start = end;
     }
-
-    fn span(&self, rows: Range<usize>) -> Range<usize> {
-        let first = self.first[rows.clone()].iter().min().expect("not empty");
-        let end = self.end[rows].iter().max().expect("not empty");
-        *first as usize..*end as usize
-    }
-
-    /// Chunks of rows and the keys they meet, so that backward's scores of all heads (two matrices
-    /// in f32, two in the activations' type) fit the workspace.
-    fn chunks(&self, heads: usize, dtype: DType) -> Vec<(Range<usize>, Range<usize>)> {
-        let scores = crate::GPU_WORKSPACE_BYTES / (8 + 2 * dtype.size());
-        let (mut chunks, mut start) = (Vec::new(), 0);
-        while start < self.first.len() {
-            let mut end = (start + CHUNK).min(self.first.len());
-            while end - start > 1 && (end - start) * self.span(start..end).len() * heads > scores {
-                end = start + (end - start).div_ceil(2);
-            }
-            chunks.push((start..end, self.span(start..end)));
-            start = end;
-        }
-        chunks
-    }
+    chunks
 }
 
 /// `[rows, kv·group·d]` as `[kv, rows·group, d]`: the query heads of a key-value head together.
@@ -144,12 +120,15 @@ pub(crate) fn forward(
             lse,
         };
     }
+    if o.kernel == AttentionKernel::Flash {
+        return flash::forward(q, k, v, &segments, &o);
+    }
     let c = Chunked::new(&q, &segments, o);
     let (kv, d, dtype) = (o.kv_heads, o.head_dim, q.dtype);
     let qh = by_head(q.clone(), kv, c.group, d);
     let (kh, vh) = (by_head(k.clone(), kv, 1, d), by_head(v.clone(), kv, 1, d));
     let mut parts = Vec::new();
-    for (rows_of, span) in c.visible.chunks(o.heads, dtype) {
+    for (rows_of, span) in chunks(&c.visible, o.heads, dtype) {
         let scores = c.scores(&c.queries(&qh, &rows_of), &c.keys(&kh, &span));
         let count = rows_of.len() * o.heads;
         let p = fresh(&q, [kv, rows_of.len() * c.group, span.len()], q.dtype);
@@ -195,6 +174,10 @@ pub(crate) fn backward(
     segments: Segments,
     o: AttentionOptions,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
+    let (tokens, d_o) = (dims(&saved.q)[0], packed(d_o));
+    if o.kernel == AttentionKernel::Flash && tokens > 0 {
+        return flash::backward(d_o, saved, &segments, &o);
+    }
     let SavedAttention {
         q,
         k,
@@ -202,8 +185,8 @@ pub(crate) fn backward(
         o: out,
         lse,
     } = saved;
-    let (d_o, out) = (packed(d_o), packed(out));
-    let ([tokens, width], [key_rows, kv_width]) = (dims(&q), dims(&k));
+    let out = packed(out);
+    let ([_, width], [key_rows, kv_width]) = (dims(&q), dims(&k));
     let dtype = q.dtype;
     if tokens == 0 {
         let none = |columns| fresh(&q, [0, columns], dtype);
@@ -232,7 +215,7 @@ pub(crate) fn backward(
     let mut dk = zeros(&qh.device, [kv, key_rows, d]);
     let mut dv = zeros(&qh.device, [kv, key_rows, d]);
     let mut parts = Vec::new();
-    for (rows_of, span) in c.visible.chunks(o.heads, dtype) {
+    for (rows_of, span) in chunks(&c.visible, o.heads, dtype) {
         let (qc, doc) = (c.queries(&qh, &rows_of), c.queries(&doh, &rows_of));
         let (kc, vc) = (c.keys(&kh, &span), c.keys(&vh, &span));
         let scores = packed(c.scores(&qc, &kc));

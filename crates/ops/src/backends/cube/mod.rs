@@ -6,9 +6,11 @@
 mod attention;
 mod cache;
 mod cross_entropy;
+pub(crate) mod flash;
 mod linear;
 pub(crate) mod quantize;
 mod tensor;
+mod visible;
 
 pub use cache::DeviceKvCache;
 

@@ -10,7 +10,7 @@ use cubecl::prelude::*;
 
 /// The score as softmax sees it: scaled, and bent by cap·tanh(s / cap).
 #[cube]
-fn bent(raw: f32, scale: f32, softcap: f32, #[comptime] capped: bool) -> f32 {
+pub(crate) fn bent(raw: f32, scale: f32, softcap: f32, #[comptime] capped: bool) -> f32 {
     let score = raw * scale;
     if comptime!(capped) {
         softcap * (score / softcap).tanh()

@@ -10,6 +10,7 @@ pub(crate) mod cross_entropy;
 pub(crate) mod dequantize;
 pub(crate) mod dropout;
 pub(crate) mod few_rows;
+pub(crate) mod flash;
 pub(crate) mod linear;
 pub(crate) mod normalize;
 pub(crate) mod quantize;

@@ -1,0 +1,278 @@
+//! Flash attention on a GPU: tiles of scores in shared memory, never `[t, t]`; FlashAttention-2,
+//! arXiv 2307.08691.
+//!
+//! A cube keeps the tile of [`ROWS`] rows that its results belong to, queries in `forward` and dq,
+//! keys in dk and dv, and meets the [`COLUMNS`] rows of the other side a tile at a time. Which keys a
+//! query row sees is two numbers, and which tiles meet at all are two numbers a tile, all made by
+//! `backends::cube::visible`: segments, causality and the window are in them, and a tile that is
+//! masked for every row is never read. Scores are stored to shared memory, where each unit bends,
+//! masks and weighs its share of a row; weights go back through shared memory into the second
+//! product. Backward computes probabilities again from the log-sum-exp. Nobody adds to what another
+//! cube writes: the order of every sum is fixed.
+//!
+//! The products are made of [`patch`]es of 16x16, of which a plane owns those of its rows. With
+//! `tensor_cores` a patch is a fragment (bf16 in, f32 sums); without, the plane has one unit and the
+//! patch is an array of f32. Everything else is the same code: that is what a CPU can prove.
+//!
+//! **Plan**, for a GPU: 4 planes of 32 units, 16 rows a plane. Tiles are read as vectors of 16 bytes.
+//! Rows in shared memory are padded by 16 bytes, which keeps fragments' loads free of bank conflicts,
+//! and units start a row's scores at different columns for the same reason.
+//!
+//! | bf16, head_dim     | 64     | 128     | limits |
+//! |--------------------|--------|---------|--------|
+//! | forward, shared    | 33 KiB | 50 KiB  | 48 KiB without opting in (CubeCL opts in), 163 (sm_80), 227 (sm_90) |
+//! | dq, shared         | 51 KiB | 75 KiB  | so two cubes or more a multiprocessor |
+//! | dk and dv, shared  | 56 KiB | 80 KiB  | |
+//! | sums, registers    | 32, 32, 64 | 64, 64, 128 | 255 a unit; scores take 16 or 32 more |
+//!
+//! [`Plan::shared_bytes`] is the exact number, which the launch compares with the device's limit.
+
+pub(crate) mod backward;
+pub(crate) mod forward;
+pub(crate) mod patch;
+
+use cubecl::prelude::*;
+use patch::{PATCH, Patch, multiply, store, zeros};
+
+/// Rows of the tile that stays.
+pub(crate) const ROWS: usize = 64;
+/// Rows of each tile that comes by: the columns of a tile of scores.
+pub(crate) const COLUMNS: usize = 32;
+/// A score that no key has.
+const LOWEST: f32 = -3.0e38;
+
+/// How a cube divides its tiles.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// A multiple of [`COLUMNS`].
+    pub head_dim: usize,
+    /// Bytes of an activation.
+    pub element: usize,
+    /// Power of two, at most 4.
+    pub planes: usize,
+    /// In all planes.
+    pub units: usize,
+    pub tensor_cores: bool,
+    /// Whether scores are bent by cap·tanh(score / cap).
+    pub capped: bool,
+}
+
+impl Plan {
+    /// Activations that are read at once, 16 bytes.
+    pub fn vector(&self) -> usize {
+        16 / self.element
+    }
+
+    /// Activations from one row of a tile in shared memory to the next.
+    pub(crate) fn tile_stride(&self) -> usize {
+        self.head_dim + self.vector()
+    }
+
+    /// The same of a tile of scores, f32.
+    pub(crate) fn score_stride(&self) -> usize {
+        COLUMNS + 4
+    }
+
+    /// The same of a tile of weights, activations.
+    pub(crate) fn weight_stride(&self) -> usize {
+        COLUMNS + self.vector()
+    }
+
+    /// Patches of rows that a plane owns.
+    pub(crate) fn row_patches(&self) -> usize {
+        ROWS / PATCH / self.planes
+    }
+
+    /// Units that share a row of scores.
+    pub(crate) fn parts(&self) -> usize {
+        (self.units / ROWS).max(1)
+    }
+
+    /// Bytes of shared memory that the largest of the kernels takes, the backward pass included.
+    pub fn shared_bytes(&self) -> usize {
+        let tiles = 2 * (ROWS + COLUMNS) * self.tile_stride() * self.element;
+        let scores = 2 * ROWS * self.score_stride() * 4;
+        let weights = 2 * ROWS * self.weight_stride() * self.element;
+        let numbers = 4 * (4 * COLUMNS + 4 * ROWS * self.parts());
+        tiles + scores + weights + numbers
+    }
+}
+
+/// Where a head's tile of rows begins in a packed tensor, in vectors.
+#[derive(CubeType, Clone, Copy)]
+pub(crate) struct Place {
+    /// The first row of the tile.
+    pub row: usize,
+    /// Rows of the tensor; past them a tile is zero.
+    pub rows: usize,
+    /// Vectors of a row of the tensor.
+    pub width: usize,
+    /// Vectors before the head's first.
+    pub head: usize,
+}
+
+/// Shared memory for some rows of a head.
+#[cube]
+pub(crate) fn tile<F: Float, N: Size>(
+    #[comptime] rows: usize,
+    #[comptime] plan: Plan,
+) -> Shared<[Vector<F, N>]> {
+    Shared::<[Vector<F, N>]>::new_aligned_slice(
+        comptime!(rows * plan.tile_stride() / plan.vector()),
+        32usize,
+    )
+}
+
+/// Copies `count` rows of a head to shared memory.
+#[cube]
+pub(crate) fn load_tile<F: Float, N: Size>(
+    from: &[Vector<F, N>],
+    tile: &mut Shared<[Vector<F, N>]>,
+    place: &Place,
+    #[comptime] count: usize,
+    #[comptime] plan: Plan,
+) {
+    let vectors = comptime!(plan.head_dim / plan.vector());
+    let stride = comptime!(plan.tile_stride() / plan.vector());
+    let steps = comptime!(count * vectors / plan.units);
+    let unit = UNIT_POS as usize;
+    // Unrolled where it is short, so that all reads are under way at once.
+    #[unroll(steps <= 16)]
+    for step in 0..steps {
+        let i = step * plan.units + unit;
+        let row = i / vectors;
+        let mut value = Vector::<F, N>::new(F::new(0.0));
+        if place.row + row < place.rows {
+            value = from[(place.row + row) * place.width + place.head + i % vectors];
+        }
+        tile[row * stride + i % vectors] = value;
+    }
+}
+
+/// The tile left·rightᵀ of the rows that stay and those that come by, raw.
+#[cube]
+pub(crate) fn score_tile<F: Float, N: Size>(
+    left: &Shared<[Vector<F, N>]>,
+    right: &Shared<[Vector<F, N>]>,
+    scores: &mut Shared<[f32]>,
+    #[comptime] plan: Plan,
+) {
+    let (stride, score_stride) = comptime!((plan.tile_stride(), plan.score_stride()));
+    #[unroll]
+    for rows in 0..comptime!(plan.row_patches()) {
+        let from = row_patch(rows, plan) * PATCH;
+        let mut patches = zeros(comptime!(COLUMNS / PATCH), plan);
+        multiply::<F, N, N>(
+            &mut patches,
+            left,
+            from * stride,
+            right,
+            0usize,
+            comptime!((stride, stride)),
+            comptime!(plan.head_dim),
+            COLUMNS,
+            true,
+            plan,
+        );
+        #[unroll]
+        for column in 0..comptime!(COLUMNS / PATCH) {
+            store(
+                patches.index(column),
+                scores,
+                from * score_stride + column * PATCH,
+                score_stride,
+            );
+        }
+    }
+}
+
+/// sums += weights·rows, the plane's patches of it.
+#[cube]
+pub(crate) fn add_weighted<F: Float, N: Size>(
+    sums: &mut Sequence<Patch>,
+    weights: &Shared<[Vector<F, Const<1>>]>,
+    rows: &Shared<[Vector<F, N>]>,
+    #[comptime] plan: Plan,
+) {
+    let strides = comptime!((plan.weight_stride(), plan.tile_stride()));
+    #[unroll]
+    for own in 0..comptime!(plan.row_patches()) {
+        multiply::<F, Const<1>, N>(
+            sums,
+            weights,
+            row_patch(own, plan) * PATCH * strides.0,
+            rows,
+            comptime!(own * plan.head_dim / PATCH),
+            strides,
+            COLUMNS,
+            comptime!(plan.head_dim),
+            false,
+            plan,
+        );
+    }
+}
+
+/// Writes the plane's sums to rows of a head, each divided by `divisors[row]`, by way of the scores'
+/// shared memory, a panel of columns at a time. All units must call it.
+#[cube]
+pub(crate) fn write_tile<F: Float, N: Size>(
+    sums: &Sequence<Patch>,
+    panel: &mut Shared<[f32]>,
+    divisors: &Shared<[f32]>,
+    to: &mut [Vector<F, N>],
+    place: &Place,
+    #[comptime] plan: Plan,
+) {
+    let stride = comptime!(plan.score_stride());
+    let vectors = comptime!(COLUMNS / plan.vector());
+    #[unroll]
+    for panel_index in 0..comptime!(plan.head_dim / COLUMNS) {
+        store_panel(sums, panel, panel_index, plan);
+        sync_cube();
+        let mut i = UNIT_POS as usize;
+        while i < ROWS * vectors {
+            let row = i / vectors;
+            let first = i % vectors * plan.vector();
+            if place.row + row < place.rows {
+                let mut value = Vector::<F, N>::empty();
+                #[unroll]
+                for lane in 0..plan.vector() {
+                    let sum = panel[row * stride + first + lane] / divisors[row];
+                    value.insert(lane, F::cast_from(sum));
+                }
+                let at = (place.row + row) * place.width + place.head;
+                to[at + comptime!(panel_index * COLUMNS / plan.vector()) + i % vectors] = value;
+            }
+            i += plan.units;
+        }
+        sync_cube();
+    }
+}
+
+/// Stores the plane's sums of the columns of one panel, to be read by others after a barrier.
+#[cube]
+pub(crate) fn store_panel(
+    sums: &Sequence<Patch>,
+    panel: &mut Shared<[f32]>,
+    #[comptime] index: usize,
+    #[comptime] plan: Plan,
+) {
+    let stride = comptime!(plan.score_stride());
+    let across = comptime!(plan.head_dim / PATCH);
+    #[unroll]
+    for rows in 0..comptime!(plan.row_patches()) {
+        let at = row_patch(rows, plan) * PATCH * stride;
+        #[unroll]
+        for columns in 0..comptime!(COLUMNS / PATCH) {
+            let patch = comptime!(rows * across + index * (COLUMNS / PATCH) + columns);
+            store(sums.index(patch), panel, at + columns * PATCH, stride);
+        }
+    }
+}
+
+/// Which patch of rows is the plane's `index`th.
+#[cube]
+pub(crate) fn row_patch(#[comptime] index: usize, #[comptime] plan: Plan) -> usize {
+    let lanes = comptime!(plan.units / plan.planes);
+    UNIT_POS as usize / lanes + comptime!(index * plan.planes)
+}
