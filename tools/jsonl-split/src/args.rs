@@ -17,6 +17,8 @@ By default a hash of the prompt decides, so appending data moves no example, and
 the same prompt (but for case and white space) stay together. --stratify, --counts, --exact and
 --near-duplicates look at the whole file and meet the numbers instead. The test set is filled
 first: asking for more training data never changes what is held out.
+Memory: some 5 MB, and for each example 8 bytes by hash, 23 by --exact or --counts, 28 with
+--stratify or --group-by, and 320 more with --near-duplicates, however long the examples are.
 A FIELD is a key of the line (metadata.patient) or of the JSON in the answer (code).";
 
 /// Divides examples into training, validation and test sets that never leak into each other

@@ -27,10 +27,6 @@ impl FixedSet {
     pub fn holds(&self, prompt: u64) -> bool {
         self.0.contains(&prompt)
     }
-
-    pub fn prompts(&self) -> impl Iterator<Item = u64> + '_ {
-        self.0.iter().copied()
-    }
 }
 
 /// Calls `each` for every example of the `--against` files, as its line and as what that says.

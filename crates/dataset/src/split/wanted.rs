@@ -1,0 +1,185 @@
+//! How many examples should go where? Shares or numbers, as people write them.
+
+use std::fmt::{self, Display};
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
+
+use super::Split;
+
+/// Shares of train, valid and test, which sum to 1. Written `90,10`, `80,10,10` or
+/// `train=0.8,test=0.2`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ratios(pub(super) [f64; 3]);
+
+impl Ratios {
+    /// The share of a split, 0 to 1.
+    pub fn share(&self, split: Split) -> f64 {
+        self.0[split as usize]
+    }
+}
+
+impl FromStr for Ratios {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Ratios, String> {
+        let mut shares = [0.0; 3];
+        for (index, part) in text.split([',', '/']).enumerate() {
+            let (split, number) = match part.split_once('=') {
+                Some((name, number)) => (Split::from_name(name.trim())?, number),
+                None => (
+                    *Split::ALL
+                        .get(index)
+                        .ok_or("three shares at most: train, valid, test")?,
+                    part,
+                ),
+            };
+            let number: f64 = number
+                .trim()
+                .parse()
+                .map_err(|_| format!("{number:?} is no number"))?;
+            if !(number >= 0.0 && number.is_finite()) {
+                return Err(format!("{number} is no share"));
+            }
+            shares[split as usize] += number;
+        }
+        let sum: f64 = shares.iter().sum();
+        if (sum - 1.0).abs() > 1e-6 && (sum - 100.0).abs() > 1e-6 {
+            return Err(format!(
+                "the shares sum to {sum}; they should sum to 100 or to 1"
+            ));
+        }
+        Ok(Ratios(shares.map(|share| share / sum)))
+    }
+}
+
+impl Display for Ratios {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = self.0.map(|share| (share * 1e8).round() / 1e6);
+        write!(f, "{},{},{}", percent[0], percent[1], percent[2])
+    }
+}
+
+impl Serialize for Ratios {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How many examples of each stratum go where. Written `train=12,valid=2,test=3`; `rest` takes
+/// what the others leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts(pub(super) [Count; 3]);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Count {
+    Exactly(usize),
+    Rest,
+}
+
+impl Counts {
+    /// Whether a split was asked for at all.
+    pub fn wants(&self, split: Split) -> bool {
+        self.0[split as usize] != Count::Exactly(0)
+    }
+}
+
+impl FromStr for Counts {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Counts, String> {
+        let mut counts = [Count::Exactly(0); 3];
+        for part in text.split(',') {
+            let (name, number) = part
+                .split_once('=')
+                .ok_or("write train=12,valid=2,test=3")?;
+            let split = Split::from_name(name.trim())?;
+            counts[split as usize] = match number.trim() {
+                "rest" => Count::Rest,
+                number => Count::Exactly(
+                    number
+                        .parse()
+                        .map_err(|_| format!("{number:?} is neither a number nor rest"))?,
+                ),
+            };
+        }
+        match counts.iter().filter(|count| **count == Count::Rest).count() {
+            0 | 1 => Ok(Counts(counts)),
+            _ => Err("only one split can take the rest".into()),
+        }
+    }
+}
+
+impl Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for split in Split::ALL {
+            match self.0[split as usize] {
+                Count::Exactly(0) => continue,
+                Count::Exactly(number) => write!(f, "{separator}{split}={number}")?,
+                Count::Rest => write!(f, "{separator}{split}=rest")?,
+            }
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Counts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What [`exact`](super::exact) should meet, in every stratum.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wanted {
+    /// Shares, rounded so that every example is placed.
+    Ratios(Ratios),
+    /// Numbers of examples; the others are left out.
+    Counts(Counts),
+}
+
+impl Wanted {
+    /// For a stratum of `total` examples.
+    pub(super) fn numbers(&self, total: usize) -> [Count; 3] {
+        match self {
+            Wanted::Counts(counts) => counts.0,
+            Wanted::Ratios(ratios) => rounded(ratios, total),
+        }
+    }
+}
+
+/// Whole numbers for the shares of `total`; the biggest share takes what rounding leaves.
+fn rounded(ratios: &Ratios, total: usize) -> [Count; 3] {
+    let mut numbers = Split::ALL
+        .map(|split| Count::Exactly((ratios.share(split) * total as f64).round() as usize));
+    let biggest = (0..3)
+        .rev()
+        .max_by(|a, b| ratios.0[*a].total_cmp(&ratios.0[*b]))
+        .unwrap_or(0);
+    numbers[biggest] = Count::Rest;
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_written_as_people_write_them() {
+        let shares = |text: &str| text.parse::<Ratios>().map(|ratios| ratios.0);
+        assert_eq!(shares("90/10"), Ok([0.9, 0.1, 0.0]));
+        assert_eq!(shares("80,0,20"), Ok([0.8, 0.0, 0.2]));
+        assert_eq!(shares("train=0.5,test=0.5"), Ok([0.5, 0.0, 0.5]));
+        assert_eq!(
+            "train=0.9,valid=0.1".parse::<Ratios>().unwrap().to_string(),
+            "90,10,0"
+        );
+        assert_eq!(
+            shares("90,20"),
+            Err("the shares sum to 110; they should sum to 100 or to 1".into())
+        );
+        assert!(shares("a").is_err() && shares("dev=1").is_err() && shares("1,1,1,1").is_err());
+    }
+}
