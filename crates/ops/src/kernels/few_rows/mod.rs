@@ -129,7 +129,7 @@ mod x86 {
             if let Some(codes) = codes(weight, &range) {
                 tile::multiply::<Avx512, Pairs, _>(NibblePairs(codes), range, product, buffer)
             } else if let Some(halves) = halves(weight, &range) {
-                tile::unpacked::<Avx512, Pairs, _>(HalfPairs(halves), 0, range, product)
+                tile::multiply::<Avx512, Pairs, _>(HalfPairs(halves), range, product, buffer)
             } else {
                 for rows in fours(range) {
                     let plain = unpack(weight, rows.clone(), product, buffer);

@@ -15,9 +15,18 @@ use crate::kernels::panel::{Scales, pairs};
 use crate::kernels::simd::Avx512;
 use std::arch::x86_64::*;
 
-/// Bytes ahead of the words at hand that are asked for: the processor's own prefetching stops at every
-/// page of 4 KiB, and rows of 300 bytes are short runs to it.
-const AHEAD: usize = 4096;
+/// Bytes ahead of the words at hand that are asked for, into L2: the processor's own prefetching stops
+/// at every page of 4 KiB, and loads that take turns between rows are no stream to it.
+const AHEAD: usize = 16 * 1024;
+
+/// Asks for the lines of a row of `bytes` that lies [`AHEAD`] of this one.
+#[inline(always)]
+unsafe fn ask_ahead(row: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: a prefetch of an address that is not there does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(line + AHEAD).cast()) };
+    }
+}
 
 /// NF4 with rows of whole blocks.
 #[derive(Clone, Copy)]
@@ -30,6 +39,12 @@ pub(super) struct Codes<'a> {
 }
 
 impl Codes<'_> {
+    #[inline(always)]
+    unsafe fn ask_ahead(self, row: usize) {
+        let bytes = self.blocks * 32;
+        unsafe { ask_ahead(self.codes.as_ptr().wrapping_add(row * bytes), bytes) }
+    }
+
     /// absmax of a block, and its codes.
     #[inline(always)]
     unsafe fn block(self, row: usize, group: usize) -> (f32, *const u8) {
@@ -37,7 +52,6 @@ impl Codes<'_> {
         debug_assert!((block + 1) * 32 <= self.codes.len());
         unsafe {
             let codes = self.codes.as_ptr().add(block * 32);
-            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD).cast());
             (self.scales.get_unchecked(block), codes)
         }
     }
@@ -49,10 +63,14 @@ pub(super) struct Nibbles<'a>(pub Codes<'a>);
 
 impl Source<Avx512> for Nibbles<'_> {
     const VECTORS: usize = 4;
-    const DIRECT: usize = 4;
-    const TALL: usize = 2;
+    const DIRECT: usize = 3;
     /// (table, words)
+    const DENSE: bool = false;
     type Group = (__m512, __m512i);
+    #[inline(always)]
+    unsafe fn ask_ahead(self, row: usize) {
+        unsafe { self.0.ask_ahead(row) }
+    }
     #[inline(always)]
     unsafe fn group(self, row: usize, group: usize) -> Self::Group {
         unsafe {
@@ -89,8 +107,12 @@ pub(super) struct NibblePairs<'a>(pub Codes<'a>);
 impl Source<Avx512> for NibblePairs<'_> {
     const VECTORS: usize = 2;
     const DIRECT: usize = 3;
-    const TALL: usize = 3;
+    const DENSE: bool = false;
     type Group = [__m512; 2];
+    #[inline(always)]
+    unsafe fn ask_ahead(self, row: usize) {
+        unsafe { self.0.ask_ahead(row) }
+    }
     #[inline(always)]
     unsafe fn group(self, row: usize, group: usize) -> Self::Group {
         unsafe {
@@ -133,8 +155,14 @@ pub(super) struct Halves<'a> {
 impl Source<Avx512> for Halves<'_> {
     const VECTORS: usize = 2;
     const DIRECT: usize = 4;
-    const TALL: usize = 4;
+    const DENSE: bool = true;
     type Group = __m512i;
+    #[inline(always)]
+    unsafe fn ask_ahead(self, row: usize) {
+        let bytes = self.in_features * 2;
+        let values = self.values.as_ptr().cast::<u8>();
+        unsafe { ask_ahead(values.wrapping_add(row * bytes), bytes) }
+    }
     #[inline(always)]
     unsafe fn group(self, row: usize, group: usize) -> __m512i {
         unsafe { _mm512_castps_si512(HalfPairs(self).group(row, group)) }
@@ -156,16 +184,19 @@ pub(super) struct HalfPairs<'a>(pub Halves<'a>);
 
 impl Source<Avx512> for HalfPairs<'_> {
     const VECTORS: usize = 1;
-    const DIRECT: usize = 0;
-    const TALL: usize = 4;
+    const DIRECT: usize = 4;
+    const DENSE: bool = true;
     type Group = __m512;
+    #[inline(always)]
+    unsafe fn ask_ahead(self, row: usize) {
+        unsafe { self.0.ask_ahead(row) }
+    }
     #[inline(always)]
     unsafe fn group(self, row: usize, group: usize) -> __m512 {
         let at = row * self.0.in_features + group * 32;
         debug_assert!(at + 32 <= self.0.values.len());
         unsafe {
             let values = self.0.values.as_ptr().add(at);
-            _mm_prefetch::<_MM_HINT_T0>(values.wrapping_byte_add(AHEAD).cast());
             _mm512_loadu_ps(values.cast())
         }
     }
