@@ -37,9 +37,7 @@ pub fn linear(
         in_features, weight.format.in_features,
         "features of x and of the weight"
     );
-    let bias = bias
-        .cloned()
-        .unwrap_or_else(|| Tensor::empty([0], &x.device()));
+    let bias = bias.unwrap_or(&weight.no_bias).clone();
     let (words, bias, format) = (
         weight.words.clone().into_dispatch(),
         bias.into_dispatch(),

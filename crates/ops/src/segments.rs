@@ -45,16 +45,18 @@ impl Segments {
 
     /// Checks that the segments lie within this many rows and cover each query row once.
     pub(crate) fn check(&self, q_rows: usize, k_rows: usize) {
-        let mut queries: Vec<_> = self.iter().map(|s| s.q.clone()).collect();
-        queries.sort_by_key(|q| q.start);
         let mut next = 0;
-        for q in queries {
-            assert_eq!(
-                q.start, next,
-                "segments must cover the query rows once each, in one piece"
-            );
-            next = q.end;
-        }
+        in_order(
+            self,
+            |s| &s.q,
+            |q| {
+                assert_eq!(
+                    q.start, next,
+                    "segments must cover the query rows once each, in one piece"
+                );
+                next = q.end;
+            },
+        );
         assert_eq!(next, q_rows, "segments must cover all query rows");
         assert!(
             self.iter().all(|s| s.k.end <= k_rows),
@@ -64,13 +66,34 @@ impl Segments {
 
     /// The backward pass lets each segment write the gradient of its own keys.
     pub(crate) fn check_disjoint_keys(&self) {
-        let mut keys: Vec<_> = self.iter().map(|s| s.k.clone()).collect();
-        keys.sort_by_key(|k| k.start);
-        assert!(
-            keys.windows(2).all(|w| w[0].end <= w[1].start),
-            "attention to shared keys is not differentiable"
+        let mut next = 0;
+        in_order(
+            self,
+            |s| &s.k,
+            |k| {
+                assert!(
+                    next <= k.start,
+                    "attention to shared keys is not differentiable"
+                );
+                next = k.end;
+            },
         );
     }
+}
+
+/// Calls `f` with the rows of each segment, the first ones first. Packed batches are in order already:
+/// then nothing is allocated.
+pub(crate) fn in_order(
+    segments: &Segments,
+    rows: impl Fn(&Segment) -> &Range<usize>,
+    mut f: impl FnMut(&Range<usize>),
+) {
+    if segments.0.is_sorted_by_key(|s| rows(s).start) {
+        return segments.iter().for_each(|s| f(rows(s)));
+    }
+    let mut sorted: Vec<_> = segments.iter().map(rows).collect();
+    sorted.sort_by_key(|r| r.start);
+    sorted.into_iter().for_each(f);
 }
 
 /// Shape and variant of an attention.

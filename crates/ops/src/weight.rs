@@ -8,6 +8,8 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 pub struct Weight {
     pub(crate) words: Tensor<1, Int>,
     pub(crate) format: WeightFormat,
+    /// What a linear without a bias adds: made once, not at each call.
+    pub(crate) no_bias: Tensor<1>,
 }
 
 impl Weight {
@@ -97,7 +99,17 @@ impl Weight {
     fn new(words: Vec<u32>, format: WeightFormat, device: &Device) -> Weight {
         let length = words.len();
         let words = Tensor::from_data(TensorData::new(words, [length]), (device, DType::U32));
-        Weight { words, format }
+        Weight::of_words(words, format)
+    }
+
+    /// Words that lie on a device already.
+    pub(crate) fn of_words(words: Tensor<1, Int>, format: WeightFormat) -> Weight {
+        let no_bias = Tensor::empty([0], &words.device());
+        Weight {
+            words,
+            format,
+            no_bias,
+        }
     }
 
     /// The same weight, multiplied in `compute`; a new weight is multiplied in f32.

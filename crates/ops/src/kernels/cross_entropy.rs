@@ -70,12 +70,6 @@ struct Head<'a> {
     targets: &'a [u32],
 }
 
-/// One split's running maximum and sum of exponentials for each row.
-struct Softmax {
-    largest: Vec<f32>,
-    sums: Vec<f32>,
-}
-
 impl Head<'_> {
     fn some_rows(&self, h: &[f32], dh: &mut [f32]) -> f64 {
         let vocabulary = self.weight.format.out_features;
@@ -83,28 +77,29 @@ impl Head<'_> {
         let lanes = self.level.lanes();
         let per_split = vocabulary.div_ceil(SPLITS).next_multiple_of(ENTRIES);
         let splits = vocabulary.div_ceil(per_split);
-        let mut target_logits = output(rows);
-        let logits_at = Shared(target_logits.as_mut_ptr());
         let packed = rows.next_multiple_of(lanes) * self.words.steps(hidden);
-        scratch_slices([packed, splits * dh.len()], |[packed, weighted]| {
+        // Of each split and row: the largest logit and the sum of exponentials so far.
+        let sizes = [packed, splits * dh.len(), splits * 2 * rows, rows];
+        scratch_slices(sizes, |[packed, weighted, softmaxes, target_logits]| {
+            let logits_at = Shared(target_logits.as_mut_ptr());
             packed
                 .par_chunks_mut(lanes * self.words.steps(hidden))
                 .zip(h.par_chunks(lanes * hidden))
                 .for_each(|(packed, h)| pack(self.level, self.words, h, hidden, hidden, packed));
             let weighted_at = Shared(weighted.as_mut_ptr());
-            let softmaxes: Vec<Softmax> = (0..splits)
-                .into_par_iter()
+            softmaxes
+                .par_chunks_exact_mut(2 * rows)
                 .with_max_len(1)
-                .map(|split| {
+                .enumerate()
+                .for_each(|(split, softmax)| {
                     let entries = split * per_split..((split + 1) * per_split).min(vocabulary);
                     // SAFETY: each split has its own partial gradient.
                     let weighted = unsafe {
                         std::slice::from_raw_parts_mut(weighted_at.at(split * dh.len()), dh.len())
                     };
-                    self.split(packed, entries, logits_at, weighted)
-                })
-                .collect();
-            self.merge(&softmaxes, &target_logits, weighted, dh)
+                    self.split(packed, entries, logits_at, weighted, softmax)
+                });
+            self.merge(softmaxes, target_logits, weighted, dh)
         })
     }
 
@@ -115,12 +110,12 @@ impl Head<'_> {
         entries: Range<usize>,
         target_logits: Shared,
         weighted: &mut [f32],
-    ) -> Softmax {
+        softmax: &mut [f32],
+    ) {
         let (rows, hidden) = (self.targets.len(), self.hidden());
-        let mut softmax = Softmax {
-            largest: vec![f32::NEG_INFINITY; rows],
-            sums: vec![0.0; rows],
-        };
+        let (largest, sums) = softmax.split_at_mut(rows);
+        largest.fill(f32::NEG_INFINITY);
+        sums.fill(0.0);
         scratch_slices([rows * ENTRIES], |[logits]| {
             for start in entries.clone().step_by(ENTRIES) {
                 let tile = start..(start + ENTRIES).min(entries.end);
@@ -134,7 +129,7 @@ impl Head<'_> {
                         // SAFETY: a target lies in one tile only.
                         unsafe { *target_logits.at(i) = *logit };
                     }
-                    let (largest, sum) = (&mut softmax.largest[i], &mut softmax.sums[i]);
+                    let (largest, sum) = (&mut largest[i], &mut sums[i]);
                     let count = tile.len();
                     let rescale =
                         softmax_row(self.level, logits, 0, count, 1.0, None, largest, sum);
@@ -149,7 +144,6 @@ impl Head<'_> {
                 }
             }
         });
-        softmax
     }
 
     /// h·Wᵀ for some entries, row stride `ENTRIES`.
@@ -227,21 +221,23 @@ impl Head<'_> {
     /// The loss, and dh where it is wanted, from the splits in order.
     fn merge(
         &self,
-        splits: &[Softmax],
+        softmaxes: &[f32],
         target_logits: &[f32],
         weighted: &[f32],
         dh: &mut [f32],
     ) -> f64 {
         let hidden = self.hidden();
-        let totals: Vec<(f32, f64)> = (0..self.targets.len())
-            .map(|i| {
-                let largest = splits
-                    .iter()
-                    .fold(f32::NEG_INFINITY, |a, s| a.max(s.largest[i]));
-                let part = |s: &Softmax| s.sums[i] as f64 * f64::from(s.largest[i] - largest).exp();
-                (largest, splits.iter().map(part).sum())
-            })
-            .collect();
+        let rows = self.targets.len();
+        // (largest, sum) of row i in each split, and over all of them.
+        let splits = move |i: usize| {
+            let of_split = move |s: &[f32]| (s[i], s[rows + i]);
+            softmaxes.chunks_exact(2 * rows).map(of_split)
+        };
+        let total = |i: usize| -> (f32, f64) {
+            let largest = splits(i).fold(f32::NEG_INFINITY, |a, (largest, _)| a.max(largest));
+            let part = |(l, sum): (f32, f32)| sum as f64 * f64::from(l - largest).exp();
+            (largest, splits(i).map(part).sum())
+        };
         let elements = dh.len();
         dh.par_chunks_exact_mut(hidden)
             .zip(self.targets)
@@ -251,20 +247,20 @@ impl Head<'_> {
                 self.weight
                     .rows(self.level, target..target + 1, 0..hidden, dh, hidden);
                 dh.iter_mut().for_each(|d| *d = -*d);
-                let (largest, sum) = totals[i];
-                for (s, split) in splits.iter().enumerate() {
-                    let share = (f64::from(split.largest[i] - largest).exp() / sum) as f32;
+                let (largest, sum) = total(i);
+                for (s, (of_split, _)) in splits(i).enumerate() {
+                    let share = (f64::from(of_split - largest).exp() / sum) as f32;
                     let weighted = &weighted[s * elements + i * hidden..][..hidden];
                     dh.iter_mut()
                         .zip(weighted)
                         .for_each(|(d, w)| *d += share * w);
                 }
             });
-        totals
-            .iter()
-            .zip(target_logits)
-            .map(|((largest, sum), logit)| f64::from(*largest) + sum.ln() - f64::from(*logit))
-            .sum()
+        let loss = |(i, logit): (usize, &f32)| {
+            let (largest, sum) = total(i);
+            f64::from(largest) + sum.ln() - f64::from(*logit)
+        };
+        target_logits.iter().enumerate().map(loss).sum()
     }
 
     fn hidden(&self) -> usize {

@@ -128,7 +128,6 @@ pub fn backward(
         right: right.as_ref().map(|right| right as &Right<'_>),
         mask: lora.and_then(|lora| lora.dropout),
     };
-    let mut t = output(m * lora.map_or(0, |l| l.rank));
     let of_adapter = |t: &[f32]| {
         let lora = lora?;
         Some(rayon::join(
@@ -136,20 +135,23 @@ pub fn backward(
             || low_rank::gradient_of_b(level, dy, n, u, &lora),
         ))
     };
-    if !want_dx {
-        if let Some(projection) = &pass.projection {
-            projection.all(level, dy, n, &mut t);
+    // t = s·dy·B
+    scratch_slices([m * lora.map_or(0, |l| l.rank)], |[t]| {
+        if !want_dx {
+            if let Some(projection) = &pass.projection {
+                projection.all(level, dy, n, t);
+            }
+            let da_db = of_adapter(t);
+            return LinearGradients { dx: None, da_db };
         }
-        let da_db = of_adapter(&t);
-        return LinearGradients { dx: None, da_db };
-    }
-    let mut dx = output(m * k);
-    // Beside dx's last panels: what is left of one fills the threads that the other leaves idle.
-    let da_db = pass.run(dy, &mut t, &mut dx, of_adapter);
-    LinearGradients {
-        dx: Some(dx),
-        da_db,
-    }
+        let mut dx = output(m * k);
+        // Beside dx's last panels: what is left of one fills the threads that the other leaves idle.
+        let da_db = pass.run(dy, t, &mut dx, of_adapter);
+        LinearGradients {
+            dx: Some(dx),
+            da_db,
+        }
+    })
 }
 
 /// Rows in, rows out: pack and project, then multiply.

@@ -67,10 +67,7 @@ pub(crate) fn quantize(
         },
         compute: crate::ComputeDtype::F32,
     };
-    Weight {
-        words: Tensor::from_primitive::<CubeBackend>(words),
-        format,
-    }
+    Weight::of_words(Tensor::from_primitive::<CubeBackend>(words), format)
 }
 
 /// The sections behind the codes of a doubly quantised weight, as [`crate::format`] lays them.

@@ -14,7 +14,7 @@ use crate::kernels::scratch::scratch_slices;
 use crate::kernels::simd::{Level, Simd, for_lanes, simd_dispatch};
 use crate::kernels::softmax::score_gradient_columns;
 use crate::kernels::{Shared, output};
-use crate::segments::{AttentionOptions, Segment, Segments};
+use crate::segments::{AttentionOptions, Segment, Segments, in_order};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -54,7 +54,7 @@ pub fn backward(
     let mut partial_rows = 0;
     let mut planned = Vec::new();
     for segment in segments.iter() {
-        for (i, keys) in ranges(segment).into_iter().enumerate() {
+        for (i, keys) in ranges(segment).enumerate() {
             let first = first_to_see(segment, keys.start);
             let rows = segment.q.start + first..segment.q.end;
             let place = (i > 0).then_some(partial_rows);
@@ -107,20 +107,26 @@ pub fn backward(
 /// Zeroes the gradients of keys that belong to no segment: nobody else writes them.
 fn clear_gaps(segments: &Segments, options: &AttentionOptions, dk: &mut [f32], dv: &mut [f32]) {
     let k_row = options.kv_heads * options.head_dim;
-    let mut keys: Vec<_> = segments.iter().map(|s| s.k.clone()).collect();
-    keys.sort_by_key(|k| k.start);
-    let mut next = 0;
     let rows = dk.len() / k_row;
-    for k in keys.into_iter().chain(std::iter::once(rows..rows)) {
+    let mut clear = |rows: Range<usize>| {
         for gradient in [&mut *dk, &mut *dv] {
-            gradient[next * k_row..k.start * k_row].fill(0.0);
+            gradient[rows.start * k_row..rows.end * k_row].fill(0.0);
         }
-        next = k.end;
-    }
+    };
+    let mut next = 0;
+    in_order(
+        segments,
+        |s| &s.k,
+        |k| {
+            clear(next..k.start);
+            next = k.end;
+        },
+    );
+    clear(next..rows);
 }
 
 /// The segment's keys, cut where the causal triangle's area is cut evenly.
-fn ranges(segment: &Segment) -> Vec<Range<usize>> {
+fn ranges(segment: &Segment) -> impl Iterator<Item = Range<usize>> + use<> {
     let length = segment.k.len();
     let parts = match length {
         ..192 => 1,
@@ -128,20 +134,20 @@ fn ranges(segment: &Segment) -> Vec<Range<usize>> {
         _ => 4,
     };
     // Keys before x hold 1 − (1 − x)² of the triangle's pairs.
-    let cut = |part: usize| {
+    let cut = move |part: usize| {
         let share = 1.0 - (1.0 - part as f64 / parts as f64).sqrt();
         ((length as f64 * share) as usize)
             .next_multiple_of(16)
             .min(length)
     };
-    let cuts = (0..parts).map(|part| {
+    let cuts = (0..parts).map(move |part| {
         cut(part)..if part + 1 < parts {
             cut(part + 1)
         } else {
             length
         }
     });
-    cuts.filter(|keys| !keys.is_empty()).collect()
+    cuts.filter(|keys| !keys.is_empty())
 }
 
 /// The first position of the segment that sees this key, or one that comes after it.
