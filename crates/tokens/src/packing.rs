@@ -95,9 +95,11 @@ impl Rows {
         }
     }
 
-    fn new() -> Self {
+    /// With room for the pieces of so many examples that are not cut: a list of millions that grows
+    /// by doubling is there twice when it moves.
+    fn for_examples(count: usize) -> Self {
         Rows {
-            pieces: Vec::new(),
+            pieces: Vec::with_capacity(count),
             row_offsets: vec![0],
         }
     }
@@ -143,7 +145,7 @@ pub fn pack(lengths: &[u32], max_seq_length: usize, packing: Packing) -> Result<
         })
     };
     Ok(match packing {
-        Packing::Bfd => best_fit_decreasing(whole(), max_seq_length),
+        Packing::Bfd => best_fit_decreasing(whole(), lengths.len(), max_seq_length),
         Packing::BfdSplit => {
             let row = max_seq_length as u32;
             let cut = |piece: Piece| {
@@ -153,11 +155,11 @@ pub fn pack(lengths: &[u32], max_seq_length: usize, packing: Packing) -> Result<
                     tokens: start..piece.tokens.end.min(start.saturating_add(row)),
                 })
             };
-            best_fit_decreasing(whole().flat_map(cut), max_seq_length)
+            best_fit_decreasing(whole().flat_map(cut), lengths.len(), max_seq_length)
         }
-        Packing::Wrapped => wrapped(whole(), max_seq_length),
+        Packing::Wrapped => wrapped(whole(), lengths.len(), max_seq_length),
         Packing::None => {
-            let mut rows = Rows::new();
+            let mut rows = Rows::for_examples(lengths.len());
             for piece in whole() {
                 rows.pieces.push(piece);
                 rows.end_row();
@@ -171,8 +173,13 @@ pub fn pack(lengths: &[u32], max_seq_length: usize, packing: Packing) -> Result<
 /// equally full rows the one that became so first; rows are numbered as they are opened.
 ///
 /// Sorted in place, twice: with millions of examples this is most of the memory there is.
-fn best_fit_decreasing(pieces: impl Iterator<Item = Piece>, max_seq_length: usize) -> Rows {
-    let mut placed: Vec<(u32, Piece)> = pieces.map(|piece| (0, piece)).collect(); // (row, piece)
+fn best_fit_decreasing(
+    pieces: impl Iterator<Item = Piece>,
+    examples: usize,
+    max_seq_length: usize,
+) -> Rows {
+    let mut placed: Vec<(u32, Piece)> = Vec::with_capacity(examples); // (row, piece)
+    placed.extend(pieces.map(|piece| (0, piece)));
     let given = |piece: &Piece| (piece.example, piece.tokens.start);
     placed.sort_unstable_by_key(|(_, piece)| (Reverse(piece.len()), given(piece)));
     let mut rows = 0;
@@ -201,7 +208,7 @@ fn best_fit_decreasing(pieces: impl Iterator<Item = Piece>, max_seq_length: usiz
         }
     }
     placed.sort_unstable_by_key(|(row, piece)| (*row, Reverse(piece.len()), given(piece)));
-    let mut packed = Rows::new();
+    let mut packed = Rows::for_examples(0);
     for (index, pair) in placed.windows(2).enumerate() {
         if pair[0].0 != pair[1].0 {
             packed.row_offsets.push(index as u64 + 1);
@@ -214,8 +221,8 @@ fn best_fit_decreasing(pieces: impl Iterator<Item = Piece>, max_seq_length: usiz
     packed
 }
 
-fn wrapped(pieces: impl Iterator<Item = Piece>, max_seq_length: usize) -> Rows {
-    let mut rows = Rows::new();
+fn wrapped(pieces: impl Iterator<Item = Piece>, examples: usize, max_seq_length: usize) -> Rows {
+    let mut rows = Rows::for_examples(examples + examples / 8); // some are cut
     let mut room = max_seq_length as u32;
     for mut piece in pieces {
         while !piece.is_empty() {

@@ -29,6 +29,7 @@ pub fn open(args: &Args, severities: &Severities) -> anyhow::Result<Option<Token
             });
         }
     };
+    cli::give_back_freed_memory();
     Ok(Some(Tokenizer {
         chat,
         max_seq_length: args.max_seq_length,

@@ -81,7 +81,10 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   tokenize-pack train.jsonl --base base --max-seq-length 2048 -o train.safetensors
-  tokenize-pack train.jsonl --base base --show-mask 3";
+  tokenize-pack train.jsonl --base base --show-mask 3
+
+Memory: what the tokenizer takes, and 20 bytes for each example (22 with --ledger), however long the
+examples are; their token ids wait in a file without a name beside the output.";
 
 /// As TRL names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]

@@ -30,9 +30,10 @@ pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
         .num_threads(args.threads)
         .build_global()?;
     let reader = Reader::open(&args)?;
+    cli::give_back_freed_memory();
     let done = match args.show_mask {
         Some(count) => show::run(&args, &reader, count),
-        None => pack_all(&args, &reader),
+        None => pack_all(&args, reader),
     };
     match done {
         Ok(()) => Ok(Outcome::Done),
@@ -61,7 +62,7 @@ fn check(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pack_all(args: &Args, reader: &Reader) -> anyhow::Result<()> {
+fn pack_all(args: &Args, reader: Reader) -> anyhow::Result<()> {
     let mut ledger = Ledger::open(args)?;
     let folder = scratch_folder(&args.output);
     let spilling = || format!("writing to {}", folder.display());
@@ -89,6 +90,10 @@ fn pack_all(args: &Args, reader: &Reader) -> anyhow::Result<()> {
     if spill.lengths().is_empty() {
         return nothing_left(args, &ledger);
     }
+    let (fingerprint, vocab_size) = (reader.fingerprint().clone(), reader.vocab_size());
+    let date = reader.chat().filter(|_| !came_encoded).and_then(Chat::date);
+    drop(reader); // packing needs no tokenizer, but memory in its place
+    cli::give_back_freed_memory();
 
     let packing = Packing::from(args.packing);
     let rows = pack(spill.lengths(), args.max_seq_length, packing)?;
@@ -101,14 +106,14 @@ fn pack_all(args: &Args, reader: &Reader) -> anyhow::Result<()> {
     }
     let train_on = (!came_encoded).then(|| args.train_on.into());
     let mut meta = Meta::new(
-        reader.fingerprint().clone(),
-        reader.vocab_size(),
+        fingerprint,
+        vocab_size,
         args.max_seq_length,
         packing,
         train_on,
         counts,
     );
-    meta.date = reader.chat().filter(|_| !came_encoded).and_then(Chat::date);
+    meta.date = date;
     let mut written = write::packed(args, &meta, &rows, &spill)?;
     report::print(&meta, spill.lengths(), &ledger);
     written.extend(ledger.finish(args, &rows)?); // a foreign ledger stops the run with nothing written
