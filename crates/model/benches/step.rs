@@ -8,7 +8,7 @@
 //! rows, and what it costs to recompute all layers beside what their arithmetic says. The limit is
 //! the matmul tile of the type on operands in cache, all threads, measured in the same run; by CPU
 //! time, which other programs disturb less, it is that of one thread. `-- f32` computes in f32 where the default is bf16, `-- growth` prints the last table only,
-//! `-- step` all but that.
+//! `-- step` all but that, `-- growth 2048 8192` only rows of these lengths.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -205,9 +205,11 @@ fn growth(trainer: &mut Trainer, machine: Machine) {
         "a micro-batch, by row length and batch size; one sequence a row, or packed ones of about 110"
     );
     println!(
-        "{:<34} {:>9} {:>9} {:>8}",
-        "", "seconds", "tokens/s", "of limit"
+        "{:<34} {:>9} {:>9} {:>8} {:>11}",
+        "", "seconds", "tokens/s", "of limit", "by CPU time"
     );
+    let wanted: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
+    let threads = rayon::current_num_threads() as f64;
     for (tokens, rows, packed) in [
         (512, 1, true),
         (512, 4, true),
@@ -217,23 +219,35 @@ fn growth(trainer: &mut Trainer, machine: Machine) {
         (2048, 1, false),
         (4096, 1, false),
         (8192, 1, false),
-    ] {
+    ]
+    .into_iter()
+    .filter(|(tokens, ..)| wanted.is_empty() || wanted.contains(tokens))
+    {
         let batch = if packed {
             packed_row(tokens, rows)
         } else {
             one_sequence_each(vec![0, tokens])
         };
         let batches = [batch];
-        let seconds = best(1, || trainer.step(&batches, Recompute::Nothing));
+        trainer.step(&batches, Recompute::Nothing);
+        let (seconds, cpu) = step_times(trainer, &batches, Recompute::Nothing);
         let flop = step_flop(&trainer.model, &batches, false);
         println!(
-            "{:<34} {:>9.3} {:>9.0} {:>6.0} %",
+            "{:<34} {:>9.3} {:>9.0} {:>6.0} % {:>9.0} %",
             format!("{rows} x {tokens}{}", if packed { ", packed" } else { "" }),
             seconds,
             (tokens * rows) as f64 / seconds,
-            100.0 * machine.share(flop, seconds)
+            100.0 * machine.share(flop, seconds),
+            100.0 * machine.share(flop, cpu / threads)
         );
     }
+}
+
+/// Wall and CPU seconds of a step.
+fn step_times(trainer: &mut Trainer, batches: &[Batch], recompute: Recompute) -> (f64, f64) {
+    let (start, cpu) = (Instant::now(), cpu_seconds());
+    trainer.step(batches, recompute);
+    (start.elapsed().as_secs_f64(), cpu_seconds() - cpu)
 }
 
 /// Pages this process was given so far.

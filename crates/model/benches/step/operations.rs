@@ -8,8 +8,8 @@ use model::{Batch, Gradients, Projection, Recompute};
 use ops::{AttentionOptions, Lora, Segments, Weight};
 
 use super::{
-    MICRO_BATCHES, Machine, RANK, Trainer, attention_flop, best, cpu_seconds, minor_faults,
-    one_sequence_each, packed_row, step_flop,
+    MICRO_BATCHES, Machine, RANK, Trainer, attention_flop, best, minor_faults, one_sequence_each,
+    packed_row, step_flop, step_times,
 };
 
 /// The step, and what of it each operation takes.
@@ -80,13 +80,6 @@ fn best_step(trainer: &mut Trainer, batches: &[Batch], recompute: Recompute) -> 
     times.fold((f64::INFINITY, f64::INFINITY), |best, now| {
         (best.0.min(now.0), best.1.min(now.1))
     })
-}
-
-/// Wall and CPU seconds of a step.
-fn step_times(trainer: &mut Trainer, batches: &[Batch], recompute: Recompute) -> (f64, f64) {
-    let (start, cpu) = (Instant::now(), cpu_seconds());
-    trainer.step(batches, recompute);
-    (start.elapsed().as_secs_f64(), cpu_seconds() - cpu)
 }
 
 struct Table {
