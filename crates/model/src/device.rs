@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use burn::tensor::Device;
-use ops::{Check, ComputeDtype};
+use ops::{AttentionKernel, AttentionOptions, Check, ComputeDtype};
 
 use crate::Error;
 
@@ -47,6 +47,21 @@ impl DeviceChoice {
     /// Every operation on this device against its specification.
     pub fn self_test(self, compute: ComputeDtype) -> Vec<Check> {
         ops::self_test(&self.device(), compute)
+    }
+
+    /// Whether attention in heads of this many values may take the flash kernel here: it is there,
+    /// and its results are its specification's. An error says why not.
+    pub fn flash_attention(self, compute: ComputeDtype, head_dim: usize) -> Result<(), String> {
+        let options = AttentionOptions {
+            heads: 4,
+            kv_heads: 2,
+            head_dim,
+            scale: (head_dim as f32).powf(-0.5),
+            window: None,
+            softcap: None,
+            kernel: AttentionKernel::Flash,
+        };
+        ops::flash_attention(&self.device(), compute, &options)
     }
 
     /// Bytes of the device's own memory that other processes leave free; none for the CPU.

@@ -114,8 +114,13 @@ fn headers() -> Result<PathBuf, String> {
     let root = cubecl::cuda::install::cuda_path()
         .ok_or("no CUDA toolkit in CUDA_PATH, /usr/local/cuda or /opt/cuda")?;
     let include = root.join("include");
-    match include.join("cuda_runtime.h").exists() {
-        true => Ok(include),
-        false => Err(format!("no cuda_runtime.h in {}", include.display())),
+    // The second is what mma.h needs, without which no tensor core is used: pip has it apart.
+    let wanted = [
+        ("cuda_runtime.h", "pip's nvidia-cuda-runtime has it"),
+        ("crt/mma.h", "pip's nvidia-cuda-crt has it"),
+    ];
+    match wanted.iter().find(|(name, _)| !include.join(name).exists()) {
+        None => Ok(include),
+        Some((name, from)) => Err(format!("no {name} in {}; {from}", include.display())),
     }
 }

@@ -23,6 +23,15 @@ pub fn run(device: DeviceChoice) -> Outcome {
             );
         }
         healthy &= failed.is_empty();
+        if !device.is_cpu() {
+            for head_dim in [64, 128] {
+                let chosen = match device.flash_attention(compute, head_dim) {
+                    Ok(()) => "flash".to_string(),
+                    Err(why) => format!("chunked, not flash: {why}"),
+                };
+                println!("attention in {compute}, heads of {head_dim}: {chosen}");
+            }
+        }
     }
     if healthy { Outcome::Done } else { Outcome::No }
 }

@@ -10,9 +10,10 @@ use std::{path::Path, process::ExitCode, time::Instant};
 use burn::tensor::{DType, Tensor};
 use checkpoint::ModelConfig;
 use model::{
-    AdamW, AdamWConfig, Adapter, Batch, ComputeChoice, DeviceChoice, GenerateOptions, Gradients,
-    LoraConfig, Model, Projection, Recompute,
+    AdamW, AdamWConfig, Adapter, Batch, ComputeChoice, ComputeDtype, DeviceChoice, GenerateOptions,
+    Gradients, LoraConfig, Model, Projection, Recompute,
 };
+use ops::{AttentionKernel, AttentionOptions, Segments};
 
 use crate::Flags;
 
@@ -106,6 +107,12 @@ fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flag
     let mut model = Model::random(config.clone(), compute, device);
     model.sync();
     println!("{name}: loaded in {:.2} s", started.elapsed().as_secs_f64());
+    attention(device, name, config, compute, flags);
+    match model.choose_attention(flags.attention) {
+        Ok(Some(chosen)) => println!("{name}: attention {chosen}"),
+        Ok(None) => {}
+        Err(error) => return println!("{name}: {error}"),
+    }
     let lora = LoraConfig {
         rank: 16,
         alpha: 32.0,
@@ -158,6 +165,65 @@ fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flag
     for batch_size in [1, 32] {
         let rate = decode(&model, batch_size, config.vocab_size);
         println!("{name}: decoding {rate:.1} tokens/s at batch {batch_size}");
+    }
+}
+
+/// One layer's attention, forward and backward, by each kernel that the device has.
+fn attention(
+    device: DeviceChoice,
+    name: &str,
+    config: &ModelConfig,
+    compute: ComputeDtype,
+    flags: &Flags,
+) {
+    let on = device.device().autodiff();
+    let dtype = match (device.is_cpu(), compute) {
+        (false, ComputeDtype::Bf16) => DType::BF16,
+        _ => DType::F32,
+    };
+    let tokens = flags.rows * flags.length;
+    let draw = |heads: usize| {
+        let distribution = burn::tensor::Distribution::Uniform(-1.0, 1.0);
+        let columns = heads * config.head_dim;
+        let values = Tensor::<2>::random([tokens, columns], distribution, &on);
+        values.cast(dtype).detach().require_grad()
+    };
+    let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+    let (q, k, v) = (draw(heads), draw(kv_heads), draw(kv_heads));
+    let offsets: Vec<usize> = (0..=flags.rows).map(|row| row * flags.length).collect();
+    let segments = Segments::from_offsets(&offsets);
+    let flop = 12.0 * (tokens * heads * config.head_dim) as f64 * flags.length as f64 / 2.0;
+    for kernel in [AttentionKernel::Chunked, AttentionKernel::Flash] {
+        let options = AttentionOptions {
+            heads,
+            kv_heads,
+            head_dim: config.head_dim,
+            scale: (config.head_dim as f32).powf(-0.5),
+            window: None,
+            softcap: None,
+            kernel,
+        };
+        if kernel == AttentionKernel::Flash
+            && let Err(why) = ops::flash_attention(&device.device(), compute, &options)
+        {
+            println!("{name}: no flash attention: {why}");
+            continue;
+        }
+        let pass = || {
+            let o = ops::attention(q.clone(), k.clone(), v.clone(), &segments, &options);
+            let gradients = o.backward();
+            let dk = k.grad(&gradients).expect("k is tracked");
+            dk.slice([0..1, 0..1]).into_data();
+        };
+        (0..3).for_each(|_| pass());
+        let started = Instant::now();
+        (0..flags.steps).for_each(|_| pass());
+        let seconds = started.elapsed().as_secs_f64() / flags.steps as f64;
+        println!(
+            "{name}: {kernel:?} attention {:.3} ms a layer, forward and backward, {:.1} TFLOP/s",
+            1e3 * seconds,
+            flop / seconds / 1e12
+        );
     }
 }
 

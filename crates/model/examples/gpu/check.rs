@@ -23,6 +23,13 @@ pub fn run(device: DeviceChoice, data: &Path) -> ExitCode {
             println!("  FAILED {}: off by {:.1e}", check.name, check.error);
         }
         failed += off.len();
+        // Where the flash kernel is there but wrong, its checks have failed above.
+        for head_dim in [64, 128] {
+            match device.flash_attention(compute, head_dim) {
+                Ok(()) => println!("{device} {compute}: heads of {head_dim} take flash attention"),
+                Err(why) => println!("{device} {compute}: heads of {head_dim} do not: {why}"),
+            }
+        }
     }
     if !data.join("models").exists() {
         println!(

@@ -2,6 +2,7 @@
 //!
 //!     gpu check [--device cuda:0] [--data tests/data]
 //!     gpu bench [--device cuda:0] [--shape NAME]... [--rows N] [--length N] [--steps N] [--recompute]
+//!              [--attention auto|flash|chunked]
 //!
 //! `scripts/gpu-check` and `scripts/gpu-bench` call it.
 
@@ -12,7 +13,7 @@ mod families;
 
 use std::process::ExitCode;
 
-use model::DeviceChoice;
+use model::{AttentionChoice, DeviceChoice};
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -50,6 +51,7 @@ struct Flags {
     length: usize,
     steps: usize,
     recompute: bool,
+    attention: AttentionChoice,
 }
 
 impl Default for Flags {
@@ -62,6 +64,7 @@ impl Default for Flags {
             length: 2048,
             steps: 5,
             recompute: false,
+            attention: AttentionChoice::Auto,
         }
     }
 }
@@ -82,6 +85,7 @@ impl Flags {
             "--data" => self.data = value,
             "--shape" => self.shapes.push(value),
             "--rows" => self.rows = number()?,
+            "--attention" => self.attention = value.parse()?,
             "--length" => self.length = number()?,
             "--steps" => self.steps = number()?,
             _ => return Err(format!("{flag} is no flag")),

@@ -3,7 +3,10 @@
 //! The kernels are turned into CUDA C++ as they would be on an A100 and an H100, and compiled. With
 //! REQUIRE_NVRTC=1 a machine without libnvrtc and CUDA's headers is a failure, not a skip.
 //! NVRTC_INCLUDE names the headers where no toolkit is installed. (CUDA_PATH would do too, but its
-//! change makes cargo compile burn again.)
+//! change makes cargo compile burn again.) KERNELS_TO names a folder that gets the CUDA C++.
+//!
+//! The assembler says what each kernel takes of a multiprocessor; flash attention, whose sums live in
+//! registers, must fit them.
 
 use crate::kernels::cube::flash::Plan;
 use crate::kernels::cube::*;
@@ -452,14 +455,15 @@ fn sources() -> Vec<(String, String)> {
     sources.0
 }
 
-/// NVRTC's complaint, if it has one.
-fn compile(source: &str, arch: &str, headers: &str) -> Result<(), String> {
+/// What the assembler reports, or NVRTC's complaint.
+fn compile(source: &str, arch: &str, headers: &str) -> Result<String, String> {
     let source = CString::new(source).expect("no zero in a source");
     let program = nvrtc::create_program(&source, None).map_err(|e| format!("{e:?}"))?;
     let options = [
         format!("--gpu-architecture={arch}"),
         format!("--include-path={headers}"),
         format!("--include-path={headers}/cccl"),
+        "--ptxas-options=-v".to_string(),
     ];
     // SAFETY: the program was just made and is destroyed below, once.
     unsafe {
@@ -467,13 +471,23 @@ fn compile(source: &str, arch: &str, headers: &str) -> Result<(), String> {
         let log = nvrtc::get_program_log(program).map_err(|e| format!("{e:?}"))?;
         let log = CStr::from_ptr(log.as_ptr()).to_string_lossy().into_owned();
         let _ = nvrtc::destroy_program(program);
-        compiled.map_err(|_| log)
+        match compiled {
+            Ok(()) => Ok(log),
+            Err(_) => Err(log),
+        }
     }
 }
 
 #[test]
 fn every_kernel_compiles_for_an_a100_and_an_h100() {
     let sources = sources(); // CUDA C++ is made in any case
+    if let Some(folder) = std::env::var_os("KERNELS_TO").map(PathBuf::from) {
+        std::fs::create_dir_all(&folder).expect("a folder for the sources");
+        for (index, (name, source)) in sources.iter().enumerate() {
+            let path = folder.join(format!("{index:02} {name}.cu"));
+            std::fs::write(path, source).expect("a file for a source");
+        }
+    }
     let survey = crate::cuda::survey();
     let named = std::env::var_os("NVRTC_INCLUDE").map(PathBuf::from);
     let headers = match (survey.nvrtc, named.map_or(survey.headers, Ok)) {
@@ -486,8 +500,24 @@ fn every_kernel_compiles_for_an_a100_and_an_h100() {
     };
     for arch in ["sm_80", "sm_90a"] {
         for (name, source) in &sources {
-            if let Err(log) = compile(source, arch, &headers) {
-                panic!("{name} for {arch}: {log}\n{source}");
+            let report = match compile(source, arch, &headers) {
+                Ok(report) => report,
+                Err(log) => panic!("{name} for {arch}: {log}\n{source}"),
+            };
+            if name.starts_with("flash") {
+                let number = |before: &str, after: &str| -> usize {
+                    let number = report
+                        .split(after)
+                        .next()
+                        .and_then(|r| r.rsplit_once(before));
+                    let number = number.unwrap_or_else(|| panic!("no report in {report:?}"));
+                    number.1.trim().parse().expect("a number")
+                };
+                let registers = number("Used ", " registers");
+                let spilled = number(",", " bytes spill stores");
+                eprintln!("{name} for {arch}: {registers} registers, {spilled} bytes spilled");
+                // An address or two may be; a fragment of sums has 8 registers.
+                assert!(spilled < 32, "{name} for {arch} spills sums: {report}");
             }
         }
     }

@@ -194,5 +194,6 @@ fn shrink_sums(
                 load(sums.index_mut(patch), &*panel, at + columns * PATCH, stride);
             }
         }
+        sync_cube(); // before the next panel is stored
     }
 }
