@@ -59,6 +59,7 @@ impl DeviceChoice {
             scale: (head_dim as f32).powf(-0.5),
             window: None,
             softcap: None,
+            compute,
             kernel: AttentionKernel::Flash,
         };
         ops::flash_attention(&self.device(), compute, &options)

@@ -53,6 +53,99 @@ fn a_device_continues_prompts_as_the_cpu_does() {
     }
 }
 
+/// Kernels that a token of one sequence takes, averaged over the last ten of a completion.
+fn launches_a_token(model: &Model) -> usize {
+    let launches = |max_new_tokens| {
+        let options = GenerateOptions {
+            max_new_tokens,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+            stop_token_ids: vec![],
+            batch_size: 1,
+        };
+        let (_, counts) = ops::count_launches(|| {
+            model
+                .generate(&[tokens(5, 1)], &options, &mut |_, _| {})
+                .expect("completions")
+        });
+        counts.values().sum::<usize>()
+    };
+    (launches(12) - launches(2)).div_ceil(10)
+}
+
+#[test]
+fn a_decoded_token_is_nine_launches_a_layer_with_an_adapter_too() {
+    // The tiny model is stored in f32: in bf16 its embedding would be rounded by a launch of its own.
+    let mut model = tiny("llama-tied", DeviceChoice::CubeCpu, ComputeDtype::F32);
+    let layers = model.decoder().config().num_hidden_layers;
+    // embedding, last norm, head, likeliest
+    let expected = 9 * layers + 4;
+    assert_eq!(launches_a_token(&model), expected);
+    model.set_adapter(noisy_adapter(&model));
+    assert_eq!(launches_a_token(&model), expected);
+}
+
+#[test]
+fn a_device_continues_with_an_adapter_as_the_cpu_does_at_any_batch_size() {
+    let prompts: Vec<Vec<u32>> = (0..9).map(|n| tokens(3 + n, 50 + n as u32)).collect();
+    let on = |device, batch_size| {
+        let mut model = tiny("llama-tied", device, ComputeDtype::F32);
+        model.set_adapter(noisy_adapter(&model));
+        let options = GenerateOptions {
+            max_new_tokens: 5,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+            stop_token_ids: vec![],
+            batch_size,
+        };
+        model
+            .generate(&prompts, &options, &mut |_, _| {})
+            .expect("completions")
+    };
+    let expected = on(DeviceChoice::Cpu, 1);
+    // one row, a few in registers, a tile of shared memory
+    for batch_size in [1, 3, 9] {
+        assert_eq!(
+            on(DeviceChoice::CubeCpu, batch_size),
+            expected,
+            "{batch_size}"
+        );
+    }
+}
+
+/// An adapter of all projections that has been trained for three steps: its B is not zero.
+fn noisy_adapter(model: &Model) -> Adapter {
+    let mut trained = tiny("llama-tied", DeviceChoice::Cpu, ComputeDtype::F32);
+    let config = LoraConfig {
+        rank: 4,
+        alpha: 8.0,
+        dropout: 0.0,
+        target_modules: Projection::ALL.map(|p| p.name().to_string()).to_vec(),
+    };
+    let adapter = Adapter::new(trained.decoder(), &config, "base", 3).expect("known targets");
+    let mut optimizer = AdamW::new(&adapter, AdamWConfig::default());
+    trained.set_adapter(adapter);
+    let ids = tokens(40, 1);
+    let batch = Batch {
+        loss_mask: vec![1; ids.len()],
+        offsets: vec![0, ids.len()],
+        input_ids: ids,
+    };
+    for _ in 0..3 {
+        let adapter = trained.adapter().expect("it was set");
+        let mut gradients = Gradients::new(adapter);
+        trained
+            .accumulate_gradients(&batch, 0.025, None, Recompute::Nothing, &mut gradients)
+            .expect("a finite loss");
+        let adapter = trained.adapter_mut().expect("it was set");
+        optimizer.step(adapter, gradients, 3e-2, 1.0);
+    }
+    let peft = trained.adapter().expect("it was set").to_peft();
+    Adapter::from_peft(model.decoder(), &peft).expect("the same decoder")
+}
+
 /// Losses of three steps of training with dropout, all projections adapted.
 fn losses(device: DeviceChoice, compute: ComputeDtype, recompute: Recompute) -> Vec<f64> {
     let mut model = tiny("llama-tied", device, compute);

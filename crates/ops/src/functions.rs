@@ -234,7 +234,8 @@ pub struct Parameter {
 }
 
 /// One step of torch.optim.AdamW over all parameters: `[value, exp_avg, exp_avg_sq]` of each after
-/// it, in place where the tensors are not shared. On the CPU one parallel region serves them all.
+/// it, in place where the tensors are not shared. On the CPU one parallel region serves them all, on
+/// a GPU a launch up to 64 of them.
 pub fn adamw(parameters: Vec<Parameter>, options: &AdamW) -> Vec<[Tensor<2>; 3]> {
     for p in &parameters {
         let shapes = [p.grad.dims(), p.exp_avg.dims(), p.exp_avg_sq.dims()];
@@ -246,18 +247,33 @@ pub fn adamw(parameters: Vec<Parameter>, options: &AdamW) -> Vec<[Tensor<2>; 3]>
     if parameters.iter().all(|p| on_host(&p.value).is_some()) {
         return flex::adamw(parameters, options);
     }
-    let step = |p: Parameter| {
-        let [value, grad, exp_avg, exp_avg_sq] =
-            [p.value, p.grad, p.exp_avg, p.exp_avg_sq].map(Tensor::into_dispatch);
-        let (value, m, v) = <Dispatch as Ops>::adamw(value, grad, exp_avg, exp_avg_sq, *options);
-        [value, m, v].map(Tensor::from_dispatch)
-    };
-    parameters.into_iter().map(step).collect()
+    on_device(parameters, options)
 }
 
-/// Σ t² over all tensors, summed in f64: each tensor in its order, then the tensors in theirs.
+#[cfg(feature = "cube")]
+use crate::backends::cube::optimizer::adamw as on_device;
+
+#[cfg(not(feature = "cube"))]
+fn on_device(_: Vec<Parameter>, _: &AdamW) -> Vec<[Tensor<2>; 3]> {
+    unreachable!("without a GPU back end every tensor lies on the host")
+}
+
+/// Σ t² over all tensors. On the CPU summed in f64: each tensor in its order, then the tensors in
+/// theirs. On a GPU parts of some thousand elements are summed in f32, the parts in f64.
 pub fn sum_of_squares<'a>(tensors: impl Iterator<Item = &'a Tensor<2>>) -> f64 {
+    let tensors: Vec<&Tensor<2>> = tensors.collect();
+    #[cfg(feature = "cube")]
+    {
+        use burn_cubecl::CubeBackend;
+        let there = tensors
+            .iter()
+            .map(|t| (*t).clone().try_into_primitive::<CubeBackend>().ok());
+        if let Some(there) = there.collect::<Option<Vec<_>>>().filter(|t| !t.is_empty()) {
+            return crate::backends::cube::optimizer::sum_of_squares(there);
+        }
+    }
     let tensors: Vec<FlexTensor> = tensors
+        .into_iter()
         .map(|t| on_host(t).unwrap_or_else(|| FlexTensor::from_data(t.to_data())))
         .map(flex::packed)
         .collect();

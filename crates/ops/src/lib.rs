@@ -15,6 +15,8 @@ mod decoding;
 mod format;
 mod functions;
 pub mod kernels;
+#[cfg(feature = "cube")]
+mod launches;
 pub mod reference;
 pub mod schema;
 mod segments;
@@ -25,7 +27,9 @@ mod weight;
 
 pub use allocator::keep_freed_memory;
 #[cfg(feature = "cube")]
-pub use backends::cube::DeviceKvCache;
+pub use backends::cube::{DeviceDecoding, DeviceKvCache, nf4_codes};
+#[cfg(feature = "cube")]
+pub use launches::count_launches;
 /// Bytes that a GPU's attention scores and logits take at a time: longer ones are computed in chunks
 /// that fit. At 32 heads and 2048 keys it is 512 query rows.
 pub const GPU_WORKSPACE_BYTES: usize = 384 << 20;

@@ -7,7 +7,6 @@
 //! of no elements.
 
 use crate::format::WeightFormat;
-use crate::kernels::adamw::AdamW;
 use crate::kernels::dropout::Dropout;
 use crate::segments::{AttentionOptions, Segments};
 use burn::backend::tensor::{FloatTensor, IntTensor};
@@ -111,15 +110,6 @@ pub trait Ops: Backend {
 
     /// silu(gate)·up
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    /// (param, exp_avg, exp_avg_sq) after one step; never differentiated.
-    fn adamw(
-        param: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        exp_avg: FloatTensor<Self>,
-        exp_avg_sq: FloatTensor<Self>,
-        options: AdamW,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
 /// The value of a scalar that is only there for its gradient.

@@ -50,6 +50,20 @@ impl Weight {
         crate::backends::cube::quantize::quantize(bytes, stored, shape, dtype, double_quant, device)
     }
 
+    /// W `[out, in]` as values, in what it is multiplied in; on a GPU.
+    #[cfg(feature = "cube")]
+    pub fn dequantize_on_device(&self) -> Tensor<2> {
+        use burn_cubecl::CubeBackend;
+        let words = self.words.clone().try_into_primitive::<CubeBackend>();
+        let words = words.expect("the weight lies on a GPU");
+        let dtype = match self.format.compute {
+            ComputeDtype::F32 => DType::F32,
+            ComputeDtype::Bf16 => DType::BF16,
+        };
+        let dense = crate::backends::cube::linear::dense(words, self.format, dtype);
+        Tensor::from_primitive::<CubeBackend>(dense)
+    }
+
     /// A dense weight from the little-endian bytes of its row-major values.
     ///
     /// # Panics

@@ -54,6 +54,8 @@ pub fn run(device: DeviceChoice, flags: &Flags) -> ExitCode {
     };
     let rate = matmul_rate(device);
     println!("{device}: matmul {:.1} TFLOP/s", rate / 1e12);
+    #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
+    crate::memory::run(device);
     for name in asked {
         let Some((_, json)) = SHAPES.iter().find(|(known, _)| *known == name) else {
             let known = SHAPES.map(|(name, _)| name).join(", ");
@@ -142,6 +144,7 @@ fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flag
     let started = Instant::now();
     (0..2).for_each(|_| step());
     let warm_up = started.elapsed().as_secs_f64();
+    let launches = launches(&mut step);
     let started = Instant::now();
     (0..flags.steps).for_each(|_| step());
     let seconds = started.elapsed().as_secs_f64();
@@ -155,6 +158,9 @@ fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flag
         100.0 * tokens_per_second * flop / rate,
         flop / 1e9,
     );
+    if let Some(launches) = launches {
+        println!("{name}: {launches} launches a step");
+    }
     match model.reserved_bytes() {
         Some(bytes) => println!(
             "{name}: peak {:.2} GiB on the device",
@@ -162,7 +168,7 @@ fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flag
         ),
         None => println!("{name}: the device does not say what it holds"),
     }
-    for batch_size in [1, 32] {
+    for batch_size in [1, 8, 32] {
         let rate = decode(&model, batch_size, config.vocab_size);
         println!("{name}: decoding {rate:.1} tokens/s at batch {batch_size}");
     }
@@ -201,6 +207,7 @@ fn attention(
             scale: (config.head_dim as f32).powf(-0.5),
             window: None,
             softcap: None,
+            compute,
             kernel,
         };
         if kernel == AttentionKernel::Flash
@@ -225,6 +232,18 @@ fn attention(
             flop / seconds / 1e12
         );
     }
+}
+
+/// Kernels that `work` launches on a GPU.
+#[cfg(any(feature = "cuda", feature = "cube-cpu"))]
+fn launches(work: &mut dyn FnMut()) -> Option<usize> {
+    let ((), counts) = ops::count_launches(work);
+    Some(counts.values().sum()).filter(|launches| *launches > 0)
+}
+
+#[cfg(not(any(feature = "cuda", feature = "cube-cpu")))]
+fn launches(_: &mut dyn FnMut()) -> Option<usize> {
+    None
 }
 
 /// Rows of `length` tokens that are all targets, one sequence a row: attention's worst case.

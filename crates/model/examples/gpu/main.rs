@@ -10,6 +10,8 @@ mod bench;
 mod check;
 #[path = "../../tests/families/mod.rs"]
 mod families;
+#[cfg(any(feature = "cuda", feature = "cube-cpu"))]
+mod memory;
 
 use std::process::ExitCode;
 

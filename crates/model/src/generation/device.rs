@@ -1,10 +1,11 @@
-//! Prompts to completions on a GPU: every step is the decoder's layers over the newest tokens.
+//! Prompts to completions on a GPU: prompts through the decoder's layers as training runs them, then a
+//! token of each sequence at a time.
 //!
-//! The CPU has a path of its own, which keeps weights and rows where its caches are; a GPU reads each
-//! weight once a step whatever the batch, so that the layers as training runs them will do.
+//! A step of up to 32 sequences over 4-bit weights is [`ops::DeviceDecoding`]'s: few launches, each
+//! weight read once as it lies. Larger batches and weights in full precision take the layers again.
 
-use burn::tensor::{Int, Tensor};
-use ops::DeviceKvCache;
+use burn::tensor::{DType, Tensor};
+use ops::{DeviceDecoding, DeviceKvCache};
 
 use super::{Sequence, draw, offsets, retire, shared_prefix};
 use crate::{Completion, GenerateOptions, Model, lora::host};
@@ -18,6 +19,7 @@ impl Model {
         on_done: &mut dyn FnMut(usize, &Completion),
     ) -> Vec<Completion> {
         let layers = self.decoder.layers.len();
+        let decoding = self.device_decoding();
         let shared = shared_prefix(prompts);
         let mut prefix = DeviceKvCache::new(layers, 1, shared.max(1));
         if shared > 0 {
@@ -44,19 +46,48 @@ impl Model {
                     break;
                 }
                 cache.retain(&keep);
-                let newest: Vec<&[u32]> = live
+                let newest: Vec<u32> = live
                     .iter()
-                    .map(|s| &s.tokens[s.tokens.len() - 1..])
+                    .map(|s| *s.tokens.last().expect("it has its first token"))
                     .collect();
-                logits = self.read_on_device(&mut cache, &newest);
+                logits = match &decoding {
+                    Some(decoding) if newest.len() <= DeviceDecoding::MOST_SEQUENCES => {
+                        let lengths = 0..newest.len();
+                        let positions: Vec<u32> = lengths.map(|i| cache.length(i) as u32).collect();
+                        let (cos, sin) = self.decoder.rotary.angles(&positions);
+                        decoding.step(&newest, &cos, &sin, &mut cache)
+                    }
+                    _ => {
+                        let newest: Vec<&[u32]> = newest.chunks(1).collect();
+                        self.read_on_device(&mut cache, &newest)
+                    }
+                };
             }
         }
         let all = done.into_iter();
         all.map(|c| c.expect("every prompt ended")).collect()
     }
 
+    /// The decoder, with the adapter if it is enabled, as decoding on a GPU reads it; nothing where its
+    /// weights are not 4-bit.
+    fn device_decoding(&self) -> Option<DeviceDecoding> {
+        let decoder = &self.decoder;
+        let layers = (0..decoder.layers.len()).map(|index| {
+            let lora = self.active_adapter().map(|a| &a.layers[index]);
+            decoder.decoding_layer(index, lora)
+        });
+        DeviceDecoding::new(
+            layers,
+            &decoder.norm,
+            &decoder.embed_tokens,
+            &decoder.lm_head,
+            decoder.attention_options(),
+            decoder.config.rms_norm_eps as f32,
+        )
+    }
+
     /// Reads new tokens of every sequence behind what its cache holds; the logits after each
-    /// sequence's last token, `[sequences, vocabulary]`.
+    /// sequence's last token, `[sequences, vocabulary]` in f32.
     fn read_on_device(&self, cache: &mut DeviceKvCache, new: &[&[u32]]) -> Tensor<2> {
         let offsets = offsets(new);
         let past: Vec<usize> = (0..new.len()).map(|i| cache.length(i)).collect();
@@ -65,17 +96,15 @@ impl Model {
             cache.attend(layer, q, &offsets, options)
         });
         cache.advance(&offsets);
-        self.decoder.logits(hidden)
+        self.decoder.logits(hidden).cast(DType::F32)
     }
 
     /// Chooses a token for each sequence; the likeliest is found on the device.
     fn append_next(&self, logits: &Tensor<2>, options: &GenerateOptions, live: &mut [Sequence]) {
         if options.temperature <= 0.0 {
-            let best: Tensor<2, Int> = logits.clone().argmax(1);
-            let best = best.into_data().convert::<i64>();
-            let best = best.as_slice::<i64>().expect("just converted");
-            for (sequence, token) in live.iter_mut().zip(best) {
-                sequence.tokens.push(*token as u32);
+            let likeliest = DeviceDecoding::likeliest(logits);
+            for (sequence, token) in live.iter_mut().zip(likeliest) {
+                sequence.tokens.push(token);
             }
             return;
         }

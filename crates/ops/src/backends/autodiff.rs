@@ -6,7 +6,6 @@
 //! their inputs. rotary: the angles. with_gradient: the gradient. Weights of norms, biases and angles are frozen: no gradient.
 
 use crate::format::WeightFormat;
-use crate::kernels::adamw::AdamW;
 use crate::kernels::dropout::Dropout;
 use crate::schema::{Adapter, Gradients as OpGradients, Ops as QloraOps, SavedAttention, nothing};
 use crate::segments::{AttentionOptions, Segments};
@@ -459,23 +458,5 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
             OpsKind::Tracked(step) => step.finish((gate, up), y),
             OpsKind::UnTracked(step) => step.finish(y),
         }
-    }
-
-    fn adamw(
-        param: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        exp_avg: FloatTensor<Self>,
-        exp_avg_sq: FloatTensor<Self>,
-        options: AdamW,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let (param, m, v) = B::adamw(
-            param.into_primitive(),
-            grad.into_primitive(),
-            exp_avg.into_primitive(),
-            exp_avg_sq.into_primitive(),
-            options,
-        );
-        let from_inner = <Self as burn::backend::AutodiffBackend>::from_inner;
-        (from_inner(param), from_inner(m), from_inner(v))
     }
 }

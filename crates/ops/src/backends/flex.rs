@@ -205,25 +205,6 @@ impl Ops for Flex {
             columns(&gate),
         )
     }
-
-    fn adamw(
-        param: FlexTensor,
-        grad: FlexTensor,
-        exp_avg: FlexTensor,
-        exp_avg_sq: FlexTensor,
-        options: AdamW,
-    ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let grad = packed(grad);
-        let (mut param, mut m, mut v) = (whole(param), whole(exp_avg), whole(exp_avg_sq));
-        adamw::update(
-            param.storage_mut(),
-            floats(&grad),
-            m.storage_mut(),
-            v.storage_mut(),
-            &options,
-        );
-        (param, m, v)
-    }
 }
 
 /// All parameters on the host in one parallel region; see [`crate::adamw`].

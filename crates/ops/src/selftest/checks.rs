@@ -2,7 +2,7 @@
 
 use super::Bench;
 use crate::reference::{self, widen};
-use crate::{AdamW, AttentionKernel, AttentionOptions, Dropout, Lora, Segment, Segments};
+use crate::{AttentionKernel, AttentionOptions, Dropout, Lora, Segment, Segments};
 use burn::tensor::{DType, Tensor, TensorData};
 
 impl Bench {
@@ -32,7 +32,7 @@ impl Bench {
         }
     }
 
-    fn linear(
+    pub(super) fn linear(
         &mut self,
         [m, n, k]: [usize; 3],
         encoding: &str,
@@ -313,44 +313,5 @@ impl Bench {
             let got = crate::embedding(&ids, &table);
             self.check(format!("embedding {encoding}"), got, &expected);
         }
-        self.adamw();
-    }
-
-    fn adamw(&mut self) {
-        let (rows, columns) = (5, 33);
-        let parts: Vec<Vec<f32>> = (0..4).map(|_| self.draw(rows * columns)).collect();
-        let options = AdamW {
-            lr: 1e-2,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.1,
-            step: 3,
-            grad_scale: 0.5,
-        };
-        let squares: Vec<f32> = parts[3].iter().map(|v| v * v).collect();
-        let tensor = |values: &[f32]| {
-            let data = TensorData::new(values.to_vec(), [rows, columns]);
-            Tensor::<2>::from_data(data, (&self.plain, DType::F32))
-        };
-        let shared = tensor(&parts[0]);
-        let parameter = crate::Parameter {
-            value: shared.clone(),
-            grad: tensor(&parts[1]),
-            exp_avg: tensor(&parts[2]),
-            exp_avg_sq: tensor(&squares),
-        };
-        let mut updated = crate::adamw(vec![parameter], &options);
-        let [p, m, v] = updated.pop().expect("one parameter");
-        let (mut wp, mut wm, mut wv) = (widen(&parts[0]), widen(&parts[2]), widen(&squares));
-        reference::elementwise::adamw(&mut wp, &widen(&parts[1]), &mut wm, &mut wv, &options);
-        self.check("adamw: param".into(), p, &wp);
-        self.check("adamw: exp_avg".into(), m, &wm);
-        self.check("adamw: exp_avg_sq".into(), v, &wv);
-        self.check(
-            "adamw: a shared tensor is left alone".into(),
-            shared,
-            &widen(&parts[0]),
-        );
     }
 }

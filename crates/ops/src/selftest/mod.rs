@@ -3,9 +3,12 @@
 //! The same checks on any device: tests run them on CubeCL's CPU runtime, where every kernel of a
 //! GPU can be proven without one, and on a GPU where there is one; `qlora-train --doctor` runs them
 //! for its user. Random data, ragged shapes, forward and every gradient, through the public
-//! functions and the tape. Here is what carries a check out; `checks` has the operations.
+//! functions and the tape. Here is what carries a check out; `checks` and its neighbours
+//! have the operations.
 
 mod checks;
+mod few_rows;
+mod optimizer;
 
 use crate::reference::widen;
 use crate::{AttentionOptions, ComputeDtype, DenseDtype, Weight};
@@ -33,9 +36,11 @@ impl Check {
 pub fn self_test(device: &Device, compute: ComputeDtype) -> Vec<Check> {
     let mut bench = Bench::new(device, compute);
     bench.linears();
+    bench.few_rows();
     bench.attentions();
     bench.cross_entropies();
     bench.elementwise();
+    bench.optimizer();
     bench.checks
 }
 

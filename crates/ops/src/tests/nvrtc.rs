@@ -8,11 +8,16 @@
 //! The assembler says what each kernel takes of a multiprocessor; flash attention, whose sums live in
 //! registers, must fit them.
 
+mod few_rows;
+mod low_rank;
+mod optimizer;
+mod quantize;
+
 use crate::kernels::cube::flash::Plan;
 use crate::kernels::cube::*;
 use cubecl::ir::{
     DeviceIdentity, DeviceProperties, ElemType, FloatKind, HardwareProperties,
-    MemoryDeviceProperties, VectorSize,
+    MemoryDeviceProperties, TargetProperties, VectorSize,
 };
 use cubecl::prelude::*;
 use cubecl_cpp::cuda::{arch::CudaArchitecture, mma::CudaCmmaCompiler};
@@ -170,34 +175,8 @@ fn sources() -> Vec<(String, String)> {
             1.0,
             f
         );
-        kernel!(
-            of("add dropped"),
-            dropout::add_dropped_kernel,
-            b(),
-            b(),
-            b(),
-            64,
-            8,
-            7,
-            1.0,
-            f
-        );
         kernel!(of("scale"), linear::scale_kernel, b(), b(), 64, 1.0, f);
-        for (adapted, biased) in [(true, true), (true, false), (false, true)] {
-            kernel!(
-                of("add to"),
-                linear::add_to_kernel,
-                b(),
-                b(),
-                b(),
-                64,
-                8,
-                1.0,
-                adapted,
-                biased,
-                f
-            );
-        }
+        kernel!(of("add bias"), linear::add_bias_kernel, b(), b(), 64, 8, f);
         for nested in [true, false] {
             for lanes in [8, 4, 1] {
                 let types = [f, ElemType::Float(bf16)];
@@ -207,48 +186,17 @@ fn sources() -> Vec<(String, String)> {
                     lanes,
                     b(),
                     b(),
-                    b(),
                     64,
                     1,
                     2,
                     3,
                     0.1,
                     nested,
-                    types
-                );
-            }
-            for rows in [1, 8] {
-                let types = [f, ElemType::Float(bf16)];
-                kernel!(
-                    of("few rows"),
-                    few_rows::few_rows_kernel,
-                    b(),
-                    b(),
-                    b(),
-                    b(),
-                    64,
-                    8,
-                    1,
-                    2,
-                    3,
-                    0.1,
-                    nested,
-                    rows,
                     128,
                     types
                 );
             }
         }
-        kernel!(
-            of("quantize"),
-            quantize::quantize_kernel,
-            b(),
-            b(),
-            b(),
-            b(),
-            64,
-            f
-        );
         for differentiate in [true, false] {
             kernel!(
                 of("cross entropy"),
@@ -435,24 +383,56 @@ fn sources() -> Vec<(String, String)> {
         );
     }
     kernel!("row keys", dropout::row_keys_kernel, b(), 8, 1, 2);
-    kernel!(
-        "adamw",
-        adamw::adamw_kernel,
-        b(),
-        b(),
-        b(),
-        b(),
-        64,
-        1.0,
-        1.0,
-        1.0,
-        1.0,
-        1.0,
-        1.0,
-        1.0,
-        1.0
-    );
-    sources.0
+    let mut gpu = AbsentGpu {
+        properties,
+        target,
+        handle,
+        sources,
+    };
+    optimizer::add(&mut gpu);
+    few_rows::add(&mut gpu);
+    low_rank::add(&mut gpu);
+    quantize::add(&mut gpu);
+    gpu.sources.0
+}
+
+/// What a kernel is made with where the macro's order of arguments will not do.
+struct AbsentGpu {
+    properties: Arc<DeviceProperties>,
+    target: Arc<TargetProperties>,
+    handle: cubecl::server::Handle,
+    sources: Sources,
+}
+
+impl AbsentGpu {
+    fn properties(&self) -> Arc<DeviceProperties> {
+        self.properties.clone()
+    }
+
+    fn target(&self) -> Arc<TargetProperties> {
+        self.target.clone()
+    }
+
+    fn cubes(&self) -> CubeCount {
+        CubeCount::Static(8, 8, 1)
+    }
+
+    fn units(&self) -> CubeDim {
+        CubeDim::new_1d(128)
+    }
+
+    fn buffer(&self) -> BufferArg {
+        // SAFETY: 1024 elements of up to four bytes are 4096; nothing runs on them either.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), 1024) }
+    }
+
+    fn buffers(&self, count: usize) -> impl Iterator<Item = BufferArg> {
+        (0..count).map(|_| self.buffer())
+    }
+
+    fn add(&mut self, name: String, kernel: impl CubeKernel) {
+        self.sources.add(name, kernel);
+    }
 }
 
 /// What the assembler reports, or NVRTC's complaint.

@@ -53,14 +53,24 @@ impl DeviceKvCache {
     pub fn append(&mut self, layer: usize, k: Tensor<2>, v: Tensor<2>, offsets: &[usize]) {
         let rows = self.rows(offsets);
         let new = [device(k), device(v)];
-        let buffers = self.layers[layer].take().unwrap_or_else(|| {
-            let shape = [self.slots * self.capacity, dims(&new[0])[1]];
-            new.each_ref().map(|like| fresh(like, shape, like.dtype))
-        });
+        let buffers = self.buffers(layer, &new[0], dims(&new[0])[1]);
         for (buffer, new) in buffers.iter().zip(new) {
             write(buffer, new, &rows);
         }
-        self.layers[layer] = Some(buffers);
+    }
+
+    /// Keys and values of one layer, rows of `width`; made beside `like` and of its type where there
+    /// are none yet.
+    pub(super) fn buffers(
+        &mut self,
+        layer: usize,
+        like: &CubeTensor,
+        width: usize,
+    ) -> [CubeTensor; 2] {
+        let shape = [self.slots * self.capacity, width];
+        let buffers = self.layers[layer]
+            .get_or_insert_with(|| [(); 2].map(|()| fresh(like, shape, like.dtype)));
+        buffers.clone()
     }
 
     /// Attention of q in one layer, whose rows `offsets[i]..offsets[i + 1]` are the newest of
@@ -76,14 +86,7 @@ impl DeviceKvCache {
         let [k, v] = self.layers[layer].as_ref().expect("append comes first");
         let [rows, width] = dims(&q);
         let out = if rows <= FEW_ROWS {
-            let rows_end = self.rows(offsets);
-            let end: Vec<u32> = rows_end.iter().map(|row| row + 1).collect();
-            let starts = self.starts(offsets);
-            let seen = |(start, end): (&u32, &u32)| match options.window {
-                Some(window) => (*start).max(end.saturating_sub(window as u32)),
-                None => *start,
-            };
-            let first: Vec<u32> = starts.iter().zip(&end).map(seen).collect();
+            let (first, end) = self.seen(&self.rows(offsets), offsets, options.window);
             let out = fresh(&q, [rows, width], q.dtype);
             let lse = fresh(&q, [rows, options.heads], DType::F32);
             attend(&q, k, v, &first, &end, &out, &lse, options);
@@ -145,8 +148,25 @@ impl DeviceKvCache {
             .retain(|_| *keep.next().expect("one verdict for each sequence"));
     }
 
+    /// Which rows of a layer each new row sees, `first..end`, itself the last; `rows` as
+    /// [`DeviceKvCache::rows`] says.
+    pub(super) fn seen(
+        &self,
+        rows: &[u32],
+        offsets: &[usize],
+        window: Option<usize>,
+    ) -> (Vec<u32>, Vec<u32>) {
+        let end: Vec<u32> = rows.iter().map(|row| row + 1).collect();
+        let seen = |(start, end): (u32, &u32)| match window {
+            Some(window) => start.max(end.saturating_sub(window as u32)),
+            None => start,
+        };
+        let first = self.starts(offsets).into_iter().zip(&end).map(seen);
+        (first.collect(), end)
+    }
+
     /// Where each new row goes.
-    fn rows(&self, offsets: &[usize]) -> Vec<u32> {
+    pub(super) fn rows(&self, offsets: &[usize]) -> Vec<u32> {
         let each = self.sequences.iter().zip(offsets.windows(2));
         each.flat_map(|(s, w)| {
             assert!(

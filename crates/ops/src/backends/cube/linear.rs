@@ -2,38 +2,34 @@
 //!
 //! At thousands of tokens a micro-batch, writing W once in the activations' type costs a few per
 //! cent of the matmul that reads it; the scratch buffer goes back to the device's pool with the
-//! last kernel that reads it, and the next linear gets the same memory. For up to [`FEW_ROWS`] rows
-//! W is read as codes, never written out.
+//! last kernel that reads it, and the next linear gets the same memory. A few rows go another way,
+//! [`few_rows`], where W is read as codes and never written out.
 
+use super::few_rows;
+use super::low_rank::{self, Factor, dropped};
 use super::tensor::{
-    cast, dims, each, elements, float, fresh, owned, packed, product, reshaped, rows, storage,
-    transposed, upload_floats,
+    cast, dims, each, elements, float, fresh, owned, packed, product, reshaped, storage, transposed,
 };
 use crate::format::{Encoding, WeightFormat};
 use crate::kernels::cube::dequantize::dequantize_kernel;
-use crate::kernels::cube::dropout::{add_dropped_kernel, drop_kernel, row_keys_kernel};
-use crate::kernels::cube::few_rows::few_rows_kernel;
-use crate::kernels::cube::linear::add_to_kernel;
-use crate::kernels::dropout::Dropout;
+use crate::kernels::cube::linear::add_bias_kernel;
 use crate::schema::Adapter;
+use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-/// Up to here one pass over the codes is cheaper than dequantising: registers hold a sum a row.
-const FEW_ROWS: usize = 8;
-
 /// Where the sections of a 4-bit weight begin, in words.
-struct Sections {
-    scales_at: usize,
-    nested_at: usize,
-    map_at: usize,
-    offset: f32,
-    nested: bool,
-    rounding: DType,
+pub(crate) struct Sections {
+    pub scales_at: usize,
+    pub nested_at: usize,
+    pub map_at: usize,
+    pub offset: f32,
+    pub nested: bool,
+    pub rounding: DType,
 }
 
-fn sections(format: WeightFormat) -> Option<Sections> {
+pub(crate) fn sections(format: WeightFormat) -> Option<Sections> {
     let Encoding::Nf4 {
         dtype,
         nested_offset,
@@ -85,13 +81,13 @@ pub(crate) fn dense(words: CubeTensor, format: WeightFormat, dtype: DType) -> Cu
     };
     let client = words.client.clone();
     let (cubes, dim) = each(&client, count / lanes);
+    let units = dim.num_elems() as usize;
     dequantize_kernel::launch(
         &client,
         cubes,
         dim,
         lanes,
         words.clone().into_buffer_arg(),
-        upload_floats(&nf4::CODEBOOK, &words).into_buffer_arg(),
         output.clone().into_buffer_arg(),
         count / lanes,
         s.scales_at,
@@ -99,6 +95,7 @@ pub(crate) fn dense(words: CubeTensor, format: WeightFormat, dtype: DType) -> Cu
         s.map_at,
         s.offset,
         s.nested,
+        units,
         [storage(dtype), storage(s.rounding)],
     );
     output
@@ -106,159 +103,26 @@ pub(crate) fn dense(words: CubeTensor, format: WeightFormat, dtype: DType) -> Cu
 
 /// x·Wᵀ
 fn times_transposed(x: CubeTensor, words: CubeTensor, format: WeightFormat) -> CubeTensor {
-    let [m, k] = dims(&x);
-    let few = m <= FEW_ROWS && k.is_multiple_of(nf4::BLOCK_SIZE);
-    match sections(format).filter(|_| few) {
-        None => {
-            let dtype = x.dtype;
-            product(x, transposed(dense(words, format, dtype)), dtype)
-        }
-        Some(s) => {
-            let words = packed(words);
-            let y = fresh(&x, [m, format.out_features], x.dtype);
-            let client = x.client.clone();
-            let (cubes, dim, units) = rows(&client, format.out_features);
-            let dtypes = [storage(x.dtype), storage(s.rounding)];
-            few_rows_kernel::launch(
-                &client,
-                cubes,
-                dim,
-                x.into_buffer_arg(),
-                words.clone().into_buffer_arg(),
-                upload_floats(&nf4::CODEBOOK, &words).into_buffer_arg(),
-                y.clone().into_buffer_arg(),
-                k,
-                format.out_features,
-                s.scales_at,
-                s.nested_at,
-                s.map_at,
-                s.offset,
-                s.nested,
-                m,
-                units,
-                dtypes,
-            );
-            y
-        }
-    }
+    let dtype = x.dtype;
+    product(x, transposed(dense(words, format, dtype)), dtype)
 }
 
-/// The dropout mask of an input of some rows and columns, as the kernels want it.
-struct Mask {
-    keys: CubeTensor,
-    threshold: u32,
-    scale: f32,
-}
-
-impl Mask {
-    fn new(dropout: Dropout, like: &CubeTensor) -> Mask {
-        let [m, _] = dims(like);
-        let keys = fresh(like, [m], DType::U32);
-        let client = like.client.clone();
-        let (cubes, dim) = each(&client, m);
-        row_keys_kernel::launch(
-            &client,
-            cubes,
-            dim,
-            keys.clone().into_buffer_arg(),
-            m,
-            (dropout.seed >> 32) as u32,
-            dropout.seed as u32,
-        );
-        Mask {
-            keys,
-            threshold: dropout.threshold(),
-            scale: dropout.scale(),
-        }
-    }
-
-    /// x ∘ mask
-    fn applied(&self, x: &CubeTensor) -> CubeTensor {
-        let [m, k] = dims(x);
-        let y = fresh(x, [m, k], x.dtype);
-        let client = x.client.clone();
-        let (cubes, dim) = each(&client, m * k);
-        drop_kernel::launch(
-            &client,
-            cubes,
-            dim,
-            x.clone().into_buffer_arg(),
-            self.keys.clone().into_buffer_arg(),
-            y.clone().into_buffer_arg(),
-            m * k,
-            k,
-            self.threshold,
-            self.scale,
-            storage(x.dtype),
-        );
-        y
-    }
-
-    /// y + t ∘ mask
-    fn added(&self, y: CubeTensor, t: CubeTensor) -> CubeTensor {
-        let (y, t) = (owned(y), packed(t));
-        let [m, k] = dims(&y);
-        let client = y.client.clone();
-        let (cubes, dim) = each(&client, m * k);
-        let dtype = storage(y.dtype);
-        add_dropped_kernel::launch(
-            &client,
-            cubes,
-            dim,
-            y.clone().into_buffer_arg(),
-            t.into_buffer_arg(),
-            self.keys.clone().into_buffer_arg(),
-            m * k,
-            k,
-            self.threshold,
-            self.scale,
-            dtype,
-        );
-        y
-    }
-}
-
-fn dropped(x: &CubeTensor, dropout: Option<Dropout>) -> (CubeTensor, Option<Mask>) {
-    match dropout.map(|d| Mask::new(d, x)) {
-        None => (x.clone(), None),
-        Some(mask) => (mask.applied(x), Some(mask)),
-    }
-}
-
-/// y + scaling·t + bias, in place.
-fn with_additions(
-    y: CubeTensor,
-    adapted: Option<(CubeTensor, f32)>,
-    bias: Option<CubeTensor>,
-) -> CubeTensor {
-    if adapted.is_none() && bias.is_none() {
-        return y;
-    }
+/// y + bias, in place.
+fn with_bias(y: CubeTensor, bias: Option<CubeTensor>) -> CubeTensor {
+    let Some(bias) = bias else { return y };
     let y = owned(y);
     let (count, [_, width]) = (elements(&y), dims(&y));
-    let (has_adapter, has_bias) = (adapted.is_some(), bias.is_some());
-    // An input that the kernel does not read must still be a buffer: any will do.
-    let unread = |dtype| fresh(&y, [1], dtype);
-    let (t, scaling) = match adapted {
-        Some((t, scaling)) => (packed(t), scaling),
-        None => (unread(y.dtype), 0.0),
-    };
-    let bias = bias.map_or_else(|| unread(DType::F32), packed);
     let client = y.client.clone();
     let (cubes, dim) = each(&client, count);
     let dtype = storage(y.dtype);
-    add_to_kernel::launch(
+    add_bias_kernel::launch(
         &client,
         cubes,
         dim,
         y.clone().into_buffer_arg(),
-        t.into_buffer_arg(),
-        bias.into_buffer_arg(),
+        packed(bias).into_buffer_arg(),
         count,
         width,
-        scaling,
-        has_adapter,
-        has_bias,
         dtype,
     );
     y
@@ -279,7 +143,11 @@ pub(crate) fn forward(
     if dims(&x)[0] == 0 {
         return fresh(&x, [0, format.out_features], x.dtype);
     }
-    with_additions(times_transposed(x, words, format), None, bias_of(bias))
+    let bias = bias_of(bias);
+    match few_rows::linear(&x, words.clone(), bias.clone(), None, format) {
+        Some((y, _)) => y,
+        None => with_bias(times_transposed(x, words, format), bias),
+    }
 }
 
 /// dx = dy·W
@@ -306,16 +174,18 @@ pub(crate) fn lora_forward(
         let y = fresh(&x, [0, format.out_features], dtype);
         return (y, fresh(&x, [0, rank], dtype));
     }
-    let (a, b) = (
-        cast(packed(adapter.a), dtype),
-        cast(packed(adapter.b), dtype),
-    );
+    if adapter.dropout.is_none() {
+        let low_rank = (adapter.a.clone(), adapter.b.clone(), adapter.scaling);
+        let (words, bias) = (words.clone(), bias_of(bias.clone()));
+        if let Some(found) = few_rows::linear(&x, words, bias, Some(low_rank), format) {
+            return found;
+        }
+    }
     let (seen, _) = dropped(&x, adapter.dropout);
-    let u = product(seen, transposed(a), dtype);
-    let t = product(u.clone(), transposed(b), dtype);
+    let u = product(seen, transposed(cast(packed(adapter.a), dtype)), dtype);
     let y = times_transposed(x, words, format);
-    let y = with_additions(y, Some((t, adapter.scaling)), bias_of(bias));
-    (y, u)
+    let b = (adapter.b, Factor::Out, adapter.scaling);
+    (low_rank::add(y, u.clone(), b, None, bias_of(bias)), u)
 }
 
 /// (dx if wanted, dA, dB), the last two in f32.
@@ -335,10 +205,7 @@ pub(crate) fn lora_backward(
         let dx = want_dx.then(|| fresh(&x, [0, format.in_features], dtype));
         return (dx, zeros([rank, k]), zeros([format.out_features, rank]));
     }
-    let (a, b) = (
-        cast(packed(adapter.a), dtype),
-        cast(packed(adapter.b), dtype),
-    );
+    let b = cast(packed(adapter.b), dtype);
     let (seen, mask) = dropped(&x, adapter.dropout);
     // t = s·dy·B carries the scaling to dA and dx; dB takes it from u.
     let t = scaled(product(dy.clone(), b, dtype), adapter.scaling);
@@ -348,19 +215,14 @@ pub(crate) fn lora_backward(
         adapter.scaling,
     );
     let dx = want_dx.then(|| {
-        let through = product(t, a, dtype);
         let dx = backward(dy, words, format);
-        match mask {
-            None => with_additions(dx, Some((through, 1.0)), None),
-            Some(mask) => mask.added(dx, through),
-        }
+        low_rank::add(dx, t, (adapter.a, Factor::In, 1.0), mask, None)
     });
     (dx, da, db)
 }
 
 fn scaled(t: CubeTensor, factor: f32) -> CubeTensor {
-    let one = upload_floats(&[1.0], &t);
-    times(t, one, factor)
+    CubeBackend::float_mul_scalar(t, factor.into())
 }
 
 /// `t` times the one element of `upstream` and `factor`, in place.
@@ -393,7 +255,6 @@ pub(crate) fn embedding(
     ids: &[u32],
     dtype: DType,
 ) -> CubeTensor {
-    use burn::backend::ops::FloatTensorOps;
     if ids.is_empty() {
         return fresh(&words, [0, format.in_features], dtype);
     }

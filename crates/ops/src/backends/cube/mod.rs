@@ -6,17 +6,21 @@
 mod attention;
 mod cache;
 mod cross_entropy;
+mod decoding;
+mod few_rows;
 pub(crate) mod flash;
-mod linear;
+pub(crate) mod linear;
+mod low_rank;
+pub(crate) mod optimizer;
 pub(crate) mod quantize;
 mod tensor;
 mod visible;
 
 pub use cache::DeviceKvCache;
+pub use decoding::DeviceDecoding;
+pub use quantize::nf4_codes;
 
 use crate::format::{ComputeDtype, WeightFormat};
-use crate::kernels::adamw::AdamW;
-use crate::kernels::cube::adamw::adamw_kernel;
 use crate::kernels::cube::normalize::{rms_norm_backward_kernel, rms_norm_kernel};
 use crate::kernels::cube::rotary::rotary_kernel;
 use crate::kernels::cube::swiglu::{swiglu_backward_kernel, swiglu_kernel};
@@ -27,7 +31,7 @@ use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use std::sync::Arc;
-use tensor::{dims, each, elements, fresh, owned, packed, rows, storage, upload};
+use tensor::{dims, each, elements, fresh, packed, rows, storage, upload};
 
 impl Ops for CubeBackend {
     fn linear(
@@ -167,39 +171,6 @@ impl Ops for CubeBackend {
             dtype,
         );
         y
-    }
-
-    fn adamw(
-        param: CubeTensor,
-        grad: CubeTensor,
-        exp_avg: CubeTensor,
-        exp_avg_sq: CubeTensor,
-        o: AdamW,
-    ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        let grad = packed(grad);
-        let (param, m, v) = (owned(param), owned(exp_avg), owned(exp_avg_sq));
-        let count = elements(&param);
-        let client = param.client.clone();
-        let (cubes, dim) = each(&client, count);
-        adamw_kernel::launch(
-            &client,
-            cubes,
-            dim,
-            param.clone().into_buffer_arg(),
-            grad.into_buffer_arg(),
-            m.clone().into_buffer_arg(),
-            v.clone().into_buffer_arg(),
-            count,
-            (1.0 - o.lr * o.weight_decay) as f32,
-            (1.0 - o.beta1) as f32,
-            o.beta2 as f32,
-            (1.0 - o.beta2) as f32,
-            (o.lr / (1.0 - o.beta1.powi(o.step as i32))) as f32,
-            (1.0 - o.beta2.powi(o.step as i32)).sqrt() as f32,
-            o.eps as f32,
-            o.grad_scale as f32,
-        );
-        (param, m, v)
     }
 }
 

@@ -2,6 +2,11 @@
 //!
 //! The weight lies as [`crate::format`] says. The sixteen codebook values are staged in shared
 //! memory: sixteen banks, so that the lanes of a warp never wait for each other there.
+//!
+//! Bytes, not arithmetic, should be what it costs: half a byte and 1/64 of a scale read, two written
+//! for a value in bf16. Neighbouring units read neighbouring words, 128 bytes a warp, and write 16
+//! bytes each, 512 a warp: whole lines both ways. `scripts/gpu-bench` prints what share of a plain
+//! copy's bandwidth that reaches.
 
 use cubecl::prelude::*;
 
@@ -25,9 +30,29 @@ pub(crate) fn block_scale(
     }
 }
 
-/// The position of value `i`'s nibble in its word: the even value is the high nibble of its byte.
+/// The codebook in shared memory, ready to be read by every unit of the cube.
 #[cube]
-pub(crate) fn nibble(word: u32, i: usize) -> usize {
+pub(crate) fn codebook(#[comptime] units: usize) -> Shared<[f32]> {
+    let mut table = Shared::<[f32]>::new_slice(16usize);
+    #[unroll]
+    for code in 0..16usize {
+        if UNIT_POS as usize == comptime!(code % units) {
+            table[code] = f32::new(comptime!(nf4::CODEBOOK[code]));
+        }
+    }
+    sync_cube();
+    table
+}
+
+/// The code of value `i` of the eight in a word: the even value is the high nibble of its byte.
+#[cube]
+pub(crate) fn nibble(word: u32, #[comptime] i: usize) -> usize {
+    ((word >> comptime!((i / 2 * 8 + 4 - i % 2 * 4) as u32)) & 15) as usize
+}
+
+/// The same where the place in the word is known when it runs only.
+#[cube]
+fn nibble_at(word: u32, i: usize) -> usize {
     let within = i % 8;
     let shift = (within / 2 * 8 + 4 - within % 2 * 4) as u32;
     ((word >> shift) & 15) as usize
@@ -37,7 +62,6 @@ pub(crate) fn nibble(word: u32, i: usize) -> usize {
 #[cube(launch, create_dummy_kernel)]
 pub(crate) fn dequantize_kernel<F: Float, R: Float, N: Size>(
     words: &[u32],
-    codebook: &[f32],
     output: &mut [Vector<F, N>],
     vectors: usize,
     scales_at: usize,
@@ -45,15 +69,10 @@ pub(crate) fn dequantize_kernel<F: Float, R: Float, N: Size>(
     map_at: usize,
     offset: f32,
     #[comptime] nested: bool,
+    #[comptime] units: usize,
     #[define(F, R)] _dtypes: [ElemType; 2],
 ) {
-    let mut table = Shared::<[f32]>::new_slice(16usize);
-    let mut entry = UNIT_POS as usize;
-    while entry < 16 {
-        table[entry] = codebook[entry];
-        entry += CUBE_DIM as usize;
-    }
-    sync_cube();
+    let table = codebook(units);
     let vector = ABSOLUTE_POS;
     if vector < vectors {
         let first = vector * N::value();
@@ -70,7 +89,7 @@ pub(crate) fn dequantize_kernel<F: Float, R: Float, N: Size>(
         let mut values = Vector::<F, N>::empty();
         #[unroll]
         for lane in 0..N::value() {
-            let value = R::cast_from(table[nibble(word, first + lane)] * scale);
+            let value = R::cast_from(table[nibble_at(word, first + lane)] * scale);
             values.insert(lane, F::cast_from(value));
         }
         output[vector] = values;

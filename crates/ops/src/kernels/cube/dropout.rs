@@ -16,8 +16,9 @@ pub(crate) fn row_keys_kernel(keys: &mut [u32], rows: usize, seed_high: u32, see
     }
 }
 
+/// What the mask multiplies column `col` of a row of this key with.
 #[cube]
-fn factor(key: u32, col: u32, threshold: u32, scale: f32) -> f32 {
+pub(crate) fn factor(key: u32, col: u32, threshold: u32, scale: f32) -> f32 {
     let mut h = key ^ (col * 0x9e37_79b9u32);
     h = (h ^ (h >> 16)) * 0x7feb_352du32;
     h = (h ^ (h >> 15)) * 0x846c_a68bu32;
@@ -41,24 +42,5 @@ pub(crate) fn drop_kernel<F: Float>(
     if i < elements {
         let kept = factor(keys[i / width], (i % width) as u32, threshold, scale);
         y[i] = F::cast_from(f32::cast_from(x[i]) * kept);
-    }
-}
-
-/// `y += t ∘ mask`, rows of `width`.
-#[cube(launch, create_dummy_kernel)]
-pub(crate) fn add_dropped_kernel<F: Float>(
-    y: &mut [F],
-    t: &[F],
-    keys: &[u32],
-    elements: usize,
-    width: usize,
-    threshold: u32,
-    scale: f32,
-    #[define(F)] _dtype: ElemType,
-) {
-    let i = ABSOLUTE_POS;
-    if i < elements {
-        let kept = factor(keys[i / width], (i % width) as u32, threshold, scale);
-        y[i] = F::cast_from(f32::cast_from(y[i]) + f32::cast_from(t[i]) * kept);
     }
 }

@@ -1,30 +1,19 @@
-//! What a linear adds to its matmul on a GPU: bias and the adapter's product, in place.
+//! What is done in place to a linear's output on a GPU, and to gradients.
 
 use cubecl::prelude::*;
 
-/// `y += scaling·t`, and `bias` of the column where there is one; t is skipped where `adapted` is not.
+/// `y += bias` of the column.
 #[cube(launch, create_dummy_kernel)]
-pub(crate) fn add_to_kernel<F: Float>(
+pub(crate) fn add_bias_kernel<F: Float>(
     y: &mut [F],
-    t: &[F],
     bias: &[f32],
     elements: usize,
     width: usize,
-    scaling: f32,
-    #[comptime] adapted: bool,
-    #[comptime] biased: bool,
     #[define(F)] _dtype: ElemType,
 ) {
     let i = ABSOLUTE_POS;
     if i < elements {
-        let mut sum = f32::cast_from(y[i]);
-        if comptime!(adapted) {
-            sum += scaling * f32::cast_from(t[i]);
-        }
-        if comptime!(biased) {
-            sum += bias[i % width];
-        }
-        y[i] = F::cast_from(sum);
+        y[i] = F::cast_from(f32::cast_from(y[i]) + bias[i % width]);
     }
 }
 

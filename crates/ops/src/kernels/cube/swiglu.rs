@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 #[cube]
-fn sigmoid(x: f32) -> f32 {
+pub(crate) fn sigmoid(x: f32) -> f32 {
     f32::new(1.0) / (f32::new(1.0) + (-x).exp())
 }
 
