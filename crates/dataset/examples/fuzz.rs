@@ -22,6 +22,7 @@ fn main() {
         min_user_chars: 10,
         assistant_json: true,
         label: Some("code".into()),
+        near_duplicates: Some(0.8),
         ..Options::default()
     };
     let (mut checker, mut judge) = (Checker::new(&options), Judge::new(&options, 2));
