@@ -5,6 +5,8 @@ mod cross_entropy;
 mod decoding;
 mod devices;
 mod elementwise;
+#[cfg(all(feature = "cuda", feature = "cube-cpu"))]
+mod emulated;
 mod few_rows;
 mod gradients;
 mod linear;

@@ -93,7 +93,7 @@ impl Sources {
 }
 
 /// CUDA C++ of every kernel, in every type and variant that is launched.
-fn sources() -> Vec<(String, String)> {
+pub(super) fn sources() -> Vec<(String, String)> {
     let properties = Arc::new(properties());
     let target = Arc::new(cubecl::cuda::CudaRuntime::target_properties());
     // Arguments must be buffers; any will do, since nothing runs.

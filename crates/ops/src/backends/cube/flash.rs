@@ -85,12 +85,29 @@ pub(crate) fn plan(client: &Client, dtype: DType, o: &AttentionOptions) -> Resul
     Ok(plan)
 }
 
+/// What the kernels are told of segments: `first` and `end` of each query row, the keys from and to
+/// that each tile of queries meets, the queries that each tile of keys meets.
+pub(crate) fn visible(
+    segments: &Segments,
+    [tokens, key_rows]: [usize; 2],
+    window: Option<usize>,
+) -> Vec<u32> {
+    let seen = Visible::new(segments, tokens, window);
+    let mut spans: Vec<_> = (0..tokens.div_ceil(ROWS))
+        .map(|tile| seen.span(tile * ROWS..((tile + 1) * ROWS).min(tokens)))
+        .collect();
+    spans.extend(query_spans(segments, key_rows, window, ROWS));
+    let mut visible = seen.first;
+    visible.extend(seen.end);
+    visible.extend(spans.iter().flat_map(|s| [s.start as u32, s.end as u32]));
+    visible
+}
+
 /// What both directions need.
 struct Launch {
     client: Client,
     plan: Plan,
     dim: CubeDim,
-    /// `first` and `end` of each query row; from and to of each tile of queries, then of keys.
     visible: CubeTensor,
     tokens: usize,
     key_rows: usize,
@@ -104,22 +121,14 @@ impl Launch {
         let client = q.client.clone();
         let plan = plan(&client, q.dtype, o).expect("flash_attention() was asked before");
         let (tokens, key_rows) = (dims(q)[0], dims(k)[0]);
-        let seen = Visible::new(segments, tokens, o.window);
-        let query_tiles = tokens.div_ceil(ROWS);
-        let mut spans: Vec<_> = (0..query_tiles)
-            .map(|tile| seen.span(tile * ROWS..((tile + 1) * ROWS).min(tokens)))
-            .collect();
-        spans.extend(query_spans(segments, key_rows, o.window, ROWS));
-        let mut visible = seen.first;
-        visible.extend(seen.end);
-        visible.extend(spans.iter().flat_map(|s| [s.start as u32, s.end as u32]));
+        let visible = visible(segments, [tokens, key_rows], o.window);
         Launch {
             dim: CubeDim::new_1d(plan.units as u32),
             visible: upload(&visible, q),
             tokens,
             key_rows,
-            query_tiles,
-            key_tiles: spans.len() - query_tiles,
+            query_tiles: tokens.div_ceil(ROWS),
+            key_tiles: key_rows.div_ceil(ROWS),
             softcap: o.softcap.unwrap_or(0.0),
             client,
             plan,

@@ -15,17 +15,21 @@
 //! patch is an array of f32. Everything else is the same code: that is what a CPU can prove.
 //!
 //! **Plan**, for a GPU: 4 planes of 32 units, 16 rows a plane. Tiles are read as vectors of 16 bytes.
-//! Rows in shared memory are padded by 16 bytes, which keeps fragments' loads free of bank conflicts,
-//! and units start a row's scores at different columns for the same reason.
+//! Rows in shared memory are padded by 16 bytes, which spreads a fragment's rows over the banks, and
+//! units start a row's scores at different columns for the same reason.
 //!
-//! | bf16, head_dim     | 64     | 128     | limits |
-//! |--------------------|--------|---------|--------|
-//! | forward, shared    | 33 KiB | 50 KiB  | 48 KiB without opting in (CubeCL opts in), 163 (sm_80), 227 (sm_90) |
-//! | dq, shared         | 51 KiB | 75 KiB  | so two cubes or more a multiprocessor |
-//! | dk and dv, shared  | 56 KiB | 80 KiB  | |
-//! | sums, registers    | 32, 32, 64 | 64, 64, 128 | 255 a unit; scores take 16 or 32 more |
+//! | bf16, head_dim | 64: shared, registers | 128: shared, registers |
+//! |----------------|-----------------------|------------------------|
+//! | forward        | 33 KiB, 96            | 50 KiB, 128            |
+//! | dq             | 51 KiB, 96            | 75 KiB, 168            |
+//! | dk and dv      | 56 KiB, 128           | 80 KiB, 255            |
 //!
-//! [`Plan::shared_bytes`] is the exact number, which the launch compares with the device's limit.
+//! Registers are the assembler's for sm_80 (`tests::nvrtc` reads them), of 255 a unit and 65536 a
+//! multiprocessor. Shared memory above 48 KiB is opted into, which CubeCL does; a multiprocessor has
+//! 164 KiB (sm_80), 228 (sm_90), so that two cubes or more are under way on it: one computes while
+//! another waits for its tile. Sums of wider heads would not fit the registers.
+//!
+//! The launch compares [`Plan::shared_bytes`] with the device's limit.
 
 pub(crate) mod backward;
 pub(crate) mod forward;
@@ -88,7 +92,7 @@ impl Plan {
         (self.units / ROWS).max(1)
     }
 
-    /// Bytes of shared memory that the largest of the kernels takes, the backward pass included.
+    /// Bytes of shared memory that suffice for each of the kernels.
     pub fn shared_bytes(&self) -> usize {
         let tiles = 2 * (ROWS + COLUMNS) * self.tile_stride() * self.element;
         let scores = 2 * ROWS * self.score_stride() * 4;
