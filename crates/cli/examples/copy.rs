@@ -9,8 +9,13 @@ use clap::Parser;
 use cli::{CommonArgs, Hint, Input, Lock, Outcome, Output};
 use serde::Serialize;
 
+const EXAMPLES: &str = "\
+Examples:
+  copy a.txt --prefix '> ' -o b.txt
+  copy --prefix '' < a.txt";
+
 #[derive(Parser, Serialize)]
-#[command(name = "copy", version, about = "Copies lines")]
+#[command(name = "copy", version, about = "Copies lines", after_help = EXAMPLES)]
 struct Args {
     /// The file to copy
     #[arg(default_value = "-")]

@@ -189,6 +189,17 @@ fn manual_and_completions_need_no_other_flag() {
 }
 
 #[test]
+fn the_examples_of_a_manual_page_keep_their_lines() {
+    let got = run(copy().args(["--generate", "man"]), "");
+    let page = text(&got.stdout);
+    let examples = page.split(".SH EXAMPLES\n.nf\n").nth(1).unwrap();
+    assert!(
+        examples.split(".fi\n").next().unwrap().contains("copy"),
+        "{page}"
+    );
+}
+
+#[test]
 fn a_closed_pipe_is_quietly_done() {
     let lines = "0123456789\n".repeat(200_000);
     let folder = tempfile::tempdir().unwrap();

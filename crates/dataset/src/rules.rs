@@ -82,7 +82,7 @@ impl FromStr for Rule {
     type Err = String;
     fn from_str(code: &str) -> Result<Rule, String> {
         let rule = Rule::ALL.into_iter().find(|rule| rule.code() == code);
-        rule.ok_or_else(|| format!("no rule {code:?}; --explain all lists them"))
+        rule.ok_or_else(|| format!("no rule {code:?}"))
     }
 }
 

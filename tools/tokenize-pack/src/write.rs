@@ -118,7 +118,7 @@ fn lines(out: &mut dyn Write, rows: &Rows, spill: &Spill) -> anyhow::Result<()> 
             labels: &labels,
             seq_lengths: &seq_lengths,
         };
-        serde_json::to_writer(&mut *out, &line)?;
+        serde_json::to_writer(&mut *out, &line).map_err(std::io::Error::from)?;
         out.write_all(b"\n")?;
     }
     Ok(())

@@ -117,3 +117,25 @@ fn rows_can_go_to_several_files_of_equal_size() {
     let second = Shard::open(&dir.path().join("t-00002-of-00003.safetensors")).unwrap();
     assert_eq!((second.meta().part.index, second.meta().part.of), (2, 3));
 }
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let (dir, base) = folder(&chats(5000));
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tokenize-pack"))
+        .current_dir(dir.path())
+        .args([
+            "train.jsonl",
+            "--base",
+            &base,
+            "--format",
+            "jsonl",
+            "--quiet",
+        ])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((code(&output), stderr(&output)), (0, String::new()));
+}
