@@ -141,6 +141,7 @@ struct LayerTape {
 }
 
 /// Where a layer's backward pass begins.
+#[allow(clippy::large_enum_variant)] // one a layer: a few hundred bytes of handles
 enum TapeEnd {
     /// The layer's output.
     Output(Tensor<2>),
