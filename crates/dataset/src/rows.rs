@@ -1,12 +1,13 @@
 //! What rows does a table hold? CSV, TSV, JSONL, a JSON array, or plain lines, one row at a time.
 
+mod delimited;
+
 use std::fmt::{self, Display};
-use std::io::{BufRead, Read};
+use std::io::BufRead;
 
 use serde_json::{Map, Value};
 
 use crate::Error;
-use crate::line_counter::LineCounter;
 
 /// How the bytes of a table are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +53,7 @@ pub struct Rows<R> {
 }
 
 enum Source<R> {
-    Delimited {
-        reader: Box<csv::Reader<LineCounter<R>>>,
-        header: Vec<String>,
-        record: csv::ByteRecord,
-    },
+    Delimited(Box<delimited::Delimited<R>>),
     Lines {
         reader: R,
         line: u64,
@@ -78,7 +75,9 @@ impl<R: BufRead> Rows<R> {
     ) -> Result<Rows<R>, Error> {
         skip_byte_order_mark(&mut reader)?;
         let source = match format {
-            Format::Delimited(delimiter) => delimited(reader, delimiter, columns)?,
+            Format::Delimited(delimiter) => {
+                Source::Delimited(Box::new(delimited::open(reader, delimiter, columns)?))
+            }
             Format::Jsonl => Source::Lines {
                 reader,
                 line: 0,
@@ -104,7 +103,7 @@ impl<R: BufRead> Rows<R> {
     /// The columns, where the table says them once and for all.
     pub fn header(&self) -> Option<&[String]> {
         match &self.source {
-            Source::Delimited { header, .. } => Some(header),
+            Source::Delimited(table) => Some(table.header()),
             _ => None,
         }
     }
@@ -115,11 +114,7 @@ impl<R: BufRead> Iterator for Rows<R> {
 
     fn next(&mut self) -> Option<Self::Item> {
         match &mut self.source {
-            Source::Delimited {
-                reader,
-                header,
-                record,
-            } => next_record(reader, header, record).transpose(),
+            Source::Delimited(table) => table.next().transpose(),
             Source::Lines {
                 reader,
                 line,
@@ -129,103 +124,6 @@ impl<R: BufRead> Iterator for Rows<R> {
             Source::Array { reader, row } => next_element(reader, row).transpose(),
         }
     }
-}
-
-fn delimited<R: BufRead>(
-    reader: R,
-    delimiter: u8,
-    columns: Option<Vec<String>>,
-) -> Result<Source<R>, Error> {
-    let mut reader = csv::ReaderBuilder::new()
-        .delimiter(delimiter)
-        .flexible(true)
-        .has_headers(false)
-        .from_reader(LineCounter::new(reader));
-    let mut record = csv::ByteRecord::new();
-    let header = match columns {
-        Some(columns) => columns,
-        None => {
-            if !reader.read_byte_record(&mut record)? {
-                return Err(Error::shape("is empty"));
-            }
-            let (start, end) = (
-                record.position().map_or(0, csv::Position::byte),
-                reader.position().byte(),
-            );
-            reader.get_mut().line_of(start, end);
-            let name = |(index, name): (usize, &[u8])| {
-                utf8(name).map_err(|what| {
-                    Error::at(Place::Line(1), format!("column {}: {what}", index + 1))
-                })
-            };
-            record
-                .iter()
-                .enumerate()
-                .map(name)
-                .collect::<Result<Vec<_>, _>>()?
-        }
-    };
-    if let Some(twice) = header
-        .iter()
-        .enumerate()
-        .find(|(index, name)| header[..*index].contains(name))
-    {
-        return Err(Error::at(
-            Place::Line(1),
-            format!("column {:?} is there twice", twice.1),
-        ));
-    }
-    Ok(Source::Delimited {
-        reader: Box::new(reader),
-        header,
-        record,
-    })
-}
-
-fn next_record<R: Read>(
-    reader: &mut csv::Reader<LineCounter<R>>,
-    header: &[String],
-    record: &mut csv::ByteRecord,
-) -> Result<Option<Row>, Error> {
-    if !reader.read_byte_record(record)? {
-        return Ok(None);
-    }
-    let start = record.position().map_or(0, csv::Position::byte);
-    let end = reader.position().byte();
-    let place = Place::Line(reader.get_mut().line_of(start, end));
-    if is_left_open(reader, record) {
-        return Err(Error::at(place, "a quote is opened and never closed"));
-    }
-    if record.len() < header.len() {
-        let missing = format!(
-            "has {} fields where the header has {}: column {:?} is missing",
-            record.len(),
-            header.len(),
-            header[record.len()]
-        );
-        return Err(Error::at(place, missing));
-    }
-    if record.len() > header.len() {
-        let more = format!(
-            "has {} fields where the header has {}: is a comma or a quote in a field unquoted?",
-            record.len(),
-            header.len()
-        );
-        return Err(Error::at(place, more));
-    }
-    let mut columns = Map::with_capacity(header.len());
-    for (name, field) in header.iter().zip(record.iter()) {
-        let text =
-            utf8(field).map_err(|what| Error::at(place, format!("column {name:?}: {what}")))?;
-        columns.insert(name.clone(), Value::String(text));
-    }
-    Ok(Some(Row { place, columns }))
-}
-
-/// A field that spans lines was quoted: a file that ends in one ends in a quote.
-fn is_left_open<R: Read>(reader: &csv::Reader<LineCounter<R>>, record: &csv::ByteRecord) -> bool {
-    let last = record.iter().next_back().unwrap_or_default();
-    reader.get_ref().is_at_end() && last.contains(&b'\n') && reader.get_ref().last_mark() != b'"'
 }
 
 fn next_line<R: BufRead>(

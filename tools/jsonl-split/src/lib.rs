@@ -5,6 +5,7 @@ mod fixed;
 mod lines;
 mod place;
 mod report;
+mod seen;
 
 use std::fs;
 use std::io::{BufWriter, Write};

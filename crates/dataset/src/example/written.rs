@@ -1,0 +1,212 @@
+//! How is an example written down? A line of JSON in any of the field's shapes, read into one of ours.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{Chat, Example, IGNORED_LABEL, Message, Role};
+use crate::Error;
+
+impl Example {
+    /// Reads one line of JSONL.
+    pub fn from_json(line: &str) -> Result<Example, Error> {
+        let line: Line = serde_json::from_str(line)?;
+        if let Some(input_ids) = line.input_ids {
+            return tokens(input_ids, line.labels);
+        }
+        if let Some(messages) = line.messages {
+            return Ok(Example::Chat(Chat {
+                messages: all_messages(messages, "messages")?,
+                tools: tools(line.tools)?,
+                chat_template_kwargs: line.chat_template_kwargs.unwrap_or_default(),
+            }));
+        }
+        match (line.prompt, line.completion, line.text) {
+            (Some(Said::Text(prompt)), Some(Said::Text(completion)), _) => {
+                Ok(Example::Completion { prompt, completion })
+            }
+            (Some(Said::Messages(prompt)), Some(Said::Messages(completion)), _) => {
+                let mut messages = all_messages(prompt, "prompt")?;
+                for message in messages
+                    .iter_mut()
+                    .filter(|message| message.role == Role::Assistant)
+                {
+                    message.weight = Some(0); // only the completion is learned
+                }
+                messages.extend(all_messages(completion, "completion")?);
+                let chat_template_kwargs = line.chat_template_kwargs.unwrap_or_default();
+                Ok(Example::Chat(Chat {
+                    messages,
+                    tools: tools(line.tools)?,
+                    chat_template_kwargs,
+                }))
+            }
+            (Some(_), Some(_), _) => Err(Error::shape(
+                "prompt and completion are both text or both lists of messages",
+            )),
+            (Some(_), None, _) => Err(Error::shape("prompt has no completion beside it")),
+            (None, Some(_), _) => Err(Error::shape("completion has no prompt beside it")),
+            (None, None, Some(text)) => Ok(Example::Text { text }),
+            (None, None, None) => Err(Error::shape(
+                "none of the keys messages, prompt and completion, text, input_ids is there",
+            )),
+        }
+    }
+}
+
+/// What a line may hold; other keys are the writer's own.
+#[derive(Deserialize)]
+struct Line {
+    messages: Option<Vec<WrittenMessage>>,
+    prompt: Option<Said>,
+    completion: Option<Said>,
+    text: Option<String>,
+    input_ids: Option<Vec<u32>>,
+    labels: Option<Vec<i64>>,
+    tools: Option<Value>,
+    chat_template_kwargs: Option<Map<String, Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Text(String),
+    Messages(Vec<WrittenMessage>),
+}
+
+#[derive(Deserialize)]
+struct WrittenMessage {
+    role: String,
+    content: Option<Content>,
+    weight: Option<f64>,
+    name: Option<String>,
+    tool_calls: Option<Vec<Value>>,
+    tool_call_id: Option<String>,
+    #[serde(flatten)]
+    more: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Map<String, Value>>),
+}
+
+fn all_messages(written: Vec<WrittenMessage>, list: &str) -> Result<Vec<Message>, Error> {
+    let place = |index: usize| move |what: String| Error::Shape(format!("{list}[{index}]{what}"));
+    written
+        .into_iter()
+        .enumerate()
+        .map(|(index, message)| one_message(message).map_err(place(index)))
+        .collect()
+}
+
+fn one_message(written: WrittenMessage) -> Result<Message, String> {
+    let WrittenMessage {
+        role,
+        content,
+        weight,
+        name,
+        tool_calls,
+        tool_call_id,
+        more,
+    } = written;
+    let role =
+        Role::from_name(&role).ok_or_else(|| format!(".role {role:?} is none of {}", names()))?;
+    let content = match content {
+        Some(Content::Text(text)) => Some(text),
+        Some(Content::Parts(parts)) => Some(joined(&parts)?),
+        None => None,
+    };
+    let weight = match weight {
+        None => None,
+        Some(0.0) => Some(0),
+        Some(1.0) => Some(1),
+        Some(other) => return Err(format!(".weight is {other}; it is 0 or 1")),
+    };
+    let mut tool_calls = tool_calls.unwrap_or_default();
+    for (index, call) in tool_calls.iter_mut().enumerate() {
+        open_arguments(call).map_err(|what| format!(".tool_calls[{index}]{what}"))?;
+    }
+    if content.is_none() && tool_calls.is_empty() {
+        return Err(" has neither content nor tool_calls".into());
+    }
+    Ok(Message {
+        role,
+        content,
+        weight,
+        name,
+        tool_calls,
+        tool_call_id,
+        more,
+    })
+}
+
+/// OpenAI writes the arguments of a call as a string that holds JSON; templates want the object.
+fn open_arguments(call: &mut Value) -> Result<(), String> {
+    let Some(arguments) = call.pointer_mut("/function/arguments") else {
+        return Ok(());
+    };
+    if let Value::String(text) = arguments {
+        *arguments = serde_json::from_str(text)
+            .map_err(|error| format!(".function.arguments holds no JSON: {error}"))?;
+    }
+    Ok(())
+}
+
+fn joined(parts: &[Map<String, Value>]) -> Result<String, String> {
+    let mut text = String::new();
+    for (index, part) in parts.iter().enumerate() {
+        match part.get("text") {
+            Some(Value::String(part)) => text.push_str(part),
+            _ => {
+                return Err(format!(
+                    ".content[{index}] is no text part; only text can be learned here"
+                ));
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// A list, or a string that holds one, as some writers do to keep a column of one type.
+fn tools(written: Option<Value>) -> Result<Vec<Value>, Error> {
+    match written {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(tools)) => Ok(tools),
+        Some(Value::String(text)) => serde_json::from_str(&text)
+            .map_err(|error| Error::Shape(format!("tools holds no JSON list: {error}"))),
+        Some(_) => Err(Error::shape("tools is no list")),
+    }
+}
+
+fn tokens(input_ids: Vec<u32>, labels: Option<Vec<i64>>) -> Result<Example, Error> {
+    let Some(labels) = labels else {
+        return Ok(Example::Tokens {
+            input_ids,
+            labels: None,
+        });
+    };
+    if labels.len() != input_ids.len() {
+        return Err(Error::Shape(format!(
+            "{} labels for {} input_ids",
+            labels.len(),
+            input_ids.len()
+        )));
+    }
+    let label = |label: i64| match label {
+        IGNORED_LABEL => Ok(None),
+        id => u32::try_from(id)
+            .map(Some)
+            .map_err(|_| Error::Shape(format!("label {id} is no token and not -100"))),
+    };
+    let labels = labels.into_iter().map(label).collect::<Result<_, _>>()?;
+    Ok(Example::Tokens {
+        input_ids,
+        labels: Some(labels),
+    })
+}
+
+fn names() -> String {
+    Role::ALL.map(Role::name).join(", ")
+}
