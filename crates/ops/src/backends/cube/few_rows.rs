@@ -178,8 +178,8 @@ impl Projection {
             &client,
             CubeCount::Static(self.few.count as u32, 1, 1),
             CubeDim::new_1d(units as u32),
-            16 / x.dtype.size(),
             4,
+            16 / x.dtype.size(),
             x.clone().into_buffer_arg(),
             self.words
                 .iter()
