@@ -144,7 +144,7 @@ fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flag
     let started = Instant::now();
     (0..2).for_each(|_| step());
     let warm_up = started.elapsed().as_secs_f64();
-    let launches = launches(&mut step);
+    let step_launches = launches(&mut step);
     let started = Instant::now();
     (0..flags.steps).for_each(|_| step());
     let seconds = started.elapsed().as_secs_f64();
@@ -158,8 +158,8 @@ fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flag
         100.0 * tokens_per_second * flop / rate,
         flop / 1e9,
     );
-    if let Some(launches) = launches {
-        println!("{name}: {launches} launches a step");
+    if let Some(step_launches) = step_launches {
+        println!("{name}: {step_launches} launches a step");
     }
     match model.reserved_bytes() {
         Some(bytes) => println!(
@@ -171,6 +171,16 @@ fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flag
     for batch_size in [1, 8, 32] {
         let rate = decode(&model, batch_size, config.vocab_size);
         println!("{name}: decoding {rate:.1} tokens/s at batch {batch_size}");
+        if batch_size == 1 {
+            let of = |tokens| {
+                launches(&mut || {
+                    decode_once(&model, 1, config.vocab_size, tokens);
+                })
+            };
+            if let (Some(few), Some(many)) = (of(2), of(12)) {
+                println!("{name}: {} launches a token", (many - few) / 10);
+            }
+        }
     }
 }
 
@@ -276,6 +286,15 @@ fn flop_per_token(config: &ModelConfig, flags: &Flags) -> f64 {
 
 /// New tokens a second, prompts of 128 tokens read before.
 fn decode(model: &Model, batch_size: usize, vocab_size: usize) -> f64 {
+    decode_once(model, batch_size, vocab_size, 2);
+    let (few, many) = (2, 66);
+    let seconds = decode_once(model, batch_size, vocab_size, many)
+        - decode_once(model, batch_size, vocab_size, few);
+    (batch_size * (many - few)) as f64 / seconds
+}
+
+/// Seconds to read `batch_size` prompts of 128 tokens and continue each by `max_new_tokens`.
+fn decode_once(model: &Model, batch_size: usize, vocab_size: usize, max_new_tokens: usize) -> f64 {
     let prompts: Vec<Vec<u32>> = (0..batch_size)
         .map(|row| {
             (0..128)
@@ -283,23 +302,17 @@ fn decode(model: &Model, batch_size: usize, vocab_size: usize) -> f64 {
                 .collect()
         })
         .collect();
-    let generate = |max_new_tokens| {
-        let options = GenerateOptions {
-            max_new_tokens,
-            temperature: 0.0,
-            top_p: 1.0,
-            seed: 0,
-            stop_token_ids: Vec::new(),
-            batch_size,
-        };
-        let started = Instant::now();
-        model
-            .generate(&prompts, &options, &mut |_, _| {})
-            .expect("completions");
-        started.elapsed().as_secs_f64()
+    let options = GenerateOptions {
+        max_new_tokens,
+        temperature: 0.0,
+        top_p: 1.0,
+        seed: 0,
+        stop_token_ids: Vec::new(),
+        batch_size,
     };
-    generate(2);
-    let (few, many) = (2, 66);
-    let seconds = generate(many) - generate(few);
-    (batch_size * (many - few)) as f64 / seconds
+    let started = Instant::now();
+    model
+        .generate(&prompts, &options, &mut |_, _| {})
+        .expect("completions");
+    started.elapsed().as_secs_f64()
 }

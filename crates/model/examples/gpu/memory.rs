@@ -41,11 +41,11 @@ pub fn run(device: DeviceChoice) {
     let say = |what: &str, rate: f64| {
         let share = 100.0 * rate / copy;
         println!(
-            "{device}: {what} {:.0} GB/s, {share:.0}% of that",
+            "{device}: {what} {:.1} GB/s, {share:.0}% of that",
             rate / 1e9
         );
     };
-    println!("{device}: plain elementwise kernel {:.0} GB/s", copy / 1e9);
+    println!("{device}: plain elementwise kernel {:.1} GB/s", copy / 1e9);
     let halves = floats.cast(DType::BF16).reshape([values]);
     let quantised = values * 2 + values / 2 + values / 16;
     say(

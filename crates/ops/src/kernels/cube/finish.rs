@@ -60,6 +60,7 @@ fn finished(
 }
 
 /// y of a linear by itself, and u as the backward pass wants it, `[rows, rank]`.
+#[allow(clippy::collapsible_if)] // the outer one is decided when the kernel is made
 #[cube(launch, create_dummy_kernel)]
 pub(crate) fn finish_linear_kernel<F: Float>(
     sums: &[f32],

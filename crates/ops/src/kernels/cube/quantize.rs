@@ -65,7 +65,7 @@ pub(crate) fn quantize_kernel<F: Float, E: Size>(
                     top = largest[block + other];
                 }
             }
-            if within % 8 == 0 {
+            if within == block {
                 absmax[word / 8] = top;
             }
             let mut floor = top;
