@@ -7,7 +7,8 @@
 //! the step's shapes, times how often it occurs) with what is left over, and the step for longer
 //! rows, and what it costs to recompute all layers beside what their arithmetic says. The limit is
 //! the matmul tile of the type on operands in cache, all threads, measured in the same run; by CPU
-//! time, which other programs disturb less, it is that of one thread. `-- f32` computes in f32 where the default is bf16, `-- growth` prints the last table only,
+//! time, which other programs disturb less, it is that of one thread. `-- f32` computes in f32 where
+//! the default is bf16, `-- growth` prints the last table only,
 //! `-- step` all but that, `-- growth 2048 8192` only rows of these lengths.
 
 use std::path::Path;
