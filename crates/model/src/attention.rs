@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use ops::{AttentionKernel, flash_attention};
 
-use crate::{Error, Model};
+use crate::{DeviceChoice, Error, Model};
 
 /// What was asked for: a kernel, or the flash kernel wherever it proves right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +12,21 @@ pub enum AttentionChoice {
     #[default]
     Auto,
     Kernel(AttentionKernel),
+}
+
+impl AttentionChoice {
+    /// What can be told before a model is loaded.
+    ///
+    /// # Errors
+    /// When a kernel is named and the device is the CPU, which has one kernel of its own.
+    pub fn check(self, device: DeviceChoice) -> Result<(), Error> {
+        if self != Self::Auto && device.is_cpu() {
+            return Err(Error::Attention(
+                "it names a kernel of a GPU, and the CPU has one of its own".into(),
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl Model {
@@ -26,12 +41,7 @@ impl Model {
     pub fn choose_attention(&mut self, choice: AttentionChoice) -> Result<Option<String>, Error> {
         let decoder = &self.decoder;
         if decoder.device == burn::tensor::Device::flex() {
-            return match choice {
-                AttentionChoice::Auto => Ok(None),
-                AttentionChoice::Kernel(_) => Err(Error::Attention(
-                    "it names a kernel of a GPU, and the CPU has one of its own".into(),
-                )),
-            };
+            return choice.check(DeviceChoice::Cpu).map(|()| None);
         }
         let compute = decoder.embed_tokens.format().compute;
         let flash = || flash_attention(&decoder.device, compute, &decoder.attention_options());

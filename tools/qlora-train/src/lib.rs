@@ -67,6 +67,11 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Done);
     }
 
+    let attention = args.engine.attention;
+    attention
+        .check(args.engine.load_options().device)
+        .with_context(|| format!("--attention {attention}"))
+        .hint("--attention auto takes what there is")?;
     let run_dir = RunDir::open(&args, &inputs::describe(&args, &base)?, plan.total_steps)?;
     let state = match &run_dir.resume_from {
         Some(checkpoint) => run_dir.restore(checkpoint)?,

@@ -268,13 +268,15 @@ fn a_missing_run_is_not_resumed() {
 #[test]
 fn bad_inputs_are_refused_before_anything_is_written() {
     let work = Work::new();
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["--base", "nowhere"], "nowhere"),
         (&["--train", "nowhere.safetensors"], "nowhere.safetensors"),
         (&["--target-modules", "q_proj,router"], "\"router\""),
         (&["--learning-rate", "fast"], "must be a number"),
         (&["--init-adapter", "nowhere"], "nowhere"),
         (&["--device", "cuda:0"], "cuda:0"),
+        (&["--attention", "flash"], "the CPU has one of its own"),
+        (&["--attention", "fast"], "one of auto, flash, chunked"),
     ];
     for (flags, message) in cases {
         let mut command = tool("qlora-train");
