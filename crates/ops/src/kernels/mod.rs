@@ -3,6 +3,8 @@
 
 pub mod adamw;
 pub(crate) mod aligned;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 pub(crate) mod cached_attention;
 pub mod cross_entropy;

@@ -1,5 +1,5 @@
 //! Activations in the words and the layout that the tile broadcasts: groups of `LANES` rows,
-//! `[steps][LANES]`.
+//! `[steps][LANES]`; for AMX, which reads rows, `[steps / 16][LANES][16]`.
 //!
 //! Eight rows side by side are read as one stream of whole cache lines, where row-major activations
 //! are eight streams a power of two apart. Each value is rounded to bf16 here, once a call.
@@ -7,10 +7,12 @@
 use super::panel::transpose;
 use super::scratch::scratch_slices;
 use super::simd::Level;
+#[cfg(target_arch = "x86_64")]
+use super::words::TILE_STEPS;
 use super::words::{Words, round_to_bf16};
 
-/// The first `k` columns of `x` `[rows, row]`, at most `LANES` rows → `out` `[steps][LANES]`; lanes
-/// beyond the rows are zero.
+/// The first `k` columns of `x` `[rows, row]`, at most `LANES` rows → `out`; lanes beyond the rows are
+/// zero.
 pub(crate) fn pack(level: Level, words: Words, x: &[f32], row: usize, k: usize, out: &mut [f32]) {
     let (rows, lanes, steps) = (x.len().div_ceil(row), level.lanes(), words.steps(k));
     match words {
@@ -30,5 +32,16 @@ pub(crate) fn pack(level: Level, words: Words, x: &[f32], row: usize, k: usize, 
             }
             transpose(level, natural, steps, rows, steps, out, lanes);
         }),
+        #[cfg(target_arch = "x86_64")]
+        Words::Tiles => {
+            let out = &mut out[..steps * lanes];
+            for (i, x) in x.chunks(row).enumerate() {
+                // SAFETY: Tiles exist where the level has AVX512-BF16 too.
+                unsafe { super::panel::pair_into_tiles(&x[..k], i, out) };
+            }
+            for tile in out.chunks_exact_mut(TILE_STEPS * lanes) {
+                tile[rows * TILE_STEPS..].fill(0.0);
+            }
+        }
     }
 }

@@ -51,6 +51,8 @@ pub(crate) unsafe fn multiply_words(
         // SAFETY: these words exist only where the level has the instruction.
         #[cfg(target_arch = "x86_64")]
         Words::Pairs => unsafe { x86::multiply_pairs(piece, a, b, c) },
+        #[cfg(target_arch = "x86_64")]
+        Words::Tiles => unsafe { super::amx::multiply(piece, a, b, c) },
     }
 }
 

@@ -3,7 +3,7 @@
 //! Every product with a frozen weight goes through words, so that packing, panels and tiles are
 //! written once: a depth of `k` values is `k` words of f32, or `k / 2` words of two bf16 each.
 
-use super::simd::{Level, Simd, simd_dispatch};
+use super::simd::{Bf16, Level, Simd, simd_dispatch};
 use crate::format::ComputeDtype;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,16 +15,36 @@ pub(crate) enum Words {
     /// Two bf16, consecutive along the depth, the first in the low half.
     #[cfg(target_arch = "x86_64")]
     Pairs,
+    /// The same, sixteen words of the depth at a time, filled up with zeros ([`super::amx`]).
+    #[cfg(target_arch = "x86_64")]
+    Tiles,
 }
 
+/// Words of the depth that a tile takes.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const TILE_STEPS: usize = 16;
+
 impl Words {
-    /// How this level multiplies in `compute`.
+    /// How this level multiplies many rows in `compute`.
     pub fn new(level: Level, compute: ComputeDtype) -> Words {
         match compute {
             ComputeDtype::F32 => Words::F32,
+            ComputeDtype::Bf16 => match level.bf16() {
+                Bf16::None => Words::Rounded,
+                #[cfg(target_arch = "x86_64")]
+                Bf16::Pairs => Words::Pairs,
+                #[cfg(target_arch = "x86_64")]
+                Bf16::Tiles => Words::Tiles,
+            },
+        }
+    }
+
+    /// How it multiplies vectors, whatever it has beside them.
+    pub fn of_vectors(level: Level, compute: ComputeDtype) -> Words {
+        match Words::new(level, compute) {
             #[cfg(target_arch = "x86_64")]
-            ComputeDtype::Bf16 if level.multiplies_bf16() => Words::Pairs,
-            ComputeDtype::Bf16 => Words::Rounded,
+            Words::Tiles => Words::Pairs,
+            words => words,
         }
     }
 
@@ -33,13 +53,18 @@ impl Words {
         match self {
             Words::F32 | Words::Rounded => 1,
             #[cfg(target_arch = "x86_64")]
-            Words::Pairs => 2,
+            Words::Pairs | Words::Tiles => 2,
         }
     }
 
-    /// Words of `depth` values, the last one filled up with zero.
+    /// Words of `depth` values, filled up with zeros.
     pub fn steps(self, depth: usize) -> usize {
-        depth.div_ceil(self.values())
+        let words = depth.div_ceil(self.values());
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Words::Tiles => words.next_multiple_of(TILE_STEPS),
+            _ => words,
+        }
     }
 }
 

@@ -258,7 +258,7 @@ fn panels_hold_the_weights_values_in_both_directions_and_every_kind_of_word() {
                 let what = format!("{encoding} {n}x{k} {words:?} {level:?}");
 
                 let (rows, cols) = (n / 4..n.min(n / 4 + 48), k / 3 / 64 * 64..k);
-                let mut panel = vec![f32::NAN; width * k];
+                let mut panel = vec![f32::NAN; width * words.steps(k)];
                 view.panel_of_rows(level, words, rows.clone(), cols.clone(), &mut panel, width);
                 for (i, row) in rows.clone().enumerate() {
                     for p in 0..words.steps(cols.len()) {
@@ -276,7 +276,7 @@ fn panels_hold_the_weights_values_in_both_directions_and_every_kind_of_word() {
                     n / 3 / 2 * 2..n,
                     k / 4 / 16 * 16..k.min(k / 4 / 16 * 16 + 48),
                 );
-                let mut panel = vec![f32::NAN; width * n];
+                let mut panel = vec![f32::NAN; width * words.steps(n)];
                 view.panel_of_columns(level, words, rows.clone(), cols.clone(), &mut panel, width);
                 for (j, col) in cols.clone().enumerate() {
                     for p in 0..words.steps(rows.len()) {

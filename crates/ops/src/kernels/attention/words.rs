@@ -1,7 +1,7 @@
 //! How do queries, keys, values and scores become the words that the tile multiplies?
 //!
-//! The tile reads rows of A in groups of `LANES`, `[steps][LANES]`, and lanes of B in panels,
-//! `[steps][3·LANES]`; a step is one f32 or two bf16 along the depth. Where the depth runs along
+//! The tile reads rows of A in groups of `LANES`, `[steps][LANES]` (AMX: `[steps / 16][LANES][16]`),
+//! and lanes of B in panels, `[steps][3·LANES]`; a step is one f32 or two bf16 along the depth. Where the depth runs along
 //! memory (head_dim, for scores) words are made along the rows and transposed; where it runs across
 //! rows (keys or queries, for outputs and gradients) two rows become one and nothing is transposed.
 //! A bf16 operand is rounded here and nowhere else.
@@ -14,6 +14,8 @@ use crate::kernels::row_groups;
 use crate::kernels::scratch::scratch_slices;
 use crate::kernels::simd::{Level, Simd, for_lanes, simd_dispatch};
 use crate::kernels::tile::{Piece, VECTORS, multiply_words};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::words::TILE_STEPS;
 use crate::kernels::words::{Words, round_to_bf16};
 use crate::segments::AttentionOptions;
 
@@ -84,7 +86,18 @@ impl Multiplier {
         let size = self.groups_size(height, x.count);
         for (first, out) in (0..columns).step_by(height).zip(out.chunks_exact_mut(size)) {
             let width = height.min(columns - first);
-            self.across(x, first, width, out, height);
+            match self.words {
+                // The tile reads rows here: the words of sixteen columns are turned.
+                #[cfg(target_arch = "x86_64")]
+                Words::Tiles => scratch_slices([size], |[turned]| {
+                    self.across(x, first, width, turned, height);
+                    let blocks = turned.chunks_exact(TILE_STEPS * height);
+                    for (from, to) in blocks.zip(out.chunks_exact_mut(TILE_STEPS * height)) {
+                        transpose(self.level, from, height, TILE_STEPS, height, to, TILE_STEPS);
+                    }
+                }),
+                _ => self.across(x, first, width, out, height),
+            }
         }
     }
 
@@ -122,9 +135,13 @@ impl Multiplier {
                     round_to_bf16(self.level, &mut out[..width]);
                 }
             }
-            // SAFETY: Pairs exist where the level has AVX512-BF16.
             #[cfg(target_arch = "x86_64")]
-            Words::Pairs => unsafe { pair_rows(values, x.row, size, out, stride) },
+            Words::Pairs | Words::Tiles => {
+                // SAFETY: these words exist where the level has AVX512-BF16.
+                unsafe { pair_rows(values, x.row, size, out, stride) };
+                let written = x.count.div_ceil(2) * stride;
+                out[written..self.words.steps(x.count) * stride].fill(0.0);
+            }
         }
     }
 
@@ -175,9 +192,9 @@ fn words_along(multiplier: Multiplier, values: &[f32], out: &mut [f32]) {
             out.copy_from_slice(values);
             round_to_bf16(multiplier.level, out);
         }
-        // SAFETY: Pairs exist where the level has AVX512-BF16.
+        // SAFETY: these words exist where the level has AVX512-BF16.
         #[cfg(target_arch = "x86_64")]
-        Words::Pairs => unsafe { pair_along(values, out) },
+        Words::Pairs | Words::Tiles => unsafe { pair_along(values, out) },
     }
 }
 

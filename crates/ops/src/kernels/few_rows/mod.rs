@@ -74,7 +74,7 @@ impl Linear<'_> {
             assert!(low.b.len() >= range.end * low.rank && low.u.len() >= layout.rows * low.rank);
         }
         #[cfg(target_arch = "x86_64")]
-        let words = Words::new(level, format.compute);
+        let words = Words::of_vectors(level, format.compute);
         match layout.order {
             // SAFETY: these orders and words are chosen where the level has the instructions.
             #[cfg(target_arch = "x86_64")]
@@ -212,7 +212,7 @@ fn unpack(
 ) -> Plain {
     let format = weight.format;
     let stride = product.layout.vectors * product.layout.order.lanes();
-    let words = Words::new(product.level, format.compute);
+    let words = Words::of_vectors(product.level, format.compute);
     buffer.resize(tile::BUFFER * stride);
     for row in buffer.chunks_exact_mut(stride) {
         row[words.steps(format.in_features)..].fill(0.0);

@@ -32,7 +32,7 @@ pub(crate) enum Order {
 impl Order {
     /// The order in which rows of this format are multiplied.
     pub(crate) fn of(level: Level, format: WeightFormat) -> Order {
-        let (words, lanes) = (Words::new(level, format.compute), level.lanes());
+        let (words, lanes) = (Words::of_vectors(level, format.compute), level.lanes());
         let natural = Order::Natural { words, lanes };
         if lanes != 16 || words == Words::Rounded {
             return natural;
@@ -200,9 +200,8 @@ fn put_natural(level: Level, words: Words, values: &[f32], to: &mut [f32]) {
             }
         }
         #[cfg(target_arch = "x86_64")]
-        Words::Pairs => {
-            to[values.len() / 2..].fill(0.0);
-            // SAFETY: Pairs exist where the level has AVX512-BF16; two values a word.
+        Words::Pairs | Words::Tiles => {
+            // SAFETY: these words exist where the level has AVX512-BF16; two values a word.
             unsafe { crate::kernels::panel::pair_along(values, to) };
         }
     }
@@ -391,7 +390,7 @@ mod tests {
                             let (got, expected) = match (single, compute) {
                                 (true, _) => (f32::from_bits(word), *value),
                                 (false, _) => {
-                                    let bits = match Words::new(level, compute).values() {
+                                    let bits = match Words::of_vectors(level, compute).values() {
                                         1 => word,
                                         _ => word >> (16 * half) << 16,
                                     };

@@ -55,8 +55,10 @@ impl WeightView<'_> {
         match (words, self.source) {
             (Words::F32, Source::F32(values)) => Some((&values[first..], width)),
             #[cfg(target_arch = "x86_64")]
-            (Words::Pairs, Source::Half(values, DenseDtype::BF16))
-                if width.is_multiple_of(2) && cols.start.is_multiple_of(2) =>
+            (Words::Pairs | Words::Tiles, Source::Half(values, DenseDtype::BF16))
+                if width.is_multiple_of(2)
+                    && cols.start.is_multiple_of(2)
+                    && words.steps(cols.len()) == cols.len().div_ceil(2) =>
             {
                 let end = (rows.end - 1) * width + cols.end;
                 let values = bytemuck::cast_slice(&values[first..end.next_multiple_of(2)]);
@@ -85,7 +87,7 @@ impl WeightView<'_> {
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            Words::Pairs => {
+            Words::Pairs | Words::Tiles => {
                 let steps = words.steps(cols.len());
                 let whole_blocks = [self.format.in_features, cols.start, cols.len()]
                     .iter()
@@ -99,12 +101,12 @@ impl WeightView<'_> {
                             dtype,
                         } if whole_blocks => {
                             let at = row * self.format.in_features + cols.start;
-                            // SAFETY: Pairs exist where the level has AVX512-BF16; whole blocks.
+                            // SAFETY: these words exist where the level has AVX512-BF16; whole blocks.
                             unsafe { super::pairs::nf4_along(codes, scales, dtype, at, out) }
                         }
                         _ => scratch_slices([cols.len()], |[values]| {
                             self.rows(level, row..row + 1, cols.clone(), values, cols.len());
-                            // SAFETY: Pairs exist where the level has AVX512-BF16.
+                            // SAFETY: these words exist where the level has AVX512-BF16.
                             unsafe { super::pairs::pair_along(values, out) }
                         }),
                     }
@@ -133,12 +135,14 @@ impl WeightView<'_> {
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            Words::Pairs => {
+            Words::Pairs | Words::Tiles => {
                 for (row, out) in rows.clone().step_by(2).zip(out.chunks_mut(width)) {
                     let lower = (row + 1 < rows.end).then_some(row + 1);
                     let out = &mut out[..cols.len()];
                     self.row_pair(level, row, lower, cols.clone(), out);
                 }
+                let written = rows.len().div_ceil(2) * width;
+                out[written..words.steps(rows.len()) * width].fill(0.0);
             }
         }
     }
@@ -159,7 +163,7 @@ impl WeightView<'_> {
             && [cols.start, cols.len()]
                 .iter()
                 .all(|n| n.is_multiple_of(16));
-        // SAFETY: Pairs exist where the level has AVX512-BF16; the lengths are those of `cols`.
+        // SAFETY: these words exist where the level has AVX512-BF16; the lengths are those of `cols`.
         match (self.source, lower) {
             (
                 Source::Nf4 {

@@ -10,10 +10,11 @@
 use super::{Scales, table};
 use std::arch::x86_64::*;
 
-/// Two bf16 in a word, from two f32 each rounded to nearest even: `out[i]` = (v[2i], v[2i + 1]).
+/// Two bf16 in a word, from two f32 each rounded to nearest even: `out[i]` = (v[2i], v[2i + 1]), and
+/// zeros beyond the values.
 ///
 /// # Safety
-/// The processor has AVX512-BF16; `out` holds half of `values`, rounded up.
+/// The processor has AVX512-BF16; `out` holds half of `values`, rounded up, or more.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
 pub(crate) unsafe fn pair_along(values: &[f32], out: &mut [f32]) {
     debug_assert!(out.len() >= values.len().div_ceil(2));
@@ -37,6 +38,27 @@ pub(crate) unsafe fn pair_along(values: &[f32], out: &mut [f32]) {
             );
             let words = first(rest.div_ceil(2));
             _mm512_mask_storeu_epi32(to.add(whole / 2).cast(), words, both(low, high));
+        }
+    }
+    out[values.len().div_ceil(2)..].fill(0.0);
+}
+
+/// Row `row` of a group of sixteen, `[steps / 16][16][16]`: [`pair_along`], a line into each tile.
+///
+/// # Safety
+/// The processor has AVX512-BF16; `out` has a tile for each 32 of `values`, the last begun or whole.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(crate) unsafe fn pair_into_tiles(values: &[f32], row: usize, out: &mut [f32]) {
+    debug_assert!(row < 16 && out.len() == 256 * values.len().div_ceil(32));
+    for (values, tile) in values.chunks(32).zip(out.chunks_exact_mut(256)) {
+        // SAFETY: at most 32 values, and the sixteen words of a tile's row.
+        unsafe {
+            let low = _mm512_maskz_loadu_ps(first(values.len()), values.as_ptr());
+            let high = _mm512_maskz_loadu_ps(
+                first(values.len().saturating_sub(16)),
+                values.as_ptr().wrapping_add(16),
+            );
+            _mm512_storeu_si512(tile.as_mut_ptr().add(16 * row).cast(), both(low, high));
         }
     }
 }

@@ -20,7 +20,7 @@ pub use {avx2::Avx2, avx512::Avx512};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level {
     isa: Isa,
-    bf16: bool,
+    bf16: Bf16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,18 @@ pub(crate) enum Isa {
     #[cfg(target_arch = "x86_64")]
     Avx2,
     Portable,
+}
+
+/// Which instruction multiplies bf16 values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bf16 {
+    None,
+    /// AVX512-BF16, pairs of them in vectors.
+    #[cfg(target_arch = "x86_64")]
+    Pairs,
+    /// AMX-BF16, 16 × 32 of them in a tile, where many rows meet; vectors elsewhere.
+    #[cfg(target_arch = "x86_64")]
+    Tiles,
 }
 
 impl Level {
@@ -45,15 +57,18 @@ impl Level {
                 && is_x86_feature_detected!("avx512dq")
             {
                 if is_x86_feature_detected!("avx512bf16") {
-                    add(Isa::Avx512, true);
+                    if super::amx::available() {
+                        add(Isa::Avx512, Bf16::Tiles);
+                    }
+                    add(Isa::Avx512, Bf16::Pairs);
                 }
-                add(Isa::Avx512, false);
+                add(Isa::Avx512, Bf16::None);
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                add(Isa::Avx2, false);
+                add(Isa::Avx2, Bf16::None);
             }
         }
-        add(Isa::Portable, false);
+        add(Isa::Portable, Bf16::None);
         levels
     }
 
@@ -63,8 +78,12 @@ impl Level {
         *BEST
     }
 
-    /// Whether products of bf16 values have an instruction here (AVX512-BF16).
+    /// Whether products of bf16 values have an instruction here (AVX512-BF16, AMX-BF16).
     pub fn multiplies_bf16(self) -> bool {
+        self.bf16 != Bf16::None
+    }
+
+    pub(crate) fn bf16(self) -> Bf16 {
         self.bf16
     }
 
