@@ -17,7 +17,7 @@ pub struct Dropout {
 impl Dropout {
     /// What element `(row, col)` is multiplied by: 0 or 1 / (1 − p).
     pub fn factor(&self, row: usize, col: usize) -> f32 {
-        if keep(self.row_key(row), col, self.threshold()) {
+        if keep(self.row_key(row), counter(col), self.threshold()) {
             self.scale()
         } else {
             0.0
@@ -76,10 +76,13 @@ impl Dropout {
     }
 }
 
+/// What a column adds to the counter.
+const STEP: u32 = 0x9e37_79b9;
+
 #[inline(always)]
-fn keep(key: u32, col: usize, threshold: u32) -> bool {
+fn keep(key: u32, counter: u32, threshold: u32) -> bool {
     // A 32-bit finaliser with low bias (Wellons' "lowbias32"), which vectorises.
-    let mut h = key ^ (col as u32).wrapping_mul(0x9e37_79b9);
+    let mut h = key ^ counter;
     h = (h ^ (h >> 16)).wrapping_mul(0x7feb_352d);
     h = (h ^ (h >> 15)).wrapping_mul(0x846c_a68b);
     h ^= h >> 16;
@@ -94,6 +97,25 @@ simd_dispatch! {
     fn multiply(key: u32, col: usize, threshold: u32, scale: f32, values: &mut [f32]) = multiply_generic
 }
 
+#[inline(always)]
+fn counter(col: usize) -> u32 {
+    (col as u32).wrapping_mul(STEP)
+}
+
+/// Elements of a loop's body: their counters are the first one's and a constant vector.
+const BODY: usize = 16;
+
+/// The counters of a body less the first one's.
+const COUNTERS: [u32; BODY] = {
+    let mut counters = [0; BODY];
+    let mut i = 0;
+    while i < BODY {
+        counters[i] = STEP.wrapping_mul(i as u32);
+        i += 1;
+    }
+    counters
+};
+
 // Plain loops: under each level's instructions the compiler vectorises them.
 #[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
@@ -105,12 +127,26 @@ unsafe fn apply_generic<S: Simd>(
     values: &[f32],
     out: &mut [f32],
 ) {
-    for (j, (o, v)) in out.iter_mut().zip(values).enumerate() {
-        *o = v * if keep(key, col + j, threshold) {
-            scale
-        } else {
-            0.0
+    let mut first = counter(col);
+    for (out, values) in out.chunks_mut(BODY).zip(values.chunks(BODY)) {
+        let dropped = |counter: u32, v: f32| {
+            let kept = keep(key, first.wrapping_add(counter), threshold);
+            v * if kept { scale } else { 0.0 }
         };
+        // Whole bodies have a length that the compiler knows.
+        if let (Ok(out), Ok(values)) = (
+            <&mut [f32; BODY]>::try_from(&mut *out),
+            <&[f32; BODY]>::try_from(values),
+        ) {
+            for ((o, v), counter) in out.iter_mut().zip(values).zip(COUNTERS) {
+                *o = dropped(counter, *v);
+            }
+        } else {
+            for ((o, v), counter) in out.iter_mut().zip(values).zip(COUNTERS) {
+                *o = dropped(counter, *v);
+            }
+        }
+        first = first.wrapping_add(STEP.wrapping_mul(BODY as u32));
     }
 }
 
@@ -123,11 +159,21 @@ unsafe fn multiply_generic<S: Simd>(
     scale: f32,
     values: &mut [f32],
 ) {
-    for (j, v) in values.iter_mut().enumerate() {
-        *v *= if keep(key, col + j, threshold) {
-            scale
-        } else {
-            0.0
+    let mut first = counter(col);
+    for values in values.chunks_mut(BODY) {
+        let dropped = |counter: u32, v: f32| {
+            let kept = keep(key, first.wrapping_add(counter), threshold);
+            v * if kept { scale } else { 0.0 }
         };
+        if let Ok(values) = <&mut [f32; BODY]>::try_from(&mut *values) {
+            for (v, counter) in values.iter_mut().zip(COUNTERS) {
+                *v = dropped(counter, *v);
+            }
+        } else {
+            for (v, counter) in values.iter_mut().zip(COUNTERS) {
+                *v = dropped(counter, *v);
+            }
+        }
+        first = first.wrapping_add(STEP.wrapping_mul(BODY as u32));
     }
 }
