@@ -1,9 +1,10 @@
 //! C (+)= A·B in bf16 on AMX: the tile of [`super::tile`] for processors that have a matrix unit.
 //!
-//! Layout: a group of A is `[steps / 16][16 rows][16]` words, so that one `tileloadd` reads 1 KiB in
-//! a row; B is a panel `[steps][48]` as for vectors, whose sixteen steps × sixteen lanes are the other
+//! Layout: a group of A is `[steps / 16][parts][16 rows][16]` words, so that one `tileloadd` reads
+//! 1 KiB in a row; B is a panel `[steps][48]` as for vectors, whose sixteen steps × sixteen lanes are the other
 //! operand as they lie. A word is two bf16 along the depth; the depth is a multiple of 32, filled up
-//! with zeros in both.
+//! with zeros in both. Activations that stay f32 come in three parts, which meet the same B: with
+//! weights that are bf16 every product is exact then, and only sums are rounded, as in f32.
 //! Register plan: three tiles of C (16 rows × 48 lanes), one of A, three of B, one to spare: four
 //! loads feed three products. Two groups of rows at once (four loads, four products; seven and six)
 //! were measured and are within 5 %, because what limits is L2, from where the panel comes at about
@@ -94,7 +95,13 @@ unsafe fn configure() {
 ///
 /// # Safety
 /// AMX is [`available`]; the pieces of A, B and C are what `piece` says.
-pub(super) unsafe fn multiply(piece: Piece, a: *const f32, b: *const f32, c: *mut f32) {
+pub(super) unsafe fn multiply(
+    piece: Piece,
+    parts: usize,
+    a: *const f32,
+    b: *const f32,
+    c: *mut f32,
+) {
     debug_assert!(piece.steps.is_multiple_of(TILE_STEPS) && piece.lanes <= PANEL);
     assert!(piece.steps > 0, "a product has a depth");
     let vectors = piece.lanes.div_ceil(SIDE);
@@ -102,7 +109,7 @@ pub(super) unsafe fn multiply(piece: Piece, a: *const f32, b: *const f32, c: *mu
     unsafe {
         configure();
         if piece.rows == SIDE && piece.lanes == vectors * SIDE {
-            return whole(piece, vectors, a, b, c);
+            return whole(piece, parts, vectors, a, b, c);
         }
         let mut buffer = [0.0; SIDE * PANEL];
         let rows = |buffer: *mut f32| {
@@ -117,7 +124,7 @@ pub(super) unsafe fn multiply(piece: Piece, a: *const f32, b: *const f32, c: *mu
             c_row: PANEL,
             ..piece
         };
-        whole(edge, vectors, a, b, buffer.as_mut_ptr());
+        whole(edge, parts, vectors, a, b, buffer.as_mut_ptr());
         for (buffer, c) in rows(buffer.as_mut_ptr()) {
             buffer.copy_to_nonoverlapping(c, piece.lanes);
         }
@@ -126,7 +133,7 @@ pub(super) unsafe fn multiply(piece: Piece, a: *const f32, b: *const f32, c: *mu
 
 /// Loads (or clears) the tiles of C, runs down the depth, stores them.
 macro_rules! product {
-    ($piece:ident, $a:ident, $b:ident, $c:ident; $(($sum:literal, $lanes:literal, $at:literal)),+) => {{
+    ($piece:ident, $parts:ident, $a:ident, $b:ident, $c:ident; $(($sum:literal, $lanes:literal, $at:literal)),+) => {{
         let c_row = 4 * $piece.c_row;
         if $piece.accumulate {
             $(asm!(concat!("tileloadd ", $sum, ", [{c} + {row} + ", $at, "]"),
@@ -134,22 +141,45 @@ macro_rules! product {
         } else {
             $(asm!(concat!("tilezero ", $sum), options(nomem, nostack, preserves_flags));)+
         }
-        asm!(
-            "2:",
-            "tileloadd tmm3, [{a} + {a_row}]",
-            $(concat!("tileloadd ", $lanes, ", [{b} + {b_row} + ", $at, "]"),
-            concat!("tdpbf16ps ", $sum, ", tmm3, ", $lanes),)+
-            "add {a}, 1024",
-            "add {b}, 3072",
-            "dec {blocks}",
-            "jnz 2b",
-            a = inout(reg) $a => _,
-            b = inout(reg) $b => _,
-            blocks = inout(reg) $piece.steps / TILE_STEPS => _,
-            a_row = in(reg) 64usize,
-            b_row = in(reg) 4 * PANEL,
-            options(readonly, nostack),
-        );
+        if $parts == 1 {
+            asm!(
+                "2:",
+                "tileloadd tmm3, [{a} + {a_row}]",
+                $(concat!("tileloadd ", $lanes, ", [{b} + {b_row} + ", $at, "]"),
+                concat!("tdpbf16ps ", $sum, ", tmm3, ", $lanes),)+
+                "add {a}, 1024",
+                "add {b}, 3072",
+                "dec {blocks}",
+                "jnz 2b",
+                a = inout(reg) $a => _,
+                b = inout(reg) $b => _,
+                blocks = inout(reg) $piece.steps / TILE_STEPS => _,
+                a_row = in(reg) 64usize,
+                b_row = in(reg) 4 * PANEL,
+                options(readonly, nostack),
+            );
+        } else {
+            asm!(
+                "2:",
+                "tileloadd tmm3, [{a} + {a_row}]",
+                $(concat!("tileloadd ", $lanes, ", [{b} + {b_row} + ", $at, "]"),
+                concat!("tdpbf16ps ", $sum, ", tmm3, ", $lanes),)+
+                "tileloadd tmm7, [{a} + {a_row} + 1024]",
+                $(concat!("tdpbf16ps ", $sum, ", tmm7, ", $lanes),)+
+                "tileloadd tmm3, [{a} + {a_row} + 2048]",
+                $(concat!("tdpbf16ps ", $sum, ", tmm3, ", $lanes),)+
+                "add {a}, 3072",
+                "add {b}, 3072",
+                "dec {blocks}",
+                "jnz 2b",
+                a = inout(reg) $a => _,
+                b = inout(reg) $b => _,
+                blocks = inout(reg) $piece.steps / TILE_STEPS => _,
+                a_row = in(reg) 64usize,
+                b_row = in(reg) 4 * PANEL,
+                options(readonly, nostack),
+            );
+        }
         $(asm!(concat!("tilestored [{c} + {row} + ", $at, "], ", $sum),
             c = in(reg) $c, row = in(reg) c_row, options(nostack, preserves_flags));)+
     }};
@@ -157,14 +187,21 @@ macro_rules! product {
 
 /// # Safety
 /// As [`multiply`], and C has sixteen rows of `vectors` whole vectors.
-unsafe fn whole(piece: Piece, vectors: usize, a: *const f32, b: *const f32, c: *mut f32) {
+unsafe fn whole(
+    piece: Piece,
+    parts: usize,
+    vectors: usize,
+    a: *const f32,
+    b: *const f32,
+    c: *mut f32,
+) {
     // SAFETY: says the caller; the tiles are configured, and the compiler keeps nothing in them.
     unsafe {
         match vectors {
-            3 => product!(piece, a, b, c;
+            3 => product!(piece, parts, a, b, c;
                 ("tmm0", "tmm4", 0), ("tmm1", "tmm5", 64), ("tmm2", "tmm6", 128)),
-            2 => product!(piece, a, b, c; ("tmm0", "tmm4", 0), ("tmm1", "tmm5", 64)),
-            _ => product!(piece, a, b, c; ("tmm0", "tmm4", 0)),
+            2 => product!(piece, parts, a, b, c; ("tmm0", "tmm4", 0), ("tmm1", "tmm5", 64)),
+            _ => product!(piece, parts, a, b, c; ("tmm0", "tmm4", 0)),
         }
     }
 }

@@ -53,7 +53,7 @@ pub fn forward(
         };
         let head = Head {
             level,
-            words: Words::new(level, weight.format.compute),
+            words: Words::for_weight(level, &weight.format),
             weight,
             targets,
         };
@@ -77,13 +77,13 @@ impl Head<'_> {
         let lanes = self.level.lanes();
         let per_split = vocabulary.div_ceil(SPLITS).next_multiple_of(ENTRIES);
         let splits = vocabulary.div_ceil(per_split);
-        let packed = rows.next_multiple_of(lanes) * self.words.steps(hidden);
+        let packed = rows.next_multiple_of(lanes) * self.words.row_steps(hidden);
         // Of each split and row: the largest logit and the sum of exponentials so far.
         let sizes = [packed, splits * dh.len(), splits * 2 * rows, rows];
         scratch_slices(sizes, |[packed, weighted, softmaxes, target_logits]| {
             let logits_at = Shared(target_logits.as_mut_ptr());
             packed
-                .par_chunks_mut(lanes * self.words.steps(hidden))
+                .par_chunks_mut(lanes * self.words.row_steps(hidden))
                 .zip(h.par_chunks(lanes * hidden))
                 .for_each(|(packed, h)| pack(self.level, self.words, h, hidden, hidden, packed));
             let weighted_at = Shared(weighted.as_mut_ptr());
@@ -167,10 +167,11 @@ impl Head<'_> {
         let (hidden, rows) = (self.hidden(), self.targets.len());
         let (lanes, steps) = (self.level.lanes(), self.words.steps(entries.len()));
         let width = VECTORS * lanes;
-        let packed = rows.next_multiple_of(lanes) * steps;
+        let group = lanes * self.words.row_steps(entries.len());
+        let packed = rows.div_ceil(lanes) * group;
         scratch_slices([packed, width * steps], |[packed, panel]| {
             let groups = p[..rows * ENTRIES].chunks(lanes * ENTRIES);
-            for (p, packed) in groups.zip(packed.chunks_exact_mut(lanes * steps)) {
+            for (p, packed) in groups.zip(packed.chunks_exact_mut(group)) {
                 pack(self.level, self.words, p, ENTRIES, entries.len(), packed);
             }
             for start in (0..hidden).step_by(width) {
@@ -198,7 +199,8 @@ impl Head<'_> {
         accumulate: bool,
     ) {
         let height = self.level.lanes();
-        for (group, a) in a.chunks_exact(height * steps).enumerate() {
+        let size = height * self.words.parts() * steps;
+        for (group, a) in a.chunks_exact(size).enumerate() {
             let first = group * height;
             let piece = Piece {
                 rows: (self.targets.len() - first).min(height),

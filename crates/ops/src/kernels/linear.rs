@@ -54,7 +54,7 @@ pub fn forward(
     }
     let rank = lora.map_or(0, |l| l.rank);
     let mut u = output(m * rank);
-    let words = Words::new(level, weight.format.compute);
+    let words = Words::for_weight(level, &weight.format);
     let width = VECTORS * level.lanes();
     let unpack = |lanes, depth, panel: &mut [f32]| {
         weight.panel_of_rows(level, words, lanes, depth, panel, width)
@@ -105,7 +105,7 @@ pub fn backward(
             da_db: lora.map(zeros),
         };
     }
-    let words = Words::new(level, weight.format.compute);
+    let words = Words::for_weight(level, &weight.format);
     let width = VECTORS * level.lanes();
     let unpack = |lanes, depth, panel: &mut [f32]| {
         weight.panel_of_columns(level, words, depth, lanes, panel, width)
@@ -200,7 +200,7 @@ impl Pass<'_> {
         let (level, words) = (self.level, self.words);
         let (rows, rank) = (x.len() / self.depth, self.projection.map_or(0, |p| p.rank));
         let padded = rows.next_multiple_of(level.lanes());
-        let sizes = [padded * words.steps(self.depth), padded * rank];
+        let sizes = [padded * words.row_steps(self.depth), padded * rank];
         scratch_slices(sizes, |[packed, left]| {
             let projection = self.projection.map(|projection| {
                 let rows = &mut projected[first * rank..(first + rows) * rank];

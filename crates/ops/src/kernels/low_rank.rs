@@ -45,14 +45,14 @@ pub(crate) fn pack_and_project(
 ) {
     let lanes = level.lanes();
     let projection = projection.map(|(projection, to)| {
-        let groups = packed.len() / (words.steps(width) * lanes);
+        let groups = packed.len() / (words.row_steps(width) * lanes);
         assert_eq!(to.rows.len(), x.len() / width * projection.rank);
         assert_eq!(to.packed.len(), groups * lanes * projection.rank);
         let (rows, packed) = (to.rows.as_mut_ptr(), to.packed.as_mut_ptr());
         (projection, Shared(rows), Shared(packed))
     });
     packed
-        .par_chunks_mut(words.steps(width) * lanes)
+        .par_chunks_mut(words.row_steps(width) * lanes)
         .zip(x.par_chunks(lanes * width))
         .enumerate()
         .for_each(|(group, (packed, x))| {

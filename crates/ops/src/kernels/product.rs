@@ -41,7 +41,7 @@ pub(crate) struct Product<'a> {
     pub rows: usize,
     pub depth: usize,
     pub lanes: usize,
-    /// `[groups][steps][LANES]`
+    /// As [`super::row_groups`] packs it.
     pub a: &'a [f32],
     pub unpack: &'a Unpack<'a>,
     pub bias: Option<&'a [f32]>,
@@ -75,7 +75,10 @@ impl Product<'_> {
 
     fn task(&self, lanes: Range<usize>, groups: Range<usize>, c: Shared) {
         let width = VECTORS * self.level.lanes();
-        let total = self.words.steps(self.depth);
+        let (total, row) = (
+            self.words.steps(self.depth),
+            self.words.row_steps(self.depth),
+        );
         // Blocks of equal size, a multiple of every NF4 block.
         let block = self.depth.div_ceil(total.div_ceil(MOST_STEPS).max(1));
         let block = block.next_multiple_of(2 * nf4::BLOCK_SIZE);
@@ -88,7 +91,7 @@ impl Product<'_> {
             for start in (0..self.depth).step_by(block) {
                 let depth = start..(start + block).min(self.depth);
                 let steps = self.words.steps(depth.len());
-                (self.unpack)(lanes.clone(), depth, panel);
+                (self.unpack)(lanes.clone(), depth.clone(), panel);
                 for group in groups.clone() {
                     let first = group * self.level.lanes();
                     let mut piece = Piece {
@@ -105,8 +108,9 @@ impl Product<'_> {
                         if start == 0 {
                             piece.accumulate = self.begin(group, &lanes, piece, right, c);
                         }
-                        let at = (group * total + self.words.steps(start)) * self.level.lanes();
-                        let a = self.a[at..at + steps * self.level.lanes()].as_ptr();
+                        let at = (group * row + self.words.row_steps(start)) * self.level.lanes();
+                        let words = self.words.row_steps(depth.len()) * self.level.lanes();
+                        let a = self.a[at..at + words].as_ptr();
                         multiply_words(self.level, self.words, piece, a, panel.as_ptr(), c);
                     }
                 }

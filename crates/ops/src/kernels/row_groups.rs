@@ -1,5 +1,5 @@
 //! Activations in the words and the layout that the tile broadcasts: groups of `LANES` rows,
-//! `[steps][LANES]`; for AMX, which reads rows, `[steps / 16][LANES][16]`.
+//! `[steps][LANES]`; for AMX, which reads rows, `[steps / 16][parts][LANES][16]`.
 //!
 //! Eight rows side by side are read as one stream of whole cache lines, where row-major activations
 //! are eight streams a power of two apart. Each value is rounded to bf16 here, once a call.
@@ -33,11 +33,11 @@ pub(crate) fn pack(level: Level, words: Words, x: &[f32], row: usize, k: usize, 
             transpose(level, natural, steps, rows, steps, out, lanes);
         }),
         #[cfg(target_arch = "x86_64")]
-        Words::Tiles => {
-            let out = &mut out[..steps * lanes];
+        Words::Tiles | Words::Thirds => {
+            let out = &mut out[..words.row_steps(k) * lanes];
             for (i, x) in x.chunks(row).enumerate() {
-                // SAFETY: Tiles exist where the level has AVX512-BF16 too.
-                unsafe { super::panel::pair_into_tiles(&x[..k], i, out) };
+                // SAFETY: these words exist where the level has AVX512-BF16 too.
+                unsafe { super::panel::pair_into_tiles(&x[..k], i, words.parts(), out) };
             }
             for tile in out.chunks_exact_mut(TILE_STEPS * lanes) {
                 tile[rows * TILE_STEPS..].fill(0.0);

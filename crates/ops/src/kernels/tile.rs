@@ -52,7 +52,9 @@ pub(crate) unsafe fn multiply_words(
         #[cfg(target_arch = "x86_64")]
         Words::Pairs => unsafe { x86::multiply_pairs(piece, a, b, c) },
         #[cfg(target_arch = "x86_64")]
-        Words::Tiles => unsafe { super::amx::multiply(piece, a, b, c) },
+        Words::Tiles | Words::Thirds => unsafe {
+            super::amx::multiply(piece, words.parts(), a, b, c)
+        },
     }
 }
 

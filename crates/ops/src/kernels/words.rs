@@ -4,7 +4,9 @@
 //! written once: a depth of `k` values is `k` words of f32, or `k / 2` words of two bf16 each.
 
 use super::simd::{Bf16, Level, Simd, simd_dispatch};
-use crate::format::ComputeDtype;
+use crate::format::{ComputeDtype, WeightFormat};
+#[cfg(target_arch = "x86_64")]
+use crate::format::{DenseDtype, Encoding};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Words {
@@ -18,6 +20,10 @@ pub(crate) enum Words {
     /// The same, sixteen words of the depth at a time, filled up with zeros ([`super::amx`]).
     #[cfg(target_arch = "x86_64")]
     Tiles,
+    /// Activations that stay f32 where the weights are bf16 already: three bf16 add up to one f32,
+    /// and each multiplies the same weight, exactly.
+    #[cfg(target_arch = "x86_64")]
+    Thirds,
 }
 
 /// Words of the depth that a tile takes.
@@ -39,6 +45,22 @@ impl Words {
         }
     }
 
+    /// How this level multiplies many rows by this weight.
+    pub fn for_weight(level: Level, format: &WeightFormat) -> Words {
+        match (Words::new(level, format.compute), format.encoding) {
+            #[cfg(target_arch = "x86_64")]
+            (
+                Words::F32,
+                Encoding::Dense(DenseDtype::BF16)
+                | Encoding::Nf4 {
+                    dtype: nf4::Dtype::BF16,
+                    ..
+                },
+            ) if level.bf16() == Bf16::Tiles => Words::Thirds,
+            (words, _) => words,
+        }
+    }
+
     /// How it multiplies vectors, whatever it has beside them.
     pub fn of_vectors(level: Level, compute: ComputeDtype) -> Words {
         match Words::new(level, compute) {
@@ -53,7 +75,7 @@ impl Words {
         match self {
             Words::F32 | Words::Rounded => 1,
             #[cfg(target_arch = "x86_64")]
-            Words::Pairs | Words::Tiles => 2,
+            Words::Pairs | Words::Tiles | Words::Thirds => 2,
         }
     }
 
@@ -62,9 +84,23 @@ impl Words {
         let words = depth.div_ceil(self.values());
         match self {
             #[cfg(target_arch = "x86_64")]
-            Words::Tiles => words.next_multiple_of(TILE_STEPS),
+            Words::Tiles | Words::Thirds => words.next_multiple_of(TILE_STEPS),
             _ => words,
         }
+    }
+
+    /// Operands that one of activations becomes.
+    pub fn parts(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Words::Thirds => 3,
+            _ => 1,
+        }
+    }
+
+    /// Words of a row of activations ([`super::row_groups`]).
+    pub fn row_steps(self, depth: usize) -> usize {
+        self.parts() * self.steps(depth)
     }
 }
 

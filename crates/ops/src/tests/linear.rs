@@ -106,7 +106,7 @@ fn check(
         ..case.format
     };
     let view = WeightView::new(&case.words, format);
-    let words = Words::new(level, compute);
+    let words = Words::for_weight(level, &format);
     let (x, dy, b) = (random.values(m * k), random.values(m * n), random.values(n));
     let (la, lb) = (random.values(rank * k), random.values(n * rank));
     let lora = (rank > 0).then_some(LoraView {
@@ -230,6 +230,8 @@ fn values_of(word: f32, words: Words) -> Vec<f32> {
 pub(super) fn rounded(value: f32, words: Words) -> f32 {
     match words {
         Words::F32 => value,
+        #[cfg(target_arch = "x86_64")]
+        Words::Thirds => value,
         _ => half::bf16::from_f32(value).to_f32(),
     }
 }
@@ -246,13 +248,17 @@ fn panels_hold_the_weights_values_in_both_directions_and_every_kind_of_word() {
     ];
     for level in Level::available() {
         for compute in [ComputeDtype::F32, ComputeDtype::Bf16] {
-            let words = Words::new(level, compute);
             for ([n, k], encoding) in [[50, 192], [31, 100], [64, 64], [3, 33], [18, 320]]
                 .into_iter()
                 .flat_map(|shape| encodings.map(|encoding| (shape, encoding)))
             {
                 let case = weight(encoding, n, k, &mut Random::new(3));
-                let view = WeightView::new(&case.words, case.format);
+                let format = WeightFormat {
+                    compute,
+                    ..case.format
+                };
+                let words = Words::for_weight(level, &format);
+                let view = WeightView::new(&case.words, format);
                 let value = |row: usize, col: usize| rounded(case.dense[row * k + col], words);
                 let width = 56;
                 let what = format!("{encoding} {n}x{k} {words:?} {level:?}");

@@ -136,7 +136,7 @@ impl Multiplier {
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            Words::Pairs | Words::Tiles => {
+            Words::Pairs | Words::Tiles | Words::Thirds => {
                 // SAFETY: these words exist where the level has AVX512-BF16.
                 unsafe { pair_rows(values, x.row, size, out, stride) };
                 let written = x.count.div_ceil(2) * stride;
@@ -194,7 +194,7 @@ fn words_along(multiplier: Multiplier, values: &[f32], out: &mut [f32]) {
         }
         // SAFETY: these words exist where the level has AVX512-BF16.
         #[cfg(target_arch = "x86_64")]
-        Words::Pairs | Words::Tiles => unsafe { pair_along(values, out) },
+        Words::Pairs | Words::Tiles | Words::Thirds => unsafe { pair_along(values, out) },
     }
 }
 

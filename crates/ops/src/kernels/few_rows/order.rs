@@ -200,7 +200,7 @@ fn put_natural(level: Level, words: Words, values: &[f32], to: &mut [f32]) {
             }
         }
         #[cfg(target_arch = "x86_64")]
-        Words::Pairs | Words::Tiles => {
+        Words::Pairs | Words::Tiles | Words::Thirds => {
             // SAFETY: these words exist where the level has AVX512-BF16; two values a word.
             unsafe { crate::kernels::panel::pair_along(values, to) };
         }

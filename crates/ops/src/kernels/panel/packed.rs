@@ -55,10 +55,12 @@ impl WeightView<'_> {
         match (words, self.source) {
             (Words::F32, Source::F32(values)) => Some((&values[first..], width)),
             #[cfg(target_arch = "x86_64")]
-            (Words::Pairs | Words::Tiles, Source::Half(values, DenseDtype::BF16))
-                if width.is_multiple_of(2)
-                    && cols.start.is_multiple_of(2)
-                    && words.steps(cols.len()) == cols.len().div_ceil(2) =>
+            (
+                Words::Pairs | Words::Tiles | Words::Thirds,
+                Source::Half(values, DenseDtype::BF16),
+            ) if width.is_multiple_of(2)
+                && cols.start.is_multiple_of(2)
+                && words.steps(cols.len()) == cols.len().div_ceil(2) =>
             {
                 let end = (rows.end - 1) * width + cols.end;
                 let values = bytemuck::cast_slice(&values[first..end.next_multiple_of(2)]);
@@ -87,7 +89,7 @@ impl WeightView<'_> {
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            Words::Pairs | Words::Tiles => {
+            Words::Pairs | Words::Tiles | Words::Thirds => {
                 let steps = words.steps(cols.len());
                 let whole_blocks = [self.format.in_features, cols.start, cols.len()]
                     .iter()
@@ -135,7 +137,7 @@ impl WeightView<'_> {
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            Words::Pairs | Words::Tiles => {
+            Words::Pairs | Words::Tiles | Words::Thirds => {
                 for (row, out) in rows.clone().step_by(2).zip(out.chunks_mut(width)) {
                     let lower = (row + 1 < rows.end).then_some(row + 1);
                     let out = &mut out[..cols.len()];

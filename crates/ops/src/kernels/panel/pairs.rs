@@ -43,22 +43,35 @@ pub(crate) unsafe fn pair_along(values: &[f32], out: &mut [f32]) {
     out[values.len().div_ceil(2)..].fill(0.0);
 }
 
-/// Row `row` of a group of sixteen, `[steps / 16][16][16]`: [`pair_along`], a line into each tile.
+/// Row `row` of a group of sixteen, `[steps / 16][parts][16][16]`: [`pair_along`], a line into each
+/// tile. The parts after the first are what the ones before left of the values: three of 8 bits hold
+/// all 24 of an f32.
 ///
 /// # Safety
-/// The processor has AVX512-BF16; `out` has a tile for each 32 of `values`, the last begun or whole.
+/// The processor has AVX512-BF16; `out` has tiles for each 32 of `values`, the last begun or whole.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-pub(crate) unsafe fn pair_into_tiles(values: &[f32], row: usize, out: &mut [f32]) {
-    debug_assert!(row < 16 && out.len() == 256 * values.len().div_ceil(32));
-    for (values, tile) in values.chunks(32).zip(out.chunks_exact_mut(256)) {
-        // SAFETY: at most 32 values, and the sixteen words of a tile's row.
+pub(crate) unsafe fn pair_into_tiles(values: &[f32], row: usize, parts: usize, out: &mut [f32]) {
+    debug_assert!(row < 16 && out.len() == parts * 256 * values.len().div_ceil(32));
+    for (values, tiles) in values.chunks(32).zip(out.chunks_exact_mut(parts * 256)) {
+        // SAFETY: at most 32 values, and the sixteen words of a row in each of `parts` tiles.
         unsafe {
-            let low = _mm512_maskz_loadu_ps(first(values.len()), values.as_ptr());
-            let high = _mm512_maskz_loadu_ps(
+            let mut low = _mm512_maskz_loadu_ps(first(values.len()), values.as_ptr());
+            let mut high = _mm512_maskz_loadu_ps(
                 first(values.len().saturating_sub(16)),
                 values.as_ptr().wrapping_add(16),
             );
-            _mm512_storeu_si512(tile.as_mut_ptr().add(16 * row).cast(), both(low, high));
+            for part in 0..parts {
+                let pairs = both(low, high);
+                let line = tiles.as_mut_ptr().add(256 * part + 16 * row);
+                _mm512_storeu_si512(line.cast(), pairs);
+                if part + 1 < parts {
+                    let wide = |half| {
+                        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
+                    };
+                    low = _mm512_sub_ps(low, wide(_mm512_castsi512_si256(pairs)));
+                    high = _mm512_sub_ps(high, wide(_mm512_extracti64x4_epi64::<1>(pairs)));
+                }
+            }
         }
     }
 }
