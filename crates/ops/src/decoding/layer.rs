@@ -189,10 +189,8 @@ impl HostLayer {
             let mut values = output(rows * width);
             forward_run(level, &gate, &up, &mut values);
             for (layout, target) in &targets {
-                for (i, row) in values.chunks_exact(width).enumerate() {
-                    // SAFETY: each feature of each row has a place of its own, and these are the task's.
-                    unsafe { layout.put(level, row, first, i, target.at(0)) };
-                }
+                // SAFETY: each feature of each row has a place of its own, and these are the task's.
+                unsafe { layout.put(level, &values, first, target.at(0)) };
             }
         });
     }

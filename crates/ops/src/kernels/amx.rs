@@ -82,7 +82,7 @@ static FULL_TILES: Configuration = Configuration {
 /// # Safety
 /// AMX is [`available`].
 #[inline(always)]
-unsafe fn configure() {
+pub(super) unsafe fn configure() {
     thread_local!(static DONE: Cell<bool> = const { Cell::new(false) });
     if !DONE.get() {
         // SAFETY: a valid configuration; the compiler keeps nothing in tiles.

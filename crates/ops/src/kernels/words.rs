@@ -31,7 +31,7 @@ pub(crate) enum Words {
 pub(crate) const TILE_STEPS: usize = 16;
 
 impl Words {
-    /// How this level multiplies many rows in `compute`.
+    /// How this level multiplies in `compute`.
     pub fn new(level: Level, compute: ComputeDtype) -> Words {
         match compute {
             ComputeDtype::F32 => Words::F32,
@@ -58,15 +58,6 @@ impl Words {
                 },
             ) if level.bf16() == Bf16::Tiles => Words::Thirds,
             (words, _) => words,
-        }
-    }
-
-    /// How it multiplies vectors, whatever it has beside them.
-    pub fn of_vectors(level: Level, compute: ComputeDtype) -> Words {
-        match Words::new(level, compute) {
-            #[cfg(target_arch = "x86_64")]
-            Words::Tiles => Words::Pairs,
-            words => words,
         }
     }
 

@@ -51,7 +51,7 @@ fn check(level: Level, encoding: &str, compute: ComputeDtype, [n, k]: [usize; 2]
     };
     let (x, bias) = (random.values(rows * k), random.values(n));
     let (b, u) = (random.values(n * RANK), random.values(rows * RANK));
-    let words = Words::of_vectors(level, compute);
+    let words = Words::new(level, compute);
     let round =
         |values: &[f32]| -> Vec<f64> { values.iter().map(|v| rounded(*v, words) as f64).collect() };
     let mut expected = reference::linear::forward(

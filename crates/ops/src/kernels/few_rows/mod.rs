@@ -1,6 +1,7 @@
 //! y = x·Wᵀ for a handful of tokens (decoding): W is read once, as it lies.
 //!
-//! Read in order: `order` (how x lies) → `packed` (weights out of words) → `tile` (the product).
+//! Read in order: `order` and `layout` (how x lies) → `packed` (weights out of words) → `tile` (the
+//! product), or `tiles` where there is AMX.
 //! [`Linear`] is a piece of work for a [`crate::kernels::team`], which shares a decoding step out.
 //! Rows of W become words in natural order first where their format has no source of its own: odd
 //! widths, f32, f16, and all weights below AVX-512.
@@ -8,12 +9,16 @@
 //! As in a product of many rows, bf16 is what both operands are rounded to; the adapter's path, its
 //! sum with the weight's and the bias are f32.
 
+mod layout;
 mod order;
 #[cfg(target_arch = "x86_64")]
 mod packed;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
-pub(crate) use order::{Layout, Order};
+pub(crate) use layout::Layout;
+pub(crate) use order::Order;
 
 use super::aligned::Aligned;
 use super::panel::{Source, WeightView};
@@ -74,8 +79,11 @@ impl Linear<'_> {
             assert!(low.b.len() >= range.end * low.rank && low.u.len() >= layout.rows * low.rank);
         }
         #[cfg(target_arch = "x86_64")]
-        let words = Words::of_vectors(level, format.compute);
+        let words = Words::new(level, format.compute);
         match layout.order {
+            // SAFETY: the level has tiles, or there would be no such order.
+            #[cfg(target_arch = "x86_64")]
+            _ if words == Words::Tiles => unsafe { tiles::multiply(self.weight, range, &product) },
             // SAFETY: these orders and words are chosen where the level has the instructions.
             #[cfg(target_arch = "x86_64")]
             Order::Nibbles | Order::Halves => unsafe {
@@ -140,7 +148,7 @@ mod x86 {
     }
 
     /// 4-bit rows of whole blocks.
-    fn codes<'a>(weight: WeightView<'a>, range: &Range<usize>) -> Option<Codes<'a>> {
+    pub(super) fn codes<'a>(weight: WeightView<'a>, range: &Range<usize>) -> Option<Codes<'a>> {
         let in_features = weight.format.in_features;
         match weight.source {
             Source::Nf4 {
@@ -212,7 +220,7 @@ fn unpack(
 ) -> Plain {
     let format = weight.format;
     let stride = product.layout.vectors * product.layout.order.lanes();
-    let words = Words::of_vectors(product.level, format.compute);
+    let words = Words::new(product.level, format.compute);
     buffer.resize(tile::BUFFER * stride);
     for row in buffer.chunks_exact_mut(stride) {
         row[words.steps(format.in_features)..].fill(0.0);

@@ -3,17 +3,16 @@
 //! A vector of weights is cut from the stored words by one shift: nibble `s` of sixteen 16-bit words
 //! is every fourth weight, a half of sixteen 32-bit words every second. So x is put in that order
 //! once, and every row of W finds its partners there. A vector is sixteen words (eight below
-//! AVX-512) of one f32, or of two bf16 where that is what is multiplied ([`Words`]).
+//! AVX-512) of one f32, or of two bf16 where that is what is multiplied ([`Words`]). Where its words
+//! then lie is the [`Layout`]'s business.
 
+use super::layout::Layout;
 use crate::format::{DenseDtype, Encoding, WeightFormat};
-use crate::kernels::aligned::Aligned;
 use crate::kernels::simd::Level;
 use crate::kernels::words::{Words, round_to_bf16};
 
-/// Rows of x whose vectors lie side by side: what one tile reads is one stream.
-pub(super) const GROUP: usize = 8;
 /// Weights of a block of codes, and the features that are put in order at once.
-const BLOCK: usize = nf4::BLOCK_SIZE;
+pub(super) const BLOCK: usize = nf4::BLOCK_SIZE;
 
 /// The order that one storage format wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,21 +26,24 @@ pub(crate) enum Order {
     /// bf16 for the same: of 64 those in the low nibbles and those in the next in one vector, then
     /// the other two.
     NibblePairs,
+    /// The same, for tiles.
+    NibbleTiles,
 }
 
 impl Order {
     /// The order in which rows of this format are multiplied.
     pub(crate) fn of(level: Level, format: WeightFormat) -> Order {
-        let (words, lanes) = (Words::of_vectors(level, format.compute), level.lanes());
+        let (words, lanes) = (Words::new(level, format.compute), level.lanes());
         let natural = Order::Natural { words, lanes };
         if lanes != 16 || words == Words::Rounded {
             return natural;
         }
         let single = words == Words::F32;
         match format.encoding {
-            Encoding::Nf4 { .. } if format.in_features.is_multiple_of(BLOCK) => match single {
-                true => Order::Nibbles,
-                false => Order::NibblePairs,
+            Encoding::Nf4 { .. } if format.in_features.is_multiple_of(BLOCK) => match natural {
+                _ if single => Order::Nibbles,
+                _ if natural.tiled() => Order::NibbleTiles,
+                _ => Order::NibblePairs,
             },
             Encoding::Dense(DenseDtype::BF16)
                 if single && format.in_features.is_multiple_of(32) =>
@@ -63,16 +65,39 @@ impl Order {
     pub(crate) fn lanes(self) -> usize {
         match self {
             Order::Natural { lanes, .. } => lanes,
-            Order::Halves | Order::Nibbles | Order::NibblePairs => 16,
+            Order::Halves | Order::Nibbles | Order::NibblePairs | Order::NibbleTiles => 16,
+        }
+    }
+
+    /// Whether the words lie as tiles are loaded.
+    #[inline(always)]
+    pub(super) fn tiled(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Order::Natural {
+                words: Words::Tiles,
+                ..
+            } => true,
+            Order::NibbleTiles => true,
+            _ => false,
         }
     }
 
     /// Features of a vector.
-    fn features(self) -> usize {
+    pub(super) fn features(self) -> usize {
         match self {
             Order::Natural { words, lanes } => lanes * words.values(),
             Order::Halves | Order::Nibbles => 16,
-            Order::NibblePairs => 32,
+            Order::NibblePairs | Order::NibbleTiles => 32,
+        }
+    }
+
+    /// Vectors that are made together.
+    pub(super) fn vectors_at_once(self) -> usize {
+        match self {
+            Order::Nibbles => 4,
+            Order::NibblePairs | Order::NibbleTiles | Order::Halves => 2,
+            Order::Natural { .. } => 1,
         }
     }
 
@@ -86,111 +111,8 @@ impl Order {
     }
 }
 
-/// Packed rows of x: `[group][vector][row of the group][lane]`, groups of [`GROUP`] rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Layout {
-    pub order: Order,
-    pub rows: usize,
-    /// Vectors of a row.
-    pub vectors: usize,
-}
-
-impl Layout {
-    /// Words of all rows.
-    pub(crate) fn len(&self) -> usize {
-        self.rows * self.vectors * self.order.lanes()
-    }
-
-    /// Where a vector of a row begins.
-    #[inline(always)]
-    pub(super) fn at(&self, vector: usize, row: usize) -> usize {
-        let first = row / GROUP * GROUP;
-        (first * self.vectors + vector * self.group(row) + row - first) * self.order.lanes()
-    }
-
-    /// Rows of the group that this row is in: from vector to vector of a row.
-    #[inline(always)]
-    pub(super) fn group(&self, row: usize) -> usize {
-        GROUP.min(self.rows - row / GROUP * GROUP)
-    }
-
-    /// Puts features `first..` of row `row` among the vectors at `packed`.
-    ///
-    /// # Panics
-    /// If `first` is not at the start of a block of 64, or an order that knows whole blocks alone
-    /// is given less, or the features are more than a row has.
-    ///
-    /// # Safety
-    /// `packed` must be valid for [`Layout::len`] words; no one else may touch the places of these.
-    pub(crate) unsafe fn put(
-        self,
-        level: Level,
-        values: &[f32],
-        first: usize,
-        row: usize,
-        packed: *mut f32,
-    ) {
-        let step = self.group(row) * self.order.lanes();
-        let per_vector = self.order.features();
-        assert!(
-            first.is_multiple_of(BLOCK) && row < self.rows,
-            "a block of one of the rows"
-        );
-        assert!(
-            first + values.len() <= self.vectors * per_vector,
-            "a feature beyond the row"
-        );
-        // SAFETY: the vectors of this row that hold these features, as just seen.
-        let mut to = unsafe { packed.add(self.at(first / per_vector, row)) };
-        match self.order {
-            Order::Natural { words, lanes } => {
-                for values in values.chunks(per_vector) {
-                    // SAFETY: one vector.
-                    unsafe {
-                        put_natural(
-                            level,
-                            words,
-                            values,
-                            std::slice::from_raw_parts_mut(to, lanes),
-                        );
-                    }
-                    to = to.wrapping_add(step);
-                }
-            }
-            #[cfg(target_arch = "x86_64")]
-            order => {
-                assert!(
-                    values
-                        .len()
-                        .is_multiple_of(per_vector * order.vectors_at_once())
-                );
-                // SAFETY: whole runs of vectors, and these orders are chosen where the level is
-                // AVX-512, with pairs where it multiplies them.
-                unsafe {
-                    match order {
-                        Order::Nibbles => x86::nibbles(values, to, step),
-                        Order::NibblePairs => x86::nibble_pairs(values, to, step),
-                        _ => x86::halves(values, to, step),
-                    }
-                }
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            order => unreachable!("{order:?} is an order of AVX-512"),
-        }
-    }
-
-    /// All of x, row-major, packed into `packed`.
-    pub(crate) fn pack(self, level: Level, x: &[f32], packed: &mut Aligned) {
-        packed.resize(self.len());
-        for (i, row) in x.chunks_exact(x.len() / self.rows.max(1)).enumerate() {
-            // SAFETY: the buffer is ours and has this length.
-            unsafe { self.put(level, row, 0, i, packed.as_mut_ptr()) };
-        }
-    }
-}
-
 /// At most one vector of features, rounded to what the words hold.
-fn put_natural(level: Level, words: Words, values: &[f32], to: &mut [f32]) {
+pub(super) fn put_natural(level: Level, words: Words, values: &[f32], to: &mut [f32]) {
     match words {
         Words::F32 | Words::Rounded => {
             to[..values.len()].copy_from_slice(values);
@@ -207,21 +129,9 @@ fn put_natural(level: Level, words: Words, values: &[f32], to: &mut [f32]) {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-impl Order {
-    /// Vectors that are made together.
-    fn vectors_at_once(self) -> usize {
-        match self {
-            Order::Nibbles => 4,
-            Order::NibblePairs | Order::Halves => 2,
-            Order::Natural { .. } => 1,
-        }
-    }
-}
-
 /// Whole blocks into the orders that packed words want; vectors lie `step` words apart.
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use crate::kernels::panel::pairs;
     use std::arch::x86_64::*;
 
@@ -251,7 +161,7 @@ mod x86 {
     /// # Safety
     /// AVX-512; whole blocks of 64 and room for as many vectors.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    pub(super) unsafe fn nibbles(values: &[f32], mut to: *mut f32, step: usize) {
+    pub(in super::super) unsafe fn nibbles(values: &[f32], mut to: *mut f32, step: usize) {
         // A byte holds two codes, the first in the high nibble.
         const FIRSTS: [[i32; 16]; 4] = [
             every_fourth(1),
@@ -277,7 +187,7 @@ mod x86 {
     /// # Safety
     /// AVX-512; whole runs of 32 and room for as many vectors.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    pub(super) unsafe fn halves(values: &[f32], mut to: *mut f32, step: usize) {
+    pub(in super::super) unsafe fn halves(values: &[f32], mut to: *mut f32, step: usize) {
         // SAFETY: 32 values and two vectors at a time.
         unsafe {
             let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -296,7 +206,7 @@ mod x86 {
     /// # Safety
     /// AVX-512 with BF16; whole blocks of 64 and room for as many vectors.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    pub(super) unsafe fn nibble_pairs(values: &[f32], mut to: *mut f32, step: usize) {
+    pub(in super::super) unsafe fn nibble_pairs(values: &[f32], mut to: *mut f32, step: usize) {
         /// Halves of a vector: every fourth value from each of these on.
         const fn both(firsts: [i16; 2]) -> [i16; 32] {
             let (mut index, mut i) = ([0; 32], 0);
@@ -327,6 +237,7 @@ mod x86 {
 mod tests {
     use super::*;
     use crate::format::ComputeDtype;
+    use crate::kernels::aligned::Aligned;
 
     /// (vector, lane, half of the word) of a feature.
     fn place(order: Order, feature: usize) -> (usize, usize, usize) {
@@ -338,7 +249,7 @@ mod tests {
             Order::Halves => (feature / 32 * 2 + feature % 2, feature % 32 / 2, 0),
             // A byte holds two codes, the first in the high nibble.
             Order::Nibbles => (feature / 64 * 4 + ((feature % 4) ^ 1), feature % 64 / 4, 0),
-            Order::NibblePairs => {
+            Order::NibblePairs | Order::NibbleTiles => {
                 let (word, nibble) = (feature % 64 / 4, (feature % 4) ^ 1);
                 let half_lane = nibble % 2 * 16 + word;
                 (feature / 64 * 2 + nibble / 2, half_lane / 2, half_lane % 2)
@@ -362,7 +273,7 @@ mod tests {
         for level in Level::available() {
             for compute in [ComputeDtype::F32, ComputeDtype::Bf16] {
                 for (encoding, in_features) in encodings {
-                    for rows in [1, 7, 8, 19] {
+                    for rows in [1, 3, 7, 8, 19, 33] {
                         let format = WeightFormat {
                             out_features: 1,
                             in_features,
@@ -377,7 +288,14 @@ mod tests {
                         for (i, value) in x.iter().enumerate() {
                             let (row, feature) = (i / in_features, i % in_features);
                             let (vector, lane, half) = place(order, feature);
-                            let word = packed[layout.at(vector, row) + lane].to_bits();
+                            let at = match order.tiled() {
+                                true => {
+                                    let step = layout.steps_at(vector, row);
+                                    step + lane * layout.width(row) + row % 16
+                                }
+                                false => layout.at(vector, row) + lane,
+                            };
+                            let word = packed[at].to_bits();
                             let single = matches!(
                                 order,
                                 Order::Halves
@@ -390,7 +308,7 @@ mod tests {
                             let (got, expected) = match (single, compute) {
                                 (true, _) => (f32::from_bits(word), *value),
                                 (false, _) => {
-                                    let bits = match Words::of_vectors(level, compute).values() {
+                                    let bits = match Words::new(level, compute).values() {
                                         1 => word,
                                         _ => word >> (16 * half) << 16,
                                     };

@@ -117,21 +117,36 @@ impl Source<Avx512> for NibblePairs<'_> {
     unsafe fn group(self, row: usize, group: usize) -> Self::Group {
         unsafe {
             let (absmax, codes) = self.0.block(row, group);
-            let table = pairs::table_of_pairs(absmax, self.0.dtype);
-            let words = _mm512_broadcast_i64x4(_mm256_loadu_si256(codes.cast()));
-            let shifts = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(4));
-            let low = _mm512_srlv_epi16(words, shifts);
-            let shifts = _mm512_add_epi16(shifts, _mm512_set1_epi16(8));
-            let high = _mm512_srlv_epi16(words, shifts);
-            [
-                _mm512_castsi512_ps(_mm512_permutexvar_epi16(low, table)),
-                _mm512_castsi512_ps(_mm512_permutexvar_epi16(high, table)),
-            ]
+            block_of_pairs(absmax, codes, self.0.dtype)
         }
     }
     #[inline(always)]
     unsafe fn vector(group: Self::Group, v: usize) -> __m512 {
         group[v]
+    }
+}
+
+/// The two vectors of a block of 32 bytes, in the order of [`super::order::Order::NibblePairs`].
+///
+/// # Safety
+/// The processor has AVX512-BF16, and the caller is compiled for it.
+#[inline(always)]
+pub(super) unsafe fn block_of_pairs(
+    absmax: f32,
+    codes: *const u8,
+    dtype: nf4::Dtype,
+) -> [__m512; 2] {
+    unsafe {
+        let table = pairs::table_of_pairs(absmax, dtype);
+        let words = _mm512_broadcast_i64x4(_mm256_loadu_si256(codes.cast()));
+        let shifts = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(4));
+        let low = _mm512_srlv_epi16(words, shifts);
+        let shifts = _mm512_add_epi16(shifts, _mm512_set1_epi16(8));
+        let high = _mm512_srlv_epi16(words, shifts);
+        [
+            _mm512_castsi512_ps(_mm512_permutexvar_epi16(low, table)),
+            _mm512_castsi512_ps(_mm512_permutexvar_epi16(high, table)),
+        ]
     }
 }
 

@@ -15,7 +15,7 @@
 //! same bits alone and in company. The adapter's product is the last term of the same sums, in f32.
 
 use super::LowRank;
-use super::order::{GROUP, Layout};
+use super::layout::{GROUP, Layout};
 use crate::kernels::aligned::Aligned;
 use crate::kernels::normalize::get;
 use crate::kernels::simd::{Level, Simd, for_lanes};
