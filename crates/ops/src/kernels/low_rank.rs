@@ -11,7 +11,7 @@ use super::row_groups::pack;
 use super::scratch::scratch_slices;
 use super::simd::Level;
 use super::words::Words;
-use super::{Shared, output};
+use super::{Shared, output, prefetch};
 use rayon::prelude::*;
 
 /// Tokens that dA and dB sum in one pass: 48 lanes of that many f32 are 24 KiB, which stay in L1.
@@ -156,32 +156,19 @@ pub(crate) fn gradient_of_a(
     strips(k, width, |lanes| {
         // SAFETY: this task alone writes these columns of dA.
         let tile = unsafe { target.at(lanes.start) };
-        scratch_slices([width * DEPTH], |[dropped]| {
+        scratch_slices([width * DEPTH], |[strip]| {
             for start in (0..m).step_by(DEPTH) {
                 let depth = DEPTH.min(m - start);
                 let a = Strided::columns(&t[start * r..], r);
-                let (b, b_row) = match lora.dropout {
-                    None => (x[start * k + lanes.start..].as_ptr(), k),
-                    Some(dropout) => {
-                        for (i, out) in dropped.chunks_exact_mut(width).take(depth).enumerate() {
-                            let row = &x[(start + i) * k..(start + i + 1) * k];
-                            dropout.apply(level, start + i, lanes.start, &row[lanes.clone()], out);
-                        }
-                        (dropped.as_ptr(), width)
+                let out = strip.chunks_exact_mut(width).take(depth);
+                for (i, (row, out)) in rows_of_strip(x, k, start, &lanes).zip(out).enumerate() {
+                    match lora.dropout {
+                        None => out[..row.len()].copy_from_slice(row),
+                        Some(dropout) => dropout.apply(level, start + i, lanes.start, row, out),
                     }
-                };
-                multiply(
-                    level,
-                    r,
-                    lanes.len(),
-                    depth,
-                    a,
-                    b,
-                    b_row,
-                    tile,
-                    k,
-                    start > 0,
-                );
+                }
+                let (n, b, accumulate) = (lanes.len(), strip.as_ptr(), start > 0);
+                multiply(level, r, n, depth, a, b, width, tile, k, accumulate);
             }
         });
     });
@@ -201,13 +188,17 @@ pub(crate) fn gradient_of_b(
     let target = Shared(db.as_mut_ptr());
     let width = 3 * level.lanes();
     strips(n, width, |lanes| {
-        scratch_slices([r * width], |[product]| {
+        scratch_slices([r * width, width * DEPTH], |[product, strip]| {
             let c = product.as_mut_ptr();
             for start in (0..m).step_by(DEPTH) {
                 let a = Strided::columns(&u[start * r..], r);
-                let b = dy[start * n + lanes.start..].as_ptr();
                 let depth = DEPTH.min(m - start);
-                multiply(level, r, lanes.len(), depth, a, b, n, c, width, start > 0);
+                let out = strip.chunks_exact_mut(width).take(depth);
+                for (row, out) in rows_of_strip(dy, n, start, &lanes).zip(out) {
+                    out[..row.len()].copy_from_slice(row);
+                }
+                let (count, b, accumulate) = (lanes.len(), strip.as_ptr(), start > 0);
+                multiply(level, r, count, depth, a, b, width, c, width, accumulate);
             }
             // SAFETY: this task alone writes these rows of dB.
             let rows = unsafe {
@@ -221,6 +212,23 @@ pub(crate) fn gradient_of_b(
         });
     });
     db
+}
+
+/// Columns `lanes` of the rows from `first` on of x `[rows, width]`. Each row is asked for eight rows
+/// before: three lines a row are no stream that the processor follows by itself.
+fn rows_of_strip<'a>(
+    x: &'a [f32],
+    width: usize,
+    first: usize,
+    lanes: &std::ops::Range<usize>,
+) -> impl Iterator<Item = &'a [f32]> + use<'a> {
+    const AHEAD: usize = 8;
+    let lanes = lanes.clone();
+    x[first * width..].chunks_exact(width).map(move |row| {
+        let later = row.as_ptr().wrapping_add(AHEAD * width + lanes.start);
+        prefetch(later.cast(), 4 * lanes.len());
+        &row[lanes.clone()]
+    })
 }
 
 /// Runs `task` on each strip of `width` of the columns.

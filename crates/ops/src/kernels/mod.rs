@@ -42,6 +42,19 @@ pub(crate) fn output(length: usize) -> Vec<f32> {
     values
 }
 
+/// Asks for `bytes` from `pointer` on, which need not be there: a hint.
+#[inline(always)]
+pub(crate) fn prefetch(pointer: *const u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..bytes).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: nothing is read.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(pointer.wrapping_add(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (pointer, bytes);
+}
+
 /// A raw pointer that may cross into rayon tasks which write disjoint elements behind it.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared(pub *mut f32);

@@ -23,6 +23,7 @@ use super::tile::Product;
 use crate::format::DenseDtype;
 use crate::kernels::amx;
 use crate::kernels::panel::{Scales, Source, WeightView, transpose};
+use crate::kernels::prefetch;
 use crate::kernels::scratch::scratch_slices;
 use crate::kernels::simd::{Avx512, Simd};
 use crate::kernels::words::Words;
@@ -169,16 +170,6 @@ unsafe fn absmax(scales: Scales<'_>, first: usize, out: &mut [f32]) {
     }
 }
 
-/// Asks for `bytes` that are wanted a group of rows later: rows side by side are more streams than the
-/// processor follows by itself.
-#[inline(always)]
-fn prefetch<const HINT: i32>(pointer: *const u8, bytes: usize) {
-    for line in (0..bytes).step_by(64) {
-        // SAFETY: a hint, which reads nothing.
-        unsafe { _mm_prefetch::<HINT>(pointer.wrapping_add(line).cast()) };
-    }
-}
-
 /// Block `block` of each of `rows` (at most [`ROWS`]): two tiles of its first half, two of the other.
 #[inline(always)]
 unsafe fn unpack(
@@ -195,7 +186,7 @@ unsafe fn unpack(
             .codes
             .as_ptr()
             .wrapping_add((rows.end * blocks + block * ROWS) * 32);
-        prefetch::<_MM_HINT_T0>(next, ROWS * 32);
+        prefetch(next, ROWS * 32);
         for r in 0..rows.len() {
             let absmax = *scales.get_unchecked(r * blocks + block);
             let pairs = block_of_pairs(absmax, first.add(r * blocks * 32), codes.dtype);
@@ -245,7 +236,7 @@ unsafe fn dense(
                 let w = w.add(v * SIDE);
                 if halves.is_some() {
                     let next = w.wrapping_add(ROWS * stride + v * (ROWS - 1) * SIDE);
-                    prefetch::<_MM_HINT_T1>(next.cast(), ROWS * 4 * SIDE);
+                    prefetch(next.cast(), ROWS * 4 * SIDE);
                 }
                 x.step(wide, [w, w.wrapping_add(SIDE * stride)], 4 * stride, v);
             }
