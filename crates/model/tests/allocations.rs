@@ -83,19 +83,24 @@ fn a_steady_step_allocates_what_the_step_before_it_did() {
     for number in 1..5 {
         step(number); // buffers grow, threads come to life
     }
-    let (calls, bytes) = step(5);
+    // In any step a thread may meet its first task of some kind inside another, whose scratch it then
+    // keeps: the least of a few steps is what all of them allocate.
+    let mut least = |numbers: std::ops::Range<u64>| {
+        let steps: Vec<_> = numbers.map(&mut step).collect();
+        let calls = steps.iter().map(|s| s.0).min().expect("some steps");
+        (calls, steps.iter().map(|s| s.1).min().expect("some steps"))
+    };
+    let (calls, bytes) = least(5..11);
     println!("{calls} allocations, {bytes} bytes");
-    for number in 6..12 {
-        let (now, now_bytes) = step(number);
-        // A hash map of burn's may grow, a thread may meet its first task.
-        assert!(
-            now.abs_diff(calls) <= 16,
-            "step {number}: {now} allocations after {calls}"
-        );
-        assert!(
-            now_bytes.abs_diff(bytes) <= bytes / 50,
-            "step {number}: {now_bytes} bytes after {bytes}"
-        );
-    }
+    let (now, now_bytes) = least(11..17);
+    // A hash map of burn's may grow.
+    assert!(
+        now.abs_diff(calls) <= 16,
+        "later {now} allocations after {calls}"
+    );
+    assert!(
+        now_bytes.abs_diff(bytes) <= bytes / 50,
+        "later {now_bytes} bytes after {bytes}"
+    );
     assert!(calls <= MOST, "{calls} allocations");
 }
