@@ -149,7 +149,7 @@ fn operations(trainer: &mut Trainer, batch: &Batch, table: &mut Table) {
         let values: Vec<f32> = (0..n * k)
             .map(|i| (i * 7919 % 1009) as f32 / 1009.0 - 0.5)
             .collect();
-        let codes = nf4::quantize(&values, [n, k], nf4::Dtype::F32, true);
+        let codes = nf4::quantize(&values, [n, k], nf4::Dtype::BF16, true); // as the model's
         let weight = Weight::nf4(&codes, &plain).with_compute(table.machine.compute_dtype);
         let (a, b, x) = (draw(RANK, k), draw(n, RANK), draw(tokens, k));
         let dropout = Some(ops::Dropout { p: 0.05, seed: 1 });

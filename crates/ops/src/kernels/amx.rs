@@ -1,15 +1,15 @@
 //! C (+)= A·B in bf16 on AMX: the tile of [`super::tile`] for processors that have a matrix unit.
 //!
 //! Layout: a group of A is `[steps / 16][parts][16 rows][16]` words, so that one `tileloadd` reads
-//! 1 KiB in a row; B is a panel `[steps][48]` as for vectors, whose sixteen steps × sixteen lanes are the other
-//! operand as they lie. A word is two bf16 along the depth; the depth is a multiple of 32, filled up
-//! with zeros in both. Activations that stay f32 come in three parts, which meet the same B: with
-//! weights that are bf16 every product is exact then, and only sums are rounded, as in f32.
-//! Register plan: three tiles of C (16 rows × 48 lanes), one of A, three of B, one to spare: four
-//! loads feed three products. Two groups of rows at once (four loads, four products; seven and six)
-//! were measured and are within 5 %, because what limits is L2, from where the panel comes at about
-//! 26 bytes a cycle: 1.2 of 3.4 TFLOP/s a core on the Xeon it was written on, where `vdpbf16ps`
-//! gives a fifth of a TFLOP/s.
+//! 1 KiB in a row; B is a panel `[steps][48]` as for vectors, whose sixteen steps × sixteen lanes are
+//! the other operand as they lie. A word is two bf16 along the depth; the depth is a multiple of 32,
+//! filled up with zeros in both. Activations that stay f32 come in three parts, which meet the same
+//! B: with weights that are bf16 every product is exact then, and only sums are rounded, as in f32.
+//! Register plan: three tiles of C (16 rows × 48 lanes), one of A, three of B, and one more of A for
+//! parts: four loads feed three products. Two groups of rows at once (four loads, four products;
+//! seven and six) were measured and are a tenth faster at most, because what limits is L2, from where
+//! the panel comes at about 26 bytes a cycle: 1.2 of 3.4 TFLOP/s a core on the Xeon it was written
+//! on, where `vdpbf16ps` gives a tenth of a TFLOP/s.
 //!
 //! `tdpbf16ps` adds the even products of sixteen steps and the odd ones apart, then both to C; it
 //! rounds to nearest even and flushes denormals. An element's sum depends on its row and lane alone.
