@@ -2,9 +2,9 @@
 //!
 //! Vectors: `[group][vector][row of the group][lane]`, groups of 8 rows. Tiles: `[group][vector]
 //! [lane][row of the group]`, groups of 16 rows, because the other operand of `tdpbf16ps` has a step
-//! of the depth in each of its rows. A group of fewer rows than sixteen is as narrow as the next power
-//! of two: a tile is loaded with that stride, and its further columns, whatever they hold, are columns
-//! of y that nobody reads.
+//! of the depth in each of its rows. Where a group has fewer rows than sixteen the other columns hold
+//! anything: they are columns of y that nobody reads. (Narrower groups would be smaller, but a tile
+//! whose rows cross cache lines takes four to six times as long to load.)
 
 use super::order::{BLOCK, Order, put_natural};
 use crate::kernels::aligned::Aligned;
@@ -25,15 +25,13 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Words of all rows; a tile's last load ends with them.
+    /// Words of all rows.
     pub(crate) fn len(&self) -> usize {
-        match self.order.tiled() && self.rows > 0 {
-            true => {
-                let last = (self.rows - 1) / SIDE * SIDE;
-                (last + self.width(last)) * self.vectors * SIDE + SIDE - self.width(last)
-            }
-            false => self.rows * self.vectors * self.order.lanes(),
-        }
+        let rows = match self.order.tiled() {
+            true => self.rows.next_multiple_of(SIDE),
+            false => self.rows,
+        };
+        rows * self.vectors * self.order.lanes()
     }
 
     /// Where a vector of a row begins.
@@ -52,14 +50,8 @@ impl Layout {
 
     /// Where the steps of a vector of the group of row `row` begin, for tiles.
     #[inline(always)]
-    pub(super) fn steps_at(&self, vector: usize, row: usize) -> usize {
-        (row / SIDE * SIDE * self.vectors + vector * self.width(row)) * SIDE
-    }
-
-    /// Words from step to step of the group that this row is in, for tiles.
-    #[inline(always)]
-    pub(super) fn width(&self, row: usize) -> usize {
-        SIDE.min((self.rows - row / SIDE * SIDE).next_power_of_two())
+    pub(super) fn tile_at(&self, vector: usize, row: usize) -> usize {
+        (row / SIDE * self.vectors + vector) * SIDE * SIDE
     }
 
     /// Puts features `first..` of every row, `[rows, width]`, among the words at `packed`.
@@ -169,7 +161,7 @@ mod tiles {
         );
         let run = order.vectors_at_once();
         for first in (0..layout.rows).step_by(SIDE) {
-            let (rows, step) = (SIDE.min(layout.rows - first), layout.width(first));
+            let rows = SIDE.min(layout.rows - first);
             for (r, vector) in vectors.clone().step_by(run).enumerate() {
                 let features =
                     r * run * order.features()..width.min((r + 1) * run * order.features());
@@ -183,19 +175,19 @@ mod tiles {
                     }
                 }
                 for v in 0..run {
-                    // SAFETY: sixteen words of each row; a step has room for as many words as rows.
+                    // SAFETY: sixteen words of each row, and a tile.
                     unsafe {
                         let from = ordered.0.as_ptr().add(v * SIDE);
-                        let to = packed.add(layout.steps_at(vector + v, first));
+                        let to = packed.add(layout.tile_at(vector + v, first));
                         if rows == 1 {
-                            from.copy_to_nonoverlapping(to, SIDE);
+                            (0..SIDE).for_each(|s| *to.add(s * SIDE) = *from.add(s));
                             continue;
                         }
                         Avx512::transpose(from, run * SIDE, turned.0.as_mut_ptr(), SIDE);
                         let words = u16::MAX >> (SIDE - rows);
                         for s in 0..SIDE {
                             let words_of_step = _mm512_load_ps(turned.0.as_ptr().add(s * SIDE));
-                            _mm512_mask_storeu_ps(to.add(s * step), words, words_of_step);
+                            _mm512_mask_storeu_ps(to.add(s * SIDE), words, words_of_step);
                         }
                     }
                 }

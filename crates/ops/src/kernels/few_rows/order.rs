@@ -289,10 +289,7 @@ mod tests {
                             let (row, feature) = (i / in_features, i % in_features);
                             let (vector, lane, half) = place(order, feature);
                             let at = match order.tiled() {
-                                true => {
-                                    let step = layout.steps_at(vector, row);
-                                    step + lane * layout.width(row) + row % 16
-                                }
+                                true => layout.tile_at(vector, row) + 16 * lane + row % 16,
                                 false => layout.at(vector, row) + lane,
                             };
                             let word = packed[at].to_bits();

@@ -12,6 +12,10 @@
 //! of 64 weights that lies in L2 takes 4.2 ns with one row and 6.1 with 32, where pairs in vectors
 //! take 3.5 and 40; out of memory 6.1 and 8.3 where they take 5.7 and 44 (a Xeon of 2 cores, one
 //! thread). One row alone would be better off there, but would then not have the bits of 32.
+//! There unpacking takes 7 cycles a block and row (`vpermw` wants both vector ports, `vcvtne2ps2bf16` two
+//! cycles) and one row's tiles 2.3, one after the other: loads of tiles between every eight rows that are
+//! unpacked gained nothing, nor did asking for the next columns of dense rows, and copying those to whole
+//! tiles lost half.
 //!
 //! Each (row of W, row of x) is summed in one order whatever the tile: of two equal tiles of the depth,
 //! one after the other, each element depends on its row and column alone. The adapter's product and
@@ -248,9 +252,8 @@ unsafe fn dense(
 /// Up to [`ROWS`] rows of xᵀ.
 #[derive(Clone, Copy)]
 struct Columns {
-    /// Where the steps of each sixteen begin, and from step to step.
-    steps: [*const f32; 2],
-    widths: [usize; 2],
+    /// The first tile of each sixteen.
+    tiles: [*const f32; 2],
     wide: bool,
 }
 
@@ -278,22 +281,17 @@ impl Columns {
     /// The tiles are configured, and W is there.
     #[inline(always)]
     unsafe fn step(&self, wide: bool, w: [*const f32; 2], row: usize, vector: usize) {
-        let widths = self.widths;
-        let [first, second] = self.steps;
-        let x = [
-            first.wrapping_add(vector * SIDE * widths[0]),
-            second.wrapping_add(vector * SIDE * widths[1]),
-        ];
+        let x = self.tiles.map(|x| x.wrapping_add(vector * TILE));
         unsafe {
             load!("tmm4", w[0], row);
-            load!("tmm6", x[0], 4 * widths[0]);
+            load!("tmm6", x[0], 4 * SIDE);
             add_product!("tmm0, tmm4, tmm6");
             if wide {
                 load!("tmm5", w[1], row);
                 add_product!("tmm1, tmm5, tmm6");
             }
             if self.wide {
-                load!("tmm7", x[1], 4 * widths[1]);
+                load!("tmm7", x[1], 4 * SIDE);
                 add_product!("tmm2, tmm4, tmm7");
                 if wide {
                     add_product!("tmm3, tmm5, tmm7");
@@ -334,15 +332,9 @@ impl Finish<'_> {
     fn x(&self) -> Columns {
         let layout = self.p.layout;
         let wide = self.count() > SIDE;
-        let of = |first: usize| (layout.steps_at(0, first), layout.width(first));
-        let (at, width) = of(self.first);
-        let (second, second_width) = match wide {
-            true => of(self.first + SIDE),
-            false => (at, width),
-        };
+        let second = self.first + if wide { SIDE } else { 0 };
         Columns {
-            steps: [at, second].map(|at| self.p.x[at..].as_ptr()),
-            widths: [width, second_width],
+            tiles: [self.first, second].map(|row| self.p.x[layout.tile_at(0, row)..].as_ptr()),
             wide,
         }
     }
