@@ -80,27 +80,18 @@ fn a_steady_step_allocates_what_the_step_before_it_did() {
         let after = (CALLS.load(Relaxed), BYTES.load(Relaxed));
         (after.0 - before.0, after.1 - before.1)
     };
-    for number in 1..5 {
+    for number in 1..21 {
         step(number); // buffers grow, threads come to life
     }
-    // In any step a thread may meet its first task of some kind inside another, whose scratch it then
-    // keeps: the least of a few steps is what all of them allocate.
-    let mut least = |numbers: std::ops::Range<u64>| {
-        let steps: Vec<_> = numbers.map(&mut step).collect();
-        let calls = steps.iter().map(|s| s.0).min().expect("some steps");
-        (calls, steps.iter().map(|s| s.1).min().expect("some steps"))
-    };
-    let (calls, bytes) = least(5..11);
+    let steps: Vec<_> = (21..33).map(&mut step).collect();
+    let calls = steps.iter().map(|s| s.0).min().expect("some steps");
+    let bytes = steps.iter().map(|s| s.1).min().expect("some steps");
     println!("{calls} allocations, {bytes} bytes");
-    let (now, now_bytes) = least(11..17);
-    // A hash map of burn's may grow.
-    assert!(
-        now.abs_diff(calls) <= 16,
-        "later {now} allocations after {calls}"
-    );
-    assert!(
-        now_bytes.abs_diff(bytes) <= bytes / 50,
-        "later {now_bytes} bytes after {bytes}"
-    );
+    // A hash map of burn's may grow, a thread may meet its first task inside another and keep scratch
+    // for it: rare, and once each. Whatever comes back every few steps is more than two of twelve.
+    let others = steps
+        .iter()
+        .filter(|s| s.0 - calls > 16 || s.1 - bytes > bytes / 50);
+    assert!(others.count() <= 2, "calls and bytes of each: {steps:?}");
     assert!(calls <= MOST, "{calls} allocations");
 }

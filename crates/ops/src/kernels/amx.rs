@@ -131,6 +131,28 @@ pub(super) unsafe fn multiply(
     }
 }
 
+/// These lines for each sixteen steps of the depth, with `parts` tiles of A and some of a panel.
+macro_rules! down_the_depth {
+    ($piece:ident, $a:ident, $b:ident; $parts:literal; $($line:expr),+) => {
+        asm!(
+            "2:",
+            $($line,)+
+            "add {a}, {a_next}",
+            "add {b}, {b_next}",
+            "dec {blocks}",
+            "jnz 2b",
+            a = inout(reg) $a => _,
+            b = inout(reg) $b => _,
+            blocks = inout(reg) $piece.steps / TILE_STEPS => _,
+            a_row = in(reg) 4 * TILE_STEPS,
+            b_row = in(reg) 4 * PANEL,
+            a_next = const $parts * 4 * TILE_STEPS * SIDE,
+            b_next = const 4 * TILE_STEPS * PANEL,
+            options(readonly, nostack),
+        )
+    };
+}
+
 /// Loads (or clears) the tiles of C, runs down the depth, stores them.
 macro_rules! product {
     ($piece:ident, $parts:ident, $a:ident, $b:ident, $c:ident; $(($sum:literal, $lanes:literal, $at:literal)),+) => {{
@@ -142,43 +164,19 @@ macro_rules! product {
             $(asm!(concat!("tilezero ", $sum), options(nomem, nostack, preserves_flags));)+
         }
         if $parts == 1 {
-            asm!(
-                "2:",
+            down_the_depth!($piece, $a, $b; 1;
                 "tileloadd tmm3, [{a} + {a_row}]",
                 $(concat!("tileloadd ", $lanes, ", [{b} + {b_row} + ", $at, "]"),
-                concat!("tdpbf16ps ", $sum, ", tmm3, ", $lanes),)+
-                "add {a}, 1024",
-                "add {b}, 3072",
-                "dec {blocks}",
-                "jnz 2b",
-                a = inout(reg) $a => _,
-                b = inout(reg) $b => _,
-                blocks = inout(reg) $piece.steps / TILE_STEPS => _,
-                a_row = in(reg) 64usize,
-                b_row = in(reg) 4 * PANEL,
-                options(readonly, nostack),
-            );
+                concat!("tdpbf16ps ", $sum, ", tmm3, ", $lanes)),+);
         } else {
-            asm!(
-                "2:",
+            down_the_depth!($piece, $a, $b; 3;
                 "tileloadd tmm3, [{a} + {a_row}]",
                 $(concat!("tileloadd ", $lanes, ", [{b} + {b_row} + ", $at, "]"),
                 concat!("tdpbf16ps ", $sum, ", tmm3, ", $lanes),)+
                 "tileloadd tmm7, [{a} + {a_row} + 1024]",
                 $(concat!("tdpbf16ps ", $sum, ", tmm7, ", $lanes),)+
                 "tileloadd tmm3, [{a} + {a_row} + 2048]",
-                $(concat!("tdpbf16ps ", $sum, ", tmm3, ", $lanes),)+
-                "add {a}, 3072",
-                "add {b}, 3072",
-                "dec {blocks}",
-                "jnz 2b",
-                a = inout(reg) $a => _,
-                b = inout(reg) $b => _,
-                blocks = inout(reg) $piece.steps / TILE_STEPS => _,
-                a_row = in(reg) 64usize,
-                b_row = in(reg) 4 * PANEL,
-                options(readonly, nostack),
-            );
+                $(concat!("tdpbf16ps ", $sum, ", tmm3, ", $lanes)),+);
         }
         $(asm!(concat!("tilestored [{c} + {row} + ", $at, "], ", $sum),
             c = in(reg) $c, row = in(reg) c_row, options(nostack, preserves_flags));)+

@@ -116,7 +116,16 @@ const COUNTERS: [u32; BODY] = {
     counters
 };
 
-// Plain loops: under each level's instructions the compiler vectorises them.
+/// A body whose first column has the counter `first`. A plain loop, which the compiler vectorises
+/// because its length is known.
+#[inline(always)]
+fn multiply_body(key: u32, first: u32, threshold: u32, scale: f32, values: &mut [f32; BODY]) {
+    for (v, counter) in values.iter_mut().zip(COUNTERS) {
+        let kept = keep(key, first.wrapping_add(counter), threshold);
+        *v *= if kept { scale } else { 0.0 };
+    }
+}
+
 #[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
 unsafe fn apply_generic<S: Simd>(
@@ -128,26 +137,15 @@ unsafe fn apply_generic<S: Simd>(
     out: &mut [f32],
 ) {
     let mut first = counter(col);
-    for (out, values) in out.chunks_mut(BODY).zip(values.chunks(BODY)) {
-        let dropped = |counter: u32, v: f32| {
-            let kept = keep(key, first.wrapping_add(counter), threshold);
-            v * if kept { scale } else { 0.0 }
-        };
-        // Whole bodies have a length that the compiler knows.
-        if let (Ok(out), Ok(values)) = (
-            <&mut [f32; BODY]>::try_from(&mut *out),
-            <&[f32; BODY]>::try_from(values),
-        ) {
-            for ((o, v), counter) in out.iter_mut().zip(values).zip(COUNTERS) {
-                *o = dropped(counter, *v);
-            }
-        } else {
-            for ((o, v), counter) in out.iter_mut().zip(values).zip(COUNTERS) {
-                *o = dropped(counter, *v);
-            }
-        }
-        first = first.wrapping_add(STEP.wrapping_mul(BODY as u32));
+    let (bodies, rest) = values.as_chunks::<BODY>();
+    let (out_bodies, out_rest) = out[..values.len()].as_chunks_mut::<BODY>();
+    for (out, values) in out_bodies.iter_mut().zip(bodies) {
+        *out = *values;
+        multiply_body(key, first, threshold, scale, out);
+        first = first.wrapping_add(counter(BODY));
     }
+    out_rest.copy_from_slice(rest);
+    multiply_rest(key, first, threshold, scale, out_rest);
 }
 
 #[allow(clippy::extra_unused_type_parameters)]
@@ -160,20 +158,21 @@ unsafe fn multiply_generic<S: Simd>(
     values: &mut [f32],
 ) {
     let mut first = counter(col);
-    for values in values.chunks_mut(BODY) {
-        let dropped = |counter: u32, v: f32| {
-            let kept = keep(key, first.wrapping_add(counter), threshold);
-            v * if kept { scale } else { 0.0 }
-        };
-        if let Ok(values) = <&mut [f32; BODY]>::try_from(&mut *values) {
-            for (v, counter) in values.iter_mut().zip(COUNTERS) {
-                *v = dropped(counter, *v);
-            }
-        } else {
-            for (v, counter) in values.iter_mut().zip(COUNTERS) {
-                *v = dropped(counter, *v);
-            }
-        }
-        first = first.wrapping_add(STEP.wrapping_mul(BODY as u32));
+    let (bodies, rest) = values.as_chunks_mut::<BODY>();
+    for values in bodies {
+        multiply_body(key, first, threshold, scale, values);
+        first = first.wrapping_add(counter(BODY));
+    }
+    multiply_rest(key, first, threshold, scale, rest);
+}
+
+/// Less than a body.
+#[inline(always)]
+fn multiply_rest(key: u32, first: u32, threshold: u32, scale: f32, values: &mut [f32]) {
+    if !values.is_empty() {
+        let mut body = [0.0; BODY];
+        body[..values.len()].copy_from_slice(values);
+        multiply_body(key, first, threshold, scale, &mut body);
+        values.copy_from_slice(&body[..values.len()]);
     }
 }

@@ -80,6 +80,32 @@ impl Scales<'_> {
         }
     }
 
+    /// [`Scales::get`] of the blocks from `first` on: a plain loop for all that share a nested scale.
+    #[inline(always)]
+    pub(super) fn run(&self, first: usize, out: &mut [f32]) {
+        match self {
+            Scales::Plain(absmax) => out.copy_from_slice(&absmax[first..first + out.len()]),
+            Scales::Nested {
+                codes,
+                absmax,
+                map,
+                offset,
+            } => {
+                let map: &[f32; 256] = (*map).try_into().expect("a value for each code");
+                let (mut block, mut rest) = (first, out);
+                while !rest.is_empty() {
+                    let left = nf4::NESTED_BLOCK_SIZE - block % nf4::NESTED_BLOCK_SIZE;
+                    let (part, after) = rest.split_at_mut(left.min(rest.len()));
+                    let scale = absmax[block / nf4::NESTED_BLOCK_SIZE];
+                    for (out, code) in part.iter_mut().zip(&codes[block..]) {
+                        *out = map[*code as usize] * scale + offset;
+                    }
+                    (block, rest) = (block + part.len(), after);
+                }
+            }
+        }
+    }
+
     #[inline(always)]
     pub(super) fn get(&self, block: usize) -> f32 {
         match self {

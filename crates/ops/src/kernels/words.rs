@@ -31,7 +31,7 @@ pub(crate) enum Words {
 pub(crate) const TILE_STEPS: usize = 16;
 
 impl Words {
-    /// How this level multiplies in `compute`.
+    /// How this level multiplies in `compute`, whatever the other operand is.
     pub fn new(level: Level, compute: ComputeDtype) -> Words {
         match compute {
             ComputeDtype::F32 => Words::F32,

@@ -303,6 +303,33 @@ fn panels_hold_the_weights_values_in_both_directions_and_every_kind_of_word() {
 }
 
 #[test]
+fn an_f32_row_passes_through_weights_of_one_unchanged_on_every_level() {
+    let (m, n) = (19, 70);
+    let one = half::bf16::ONE.to_bits();
+    let identity: Vec<u16> = (0..n * n)
+        .map(|i| if i / n == i % n { one } else { 0 })
+        .collect();
+    let format = WeightFormat {
+        out_features: n,
+        in_features: n,
+        encoding: Encoding::Dense(DenseDtype::BF16),
+        compute: ComputeDtype::F32,
+    };
+    // Every exponent from 2⁻⁹⁰ to 2⁹⁰, all 24 bits of the mantissa in use.
+    let mut random = Random::new(13);
+    let x: Vec<f32> = (0..m * n)
+        .map(|i| random.values(1)[0] * 2f32.powi(i as i32 % 181 - 90))
+        .collect();
+    let view = WeightView::new(bytemuck::cast_slice(&identity), format);
+    for level in Level::available() {
+        let (y, _) = linear::forward(level, &x, view, None, None);
+        assert_eq!(y, x, "{level:?}");
+        let dx = linear::backward(level, &x, &x, &[], view, None, true).dx;
+        assert_eq!(dx.unwrap(), x, "gradient, {level:?}");
+    }
+}
+
+#[test]
 fn linear_gives_the_same_bits_for_any_number_of_threads() {
     let (m, n, k, rank) = (150, 100, 200, 8);
     let mut random = Random::new(5);

@@ -1,9 +1,10 @@
 //! How do queries, keys, values and scores become the words that the tile multiplies?
 //!
 //! The tile reads rows of A in groups of `LANES`, `[steps][LANES]` (AMX: `[steps / 16][LANES][16]`),
-//! and lanes of B in panels, `[steps][3·LANES]`; a step is one f32 or two bf16 along the depth. Where the depth runs along
-//! memory (head_dim, for scores) words are made along the rows and transposed; where it runs across
-//! rows (keys or queries, for outputs and gradients) two rows become one and nothing is transposed.
+//! and lanes of B in panels, `[steps][3·LANES]`; a step is one f32 or two bf16 along the depth. Where
+//! the depth runs along memory (head_dim, for scores) words are made along the rows and transposed;
+//! where it runs across rows (keys or queries, for outputs and gradients) two rows become one and
+//! nothing is transposed but the A of AMX.
 //! A bf16 operand is rounded here and nowhere else.
 
 use crate::kernels::normalize::{get, put};

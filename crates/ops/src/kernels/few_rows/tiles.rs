@@ -26,7 +26,7 @@ use super::packed::{Codes, block_of_pairs};
 use super::tile::Product;
 use crate::format::DenseDtype;
 use crate::kernels::amx;
-use crate::kernels::panel::{Scales, Source, WeightView, transpose};
+use crate::kernels::panel::{Source, WeightView, transpose};
 use crate::kernels::prefetch;
 use crate::kernels::scratch::scratch_slices;
 use crate::kernels::simd::{Avx512, Simd};
@@ -102,7 +102,7 @@ unsafe fn codes(
                 let (row, block) = unpacked;
                 let rows = rows_at(row);
                 if block == 0 {
-                    absmax(codes.scales, row * blocks, &mut scales[..rows * blocks]);
+                    codes.scales.run(row * blocks, &mut scales[..rows * blocks]);
                 }
                 let slot = ring.as_mut_ptr().add(i % SLOTS * SLOT);
                 unpack(codes, row..row + rows, block, scales, slot);
@@ -136,44 +136,6 @@ fn next((row, block): (usize, usize), blocks: usize) -> (usize, usize) {
     }
 }
 
-/// absmax of the blocks from `first` on.
-#[inline(always)]
-unsafe fn absmax(scales: Scales<'_>, first: usize, out: &mut [f32]) {
-    let mut i = 0;
-    // SAFETY: they cover the range, which was looked at; a map has 256 values.
-    unsafe {
-        if let Scales::Nested {
-            codes,
-            absmax,
-            map,
-            offset,
-        } = scales
-        {
-            // Sixteen that share a scale, as `Scales::get` has them.
-            while i + SIDE <= out.len() {
-                let block = first + i;
-                if block / nf4::NESTED_BLOCK_SIZE != (block + SIDE - 1) / nf4::NESTED_BLOCK_SIZE {
-                    *out.get_unchecked_mut(i) = scales.get_unchecked(block);
-                    i += 1;
-                    continue;
-                }
-                let index = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.as_ptr().add(block).cast()));
-                let value = _mm512_i32gather_ps::<4>(index, map.as_ptr());
-                let scale = *absmax.get_unchecked(block / nf4::NESTED_BLOCK_SIZE);
-                let value = _mm512_add_ps(
-                    _mm512_mul_ps(value, _mm512_set1_ps(scale)),
-                    _mm512_set1_ps(offset),
-                );
-                _mm512_storeu_ps(out.as_mut_ptr().add(i), value);
-                i += SIDE;
-            }
-        }
-        for (i, out) in out.iter_mut().enumerate().skip(i) {
-            *out = scales.get_unchecked(first + i);
-        }
-    }
-}
-
 /// Block `block` of each of `rows` (at most [`ROWS`]): two tiles of its first half, two of the other.
 #[inline(always)]
 unsafe fn unpack(
@@ -190,6 +152,7 @@ unsafe fn unpack(
             .codes
             .as_ptr()
             .wrapping_add((rows.end * blocks + block * ROWS) * 32);
+        // Rows side by side are more streams than the processor follows by itself.
         prefetch(next, ROWS * 32);
         for r in 0..rows.len() {
             let absmax = *scales.get_unchecked(r * blocks + block);
@@ -216,12 +179,13 @@ unsafe fn dense(
         let x = finish.x();
         for row in range.clone().step_by(ROWS) {
             let rows = ROWS.min(range.end - row);
-            let (w, stride) = match halves {
-                Some(values) if rows.is_multiple_of(SIDE) => {
+            let direct = halves.filter(|_| rows.is_multiple_of(SIDE));
+            let (w, stride) = match direct {
+                Some(values) => {
                     let w = values.as_ptr().add(row * in_features);
                     (w.cast(), in_features / 2)
                 }
-                _ => {
+                None => {
                     let stride = layout.vectors * SIDE;
                     weight.row_words(
                         finish.p.level,
@@ -238,7 +202,8 @@ unsafe fn dense(
             clear();
             for v in 0..layout.vectors {
                 let w = w.add(v * SIDE);
-                if halves.is_some() {
+                if direct.is_some() {
+                    // The next rows, a part of them with each step.
                     let next = w.wrapping_add(ROWS * stride + v * (ROWS - 1) * SIDE);
                     prefetch(next.cast(), ROWS * 4 * SIDE);
                 }

@@ -3,7 +3,8 @@
 //! A kernel is written once, generic over [`Simd`] and `#[inline(always)]`; `simd_dispatch!`
 //! instantiates it under `#[target_feature]` for each [`Level`] and chooses at run time.
 //! The summation order of a matmul does not depend on the lane count, so the levels with a fused
-//! multiply-add give the same bits there.
+//! multiply-add give the same bits there. AMX sums in an order of its own: what goes to it, all of
+//! bf16 and f32 rows over bf16 weights, has other bits than on the vectors.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -39,7 +40,7 @@ pub(crate) enum Bf16 {
     /// AVX512-BF16, pairs of them in vectors.
     #[cfg(target_arch = "x86_64")]
     Pairs,
-    /// AMX-BF16, 16 × 32 of them in a tile, where many rows meet; vectors elsewhere.
+    /// AMX-BF16, 16 × 32 of them in a tile, and AVX512-BF16 beside it.
     #[cfg(target_arch = "x86_64")]
     Tiles,
 }
