@@ -140,46 +140,6 @@ fn one_ledger_tells_every_lines_fate_through_files_and_through_a_pipe() {
 }
 
 #[test]
-fn the_date_that_was_trained_with_is_the_date_that_is_asked_with() {
-    let scene = Scene::new();
-    let script = "printf '%s' \"{{ strftime_now('%d %b %Y') if strftime_now is defined else '' }}\" >dated
-         cat base/chat_template.jinja >>dated; mv dated base/chat_template.jinja
-         jsonl-import notes.csv --user '{{ clinical_note }}' --assistant '{{ code }}' | jsonl-split --ratios 80,10,10 --out-dir split
-         pack() { tokenize-pack split/$1.jsonl --base base --max-seq-length 256 --date $2 -o $1.safetensors; }
-         pack train 2026-11-24; pack valid 2026-11-25";
-    succeed(scene.path(), script);
-    let train = "qlora-train --base base --train train.safetensors --eval valid.safetensors --max-steps 1 --out-dir run || [ $? = 1 ]";
-    let two_dates = shell(scene.path(), train);
-    let said = String::from_utf8_lossy(&two_dates.stderr).into_owned();
-    assert!(
-        said.contains(
-            "prints the date 2026-11-24, and valid.safetensors prints the date 2026-11-25"
-        ),
-        "{said}"
-    );
-    succeed(
-        scene.path(),
-        &format!(
-            "tokenize-pack split/valid.jsonl --base base --max-seq-length 256 --date 2026-11-24 -o valid.safetensors; {train}"
-        ),
-    );
-    let kept = scene.read("run/adapter/prompt.json");
-    assert_eq!(
-        String::from_utf8_lossy(&kept),
-        "{\"date\":\"2026-11-24\"}\n"
-    );
-    let eval = "adapter-eval --base base --adapter run/adapter --cases split/test.jsonl --max-new-tokens 1 --out-dir eval";
-    let other = shell(scene.path(), &format!("{eval} --date 2026-11-25"));
-    let said = String::from_utf8_lossy(&other.stderr).into_owned();
-    assert_eq!(other.status.code(), Some(2), "{said}");
-    assert!(
-        said.contains("the adapter's training data printed 2026-11-24"),
-        "{said}"
-    );
-    succeed(scene.path(), &format!("{eval} --systems adapter"));
-}
-
-#[test]
 fn a_reader_that_leaves_early_ends_the_pipeline_quietly() {
     let scene = Scene::new();
     let output = shell(

@@ -9,7 +9,7 @@ use crate::encode::Encoder;
 use crate::mask::{self, Encoded, TrainOn};
 use crate::template::{self, Rendered, Template, refuse_marks};
 use crate::vocabulary::{TemplateSources, special_tokens};
-use crate::{Date, Error, Fingerprint, Pretokenized, Vocabulary, turns};
+use crate::{Date, Error, Fingerprint, Pretokenized, Prompting, Vocabulary, turns};
 
 /// Tokens that end a turn in the families we know, where a base has them; its own `eos_token` and
 /// the `eos_token_id`s of its two configurations count besides.
@@ -36,8 +36,8 @@ const END_OF_TURN: [&str; 15] = [
 pub struct ChatOptions {
     /// Instead of the base's own template.
     pub chat_template: Option<PathBuf>,
-    /// What `strftime_now` returns. Without it the function is not defined, and templates that ask
-    /// print the fixed date they carry.
+    /// What `strftime_now` returns, instead of the date in the base's [`Prompting`]. With neither the
+    /// function is not defined, and templates that ask print the fixed date they carry.
     pub date: Option<Date>,
 }
 
@@ -66,6 +66,10 @@ impl Chat {
 
     pub fn open_with(dir: &Path, options: &ChatOptions) -> Result<Chat, Error> {
         let encoder = Encoder::open(dir)?;
+        let date = match options.date {
+            None => Prompting::read(dir)?.map(|prompting| prompting.date),
+            given => given,
+        };
         let mut vocabulary = Vocabulary::open(dir)?;
         let own_sources = TemplateSources::read(dir)?;
         let given = options.chat_template.as_deref();
@@ -77,7 +81,7 @@ impl Chat {
         let compile = |sources: Option<&TemplateSources>, source: Option<&String>| {
             let name = sources.map_or("", |sources| &sources.name);
             source
-                .map(|source| Template::new(name, source, options.date))
+                .map(|source| Template::new(name, source, date))
                 .transpose()
         };
         let template = compile(sources, sources.map(|sources| &sources.default))?;
@@ -117,7 +121,7 @@ impl Chat {
             leading_bos,
             end_of_turn_ids,
             vocabulary,
-            date: options.date,
+            date,
         })
     }
 
@@ -311,7 +315,8 @@ impl Chat {
         &self.vocabulary.fingerprint
     }
 
-    /// The date that was given, if the template prints it: what it was trained on it is to be asked with.
+    /// The date that was given or is the base's own, if the template prints it: what it was trained on
+    /// it is to be asked with.
     pub fn date(&self) -> Option<Date> {
         let mut templates = self.template.iter().chain(&self.tool_template);
         self.date.filter(|_| templates.any(Template::prints_date))

@@ -1,6 +1,7 @@
-//! What must a prompt for an adapter say that its base's template does not? `prompt.json` beside it.
+//! What must a prompt for trained weights say that their template does not? `prompt.json` beside them.
 //!
-//! An adapter trained on prompts that print a date answers best to prompts that print the same one.
+//! What was trained on prompts that print a date answers best to prompts that print the same one: an
+//! adapter, and the base that it was merged into.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Date, Error};
 
-/// How the examples that an adapter learned were rendered.
+/// How the examples that were learned were rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prompting {
@@ -19,12 +20,12 @@ pub struct Prompting {
 }
 
 impl Prompting {
-    /// Its file's name in an adapter's folder.
+    /// Its file's name in the folder of an adapter or a base.
     pub const FILE: &'static str = "prompt.json";
 
-    /// What stands beside the adapter; none where there is nothing to say.
-    pub fn read(adapter: &Path) -> Result<Option<Prompting>, Error> {
-        let path = adapter.join(Self::FILE);
+    /// What stands in the folder; none where there is nothing to say.
+    pub fn read(folder: &Path) -> Result<Option<Prompting>, Error> {
+        let path = folder.join(Self::FILE);
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -34,12 +35,12 @@ impl Prompting {
             .map(Some)
             .map_err(|error| Error::Base {
                 path,
-                reason: format!("not what a trained adapter says of its prompts: {error}"),
+                reason: format!("not what training says of its prompts: {error}"),
             })
     }
 
-    pub fn write(self, adapter: &Path) -> Result<(), Error> {
-        let path = adapter.join(Self::FILE);
+    pub fn write(self, folder: &Path) -> Result<(), Error> {
+        let path = folder.join(Self::FILE);
         let text = serde_json::to_string(&self).expect("plain data") + "\n";
         fs::write(&path, text).map_err(|source| Error::Io { path, source })
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use dataset::{Example, Message, Role};
 use proptest::prelude::*;
-use tokens::{Chat, ChatOptions, Encoded, Error, TrainOn};
+use tokens::{Chat, ChatOptions, Date, Encoded, Error, Prompting, TrainOn};
 
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tokens")
@@ -290,6 +290,33 @@ fn the_date_comes_from_the_caller_and_never_from_the_clock() {
     )
     .unwrap();
     assert_eq!(dated.render(&message, false).unwrap(), "26 Jul 2024");
+}
+
+#[test]
+fn a_base_that_was_trained_with_a_date_prints_it_unless_another_is_given() {
+    let (dir, _) = base_with("{{ strftime_now('%d %b %Y') }}", CHATML_TOKENS);
+    let trained: Date = "2026-11-24".parse().unwrap();
+    Prompting { date: trained }.write(dir.path()).unwrap();
+    let message = [Message::new(Role::User, "u")];
+    for (given, printed) in [
+        (None, trained),
+        (Some("2024-07-26"), "2024-07-26".parse().unwrap()),
+    ] {
+        let options = ChatOptions {
+            date: given.map(|date| date.parse().unwrap()),
+            ..Default::default()
+        };
+        let chat = Chat::open_with(dir.path(), &options).unwrap();
+        assert_eq!(chat.date(), Some(printed));
+        let text = printed.strftime("%d %b %Y").unwrap();
+        assert_eq!(chat.render(&message, false).unwrap(), text);
+    }
+    fs::write(dir.path().join(Prompting::FILE), "{\"dates\": 2}").unwrap();
+    let error = Chat::open(dir.path()).err().unwrap().to_string();
+    assert!(
+        error.contains("prompt.json: not what training says"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -95,8 +95,8 @@ pub struct ModelArgs {
     /// The template to ask through, where the base brings none or one without generation marks
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     pub chat_template: Option<PathBuf>,
-    /// The date that templates print, YYYY-MM-DD [default: the one the adapter was trained with, or
-    /// the fixed date they carry]
+    /// The date that templates print, YYYY-MM-DD [default: the one that the adapter, else the base,
+    /// was trained with, or the fixed date they carry]
     #[arg(long, value_name = "DATE", conflicts_with = "data")]
     pub date: Option<tokens::Date>,
     /// Keep the 4-bit scales in 32 bits
@@ -206,11 +206,11 @@ impl ModelArgs {
         }
     }
 
-    /// How prompts are rendered; `trained` is the date that the adapter's training data printed.
-    pub fn chat_options(&self, trained: Option<tokens::Date>) -> tokens::ChatOptions {
+    /// How prompts are rendered; `date` is what is left of --date and what was trained with.
+    pub fn chat_options(&self, date: Option<tokens::Date>) -> tokens::ChatOptions {
         tokens::ChatOptions {
             chat_template: self.chat_template.clone(),
-            date: self.date.or(trained),
+            date,
         }
     }
 

@@ -257,10 +257,8 @@ fn open_answerer(args: &Args, warnings: &mut Vec<String>) -> anyhow::Result<Opti
     }
     let dir = base_dir(args)?;
     let base = Base::open(dir)?;
-    let trained = args.adapter.as_deref().map(fit::trained_date);
-    let trained = trained.transpose()?.flatten();
-    fit::check_date(args.model.date, trained)?;
-    let chat = tokens::Chat::open_with(dir, &args.model.chat_options(trained)).map_err(hinted)?;
+    let date = fit::date(args.model.date, args.adapter.as_deref(), dir)?;
+    let chat = tokens::Chat::open_with(dir, &args.model.chat_options(date)).map_err(hinted)?;
     let adapter = open_adapter(args, warnings)?;
     let model = answer::load(&base, adapter.as_ref(), &args.model)?;
     let options = args.generation.options(args.model.batch_size);

@@ -35,19 +35,28 @@ pub fn check(adapter: &Path, base: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The date that the adapter's training data printed, if it printed one.
-pub fn trained_date(adapter: &Path) -> anyhow::Result<Option<Date>> {
-    Ok(Prompting::read(adapter)?.map(|prompting| prompting.date))
-}
-
-/// The date that was asked for must be the one that was trained with.
-pub fn check_date(asked: Option<Date>, trained: Option<Date>) -> anyhow::Result<()> {
+/// The date to ask with, if prompts are to print another than the template's: the one that the adapter
+/// was trained with, else the base. One that was asked for must be the same.
+pub fn date(
+    asked: Option<Date>,
+    adapter: Option<&Path>,
+    base: &Path,
+) -> anyhow::Result<Option<Date>> {
+    let read = |whose, dir| {
+        let prompting = Prompting::read(dir)?;
+        anyhow::Ok(prompting.map(|prompting| (whose, prompting.date)))
+    };
+    let adapters = adapter.map(|dir| read("adapter", dir)).transpose()?;
+    let trained = match adapters.flatten() {
+        None => read("base", base)?,
+        adapters => adapters,
+    };
     match (asked, trained) {
-        (Some(asked), Some(trained)) if asked != trained => Err(anyhow::anyhow!(
-            "--date {asked}: the adapter's training data printed {trained}"
+        (Some(asked), Some((whose, trained))) if asked != trained => Err(anyhow::anyhow!(
+            "--date {asked}: the {whose}'s training data printed {trained}"
         ))
-        .hint("leave --date out: the adapter's own is taken"),
-        _ => Ok(()),
+        .hint(format!("leave --date out: the {whose}'s own is taken")),
+        _ => Ok(trained.map(|(_, date)| date).or(asked)),
     }
 }
 

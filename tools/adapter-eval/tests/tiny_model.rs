@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{data, exits, folder, read, report, run, stderr, tiny_base};
+use common::{data, exits, folder, read, report, run, stderr, tiny_base, write};
 use serde_json::Value;
 use tokens::{Encoded, Meta, Packing, Vocabulary, pack, shard};
 
@@ -245,6 +245,44 @@ fn an_adapter_with_another_tokenizer_or_template_is_refused() {
             stderr(&output)
         );
         fs::remove_file(adapter.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn the_adapters_date_is_asked_with_and_where_it_has_none_the_bases() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    fs::create_dir(dir.path().join("adapter")).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        let from = data(&format!("models/llama-tied/adapter/{name}"));
+        fs::copy(from, dir.path().join("adapter").join(name)).unwrap();
+    }
+    let words = "--cases test.jsonl --max-new-tokens 2 --base base";
+    let refused = |words: &str, message: &str| {
+        let output = run(&dir, words);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{words}\n{said}");
+        assert!(said.contains(message), "{words}\n{said}");
+    };
+    write(&dir, "base/prompt.json", "{\"date\":\"2026-11-24\"}");
+    let the_bases = "the base's training data printed 2026-11-24";
+    refused(&format!("{words} --date 2026-11-25"), the_bases);
+    refused(
+        &format!("{words} --adapter adapter --date 2026-11-25"),
+        the_bases,
+    );
+    exits(
+        &dir,
+        0,
+        &format!("{words} --adapter adapter --date 2026-11-24"),
+    );
+    write(&dir, "adapter/prompt.json", "{\"date\":\"2026-11-25\"}");
+    refused(
+        &format!("{words} --adapter adapter --date 2026-11-24"),
+        "the adapter's training data printed 2026-11-25",
+    );
+    for rest in ["", "--date 2026-11-25"] {
+        exits(&dir, 0, &format!("{words} --adapter adapter {rest}"));
     }
 }
 

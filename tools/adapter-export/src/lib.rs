@@ -30,6 +30,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     }
     if let Some(out_dir) = &args.out_dir {
         let out = AtomicDir::create(out_dir, |name| merge::FILES.contains(&name))?;
+        merge::copy_files(base.dir(), &args.adapter, out.path())?;
         if let Some(signal) = merge::write(&base, &adapter, args.quantize, dtype, out.path())? {
             return Ok(Outcome::Interrupted(signal));
         }

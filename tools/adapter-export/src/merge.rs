@@ -12,13 +12,14 @@ use std::fs;
 use std::path::Path;
 
 /// Every file this tool writes, and so may replace in `--out-dir`.
-pub const FILES: [&str; 12] = [
+pub const FILES: [&str; 13] = [
     "added_tokens.json",
     "chat_template.jinja",
     "config.json",
     "generation_config.json",
     "merges.txt",
     "model.safetensors",
+    PROMPT,
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer.model",
@@ -27,7 +28,24 @@ pub const FILES: [&str; 12] = [
     "vocab.txt",
 ];
 
-/// Writes the folder; `Some(signal)` if a signal stopped it.
+/// What a template cannot say of the prompts that were trained on: the adapter's goes over the base's.
+const PROMPT: &str = "prompt.json";
+
+/// Copies what goes with the weights as it is.
+pub fn copy_files(base: &Path, adapter: &Path, out: &Path) -> anyhow::Result<()> {
+    let names = FILES.iter().map(|name| (base, *name));
+    for (dir, name) in names.chain([(adapter, PROMPT)]) {
+        let from = dir.join(name);
+        if !matches!(name, "config.json" | "model.safetensors") && from.exists() {
+            let bytes = fs::read(&from).with_context(|| from.display().to_string())?;
+            let to = out.join(name);
+            fs::write(&to, bytes).with_context(|| to.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes configuration and weights; `Some(signal)` if a signal stopped it.
 pub fn write(
     base: &Base,
     adapter: &Adapter,
@@ -41,15 +59,6 @@ pub fn write(
         dtype => dtype,
     };
     write_config(base, dtype, out)?;
-    for name in FILES {
-        let from = base.dir().join(name);
-        if !matches!(name, "config.json" | "model.safetensors") && from.exists() {
-            let bytes = fs::read(&from).with_context(|| from.display().to_string())?;
-            let to = out.join(name);
-            fs::write(&to, bytes).with_context(|| to.display().to_string())?;
-        }
-    }
-
     let parts = checkpoint::parts(base.config());
     let entries = parts.iter().map(|part| Entry {
         name: part.name.clone(),

@@ -234,3 +234,31 @@ fn tokenizer_files_travel_with_the_merged_model() {
     let merged = Base::open(&out).unwrap();
     assert_eq!(merged.config().dtype, Dtype::F16);
 }
+
+#[test]
+fn a_merged_model_keeps_the_date_that_the_adapter_was_trained_with_else_the_bases() {
+    let dir = tempfile::tempdir().unwrap();
+    let [base, adapter_dir, out] = ["base", "adapter", "merged"].map(|name| dir.path().join(name));
+    for (from, to) in [("qwen3", &base), ("qwen3/adapter", &adapter_dir)] {
+        fs::create_dir(to).unwrap();
+        for entry in fs::read_dir(models().join(from)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+            }
+        }
+    }
+    let flags = ["--out-dir", out.to_str().unwrap()];
+    let (older, newer) = ("{\"date\":\"2026-11-24\"}\n", "{\"date\":\"2026-11-25\"}\n");
+    fs::write(base.join("prompt.json"), older).unwrap();
+    for says in [older, newer] {
+        export(&base, &adapter_dir, &flags).success();
+        assert_eq!(fs::read_to_string(out.join("prompt.json")).unwrap(), says);
+        fs::write(adapter_dir.join("prompt.json"), newer).unwrap();
+    }
+    for folder in [&base, &adapter_dir] {
+        fs::remove_file(folder.join("prompt.json")).unwrap();
+    }
+    export(&base, &adapter_dir, &flags).success();
+    assert!(!out.join("prompt.json").exists());
+}

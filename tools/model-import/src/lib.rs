@@ -18,7 +18,7 @@ use std::io::Write;
 use weights::Plan;
 
 /// Every file this tool writes, and so may replace in `--out-dir`.
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "added_tokens.json",
     "chat_template.jinja",
     "config.json",
@@ -26,6 +26,7 @@ const FILES: [&str; 13] = [
     "manifest.json",
     "merges.txt",
     "model.safetensors",
+    "prompt.json",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer.model",

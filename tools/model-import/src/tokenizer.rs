@@ -1,4 +1,4 @@
-//! Which files make a tokenizer, and do they fit the model?
+//! Which files make tokens and prompts, and do they fit the model?
 
 use crate::config::write_json;
 use anyhow::{Context, anyhow, bail};
@@ -7,10 +7,11 @@ use serde_json::{Map, Value};
 use std::fs;
 use std::path::Path;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "added_tokens.json",
     "chat_template.jinja",
     "merges.txt",
+    "prompt.json",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer.model",

@@ -39,7 +39,8 @@ pub struct Args {
     /// A template that renders as the base's own does, but marks what the assistant generates
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
-    /// The date that templates print, YYYY-MM-DD [default: the fixed date they carry]
+    /// The date that templates print, YYYY-MM-DD [default: the one that the base was trained with, or
+    /// the fixed date they carry]
     #[arg(long, value_name = "DATE")]
     pub date: Option<Date>,
     /// Packed file for training, or JSONL of packed rows for pipes
