@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use checkpoint::{Base, adapter::Adapter};
 use cli::{Hint, Progress, Unit};
 use dataset::Chat;
-use model::{GenerateOptions, Model};
+use model::{AttentionChoice, GenerateOptions, Model};
 
 use crate::args::ModelArgs;
 use crate::fit::hinted;
@@ -20,6 +20,8 @@ pub struct Answerer {
 
 /// Puts the base, and the adapter if there is one, on the device.
 pub fn load(base: &Base, adapter: Option<&Adapter>, args: &ModelArgs) -> anyhow::Result<Model> {
+    let attention = args.attention;
+    told(attention, attention.check(args.device))?;
     let progress = Progress::new(
         "load",
         Some(base.config().num_hidden_layers as u64),
@@ -29,12 +31,7 @@ pub fn load(base: &Base, adapter: Option<&Adapter>, args: &ModelArgs) -> anyhow:
         progress.set(done as u64);
     })
     .with_context(|| format!("loading {}", base.dir().display()))?;
-    let attention = args.attention;
-    let chosen = model
-        .choose_attention(attention)
-        .with_context(|| format!("--attention {attention}"))
-        .hint("--attention auto takes what there is")?;
-    if let Some(chosen) = chosen {
+    if let Some(chosen) = told(attention, model.choose_attention(attention))? {
         cli::note(format_args!("attention: {chosen}"));
     }
     if let Some(adapter) = adapter {
@@ -43,6 +40,13 @@ pub fn load(base: &Base, adapter: Option<&Adapter>, args: &ModelArgs) -> anyhow:
             .context("putting the adapter on the base")?;
     }
     Ok(model)
+}
+
+/// What became of `--attention`, with the way out.
+fn told<T>(attention: AttentionChoice, became: Result<T, model::Error>) -> anyhow::Result<T> {
+    became
+        .with_context(|| format!("--attention {attention}"))
+        .hint("--attention auto takes what there is")
 }
 
 impl Answerer {

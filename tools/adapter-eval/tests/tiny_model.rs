@@ -188,6 +188,41 @@ fn a_whole_evaluation_compares_adapter_bases_and_lookups_in_one_table() {
 }
 
 #[test]
+fn the_cpu_has_one_kernel_of_attention_and_names_of_a_gpus_are_refused() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    let base = dir.path().join("base");
+    pack_reference("llama-tied", &base, &dir.path().join("data.safetensors"));
+    let cases = "--base base --device cpu --cases test.jsonl --max-new-tokens 2";
+    let data = "--base base --device cpu --data data.safetensors --quiet";
+    exits(&dir, 0, &format!("{cases} --out-dir default"));
+    exits(&dir, 0, &format!("{cases} --out-dir auto --attention auto"));
+    for name in ["report.json", "predictions.jsonl"] {
+        let of = |out: &str| read(&dir, &format!("{out}/{name}"));
+        assert_eq!(of("default"), of("auto"), "{name}");
+    }
+    assert_eq!(
+        exits(&dir, 0, data),
+        exits(&dir, 0, &format!("{data} --attention auto"))
+    );
+    for (kernel, message) in [
+        ("flash", "the CPU has one of its own"),
+        ("flash", "hint: --attention auto takes what there is"),
+        ("chunked", "the CPU has one of its own"),
+        ("fast", "one of auto, flash, chunked"),
+    ] {
+        for words in [cases, data] {
+            let words = format!("{words} --attention {kernel} --out-dir refused");
+            let output = run(&dir, &words);
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{words}\n{said}");
+            assert!(said.contains(message), "{words}\n{said}");
+            assert!(!dir.path().join("refused").exists(), "{words}");
+        }
+    }
+}
+
+#[test]
 fn drawn_answers_depend_on_the_seed_and_on_nothing_else() {
     let dir = folder();
     tiny_base(&dir, "llama-tied");
