@@ -6,11 +6,11 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use workspace_tests::{Scene, bin};
+use workspace_tests::{Scene, tool};
 
 const FEW: usize = 50_000;
 const MANY: usize = 250_000;
@@ -35,8 +35,8 @@ fn examples(count: usize) -> String {
 /// Runs a tool in the folder; gives its peak memory in bytes, as last seen before it ended.
 fn peak(folder: &Path, command: &str) -> usize {
     let mut words = command.split(' ');
-    let tool = words.next().unwrap_or_default();
-    let mut child = Command::new(bin().join(tool))
+    let name = words.next().unwrap_or_default();
+    let mut child = tool(name)
         .args(words)
         .current_dir(folder)
         .stdout(Stdio::null())

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use workspace_tests::{Scene, bin, root, shell, succeed, tools};
+use workspace_tests::{Scene, bin, root, shell, succeed, tool, tools};
 
 #[test]
 fn every_pipeline_in_the_readme_runs_as_it_stands_there() {
@@ -189,7 +189,7 @@ fn a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_bytes() {
     );
 
     let metrics = scene.path().join("stopped/metrics.jsonl");
-    let mut child = Command::new(bin().join("qlora-train"))
+    let mut child = tool("qlora-train")
         .args(train.split_whitespace())
         .args(["--out-dir", "stopped"])
         .current_dir(scene.path())

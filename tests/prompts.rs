@@ -1,6 +1,6 @@
 //! Is what was trained with what is asked with?
 
-use workspace_tests::{Scene, shell, succeed};
+use workspace_tests::{Scene, shell, succeed, text};
 
 #[test]
 fn the_date_that_was_trained_with_is_the_date_that_is_asked_with() {
@@ -11,7 +11,7 @@ fn the_date_that_was_trained_with_is_the_date_that_is_asked_with() {
     );
     let train = "qlora-train --base base --train train.safetensors --eval valid.safetensors --max-steps 1 --out-dir run || [ $? = 1 ]";
     let two_dates = shell(scene.path(), train);
-    let said = String::from_utf8_lossy(&two_dates.stderr).into_owned();
+    let said = text(&two_dates.stderr);
     assert!(
         said.contains(
             "prints the date 2026-11-24, and valid.safetensors prints the date 2026-11-25"
@@ -23,13 +23,10 @@ fn the_date_that_was_trained_with_is_the_date_that_is_asked_with() {
         &format!("{PACK}; pack valid 2026-11-24; {train}"),
     );
     let kept = scene.read("run/adapter/prompt.json");
-    assert_eq!(
-        String::from_utf8_lossy(&kept),
-        "{\"date\":\"2026-11-24\"}\n"
-    );
+    assert_eq!(text(&kept), "{\"date\":\"2026-11-24\"}\n");
     let eval = "adapter-eval --base base --adapter run/adapter --cases split/test.jsonl --max-new-tokens 1 --out-dir eval";
     let other = shell(scene.path(), &format!("{eval} --date 2026-11-25"));
-    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    let said = text(&other.stderr);
     assert_eq!(other.status.code(), Some(2), "{said}");
     assert!(
         said.contains("the adapter's training data printed 2026-11-24"),
@@ -59,12 +56,11 @@ fn a_merged_model_is_asked_and_trained_on_with_the_date_that_its_adapter_was_tra
     succeed(scene.path(), &script);
     let asked = |folder: &str| {
         let predictions = scene.read(&format!("{folder}/predictions.jsonl"));
-        let predictions = String::from_utf8(predictions).unwrap();
         let of_line = |line| {
             let prediction: serde_json::Value = serde_json::from_str(line).unwrap();
             ["id", "prompt_tokens", "output"].map(|key| prediction[key].clone())
         };
-        predictions.lines().map(of_line).collect::<Vec<_>>()
+        text(&predictions).lines().map(of_line).collect::<Vec<_>>()
     };
     let answers = asked("adapter");
     assert!(!answers.is_empty());
@@ -74,7 +70,7 @@ fn a_merged_model_is_asked_and_trained_on_with_the_date_that_its_adapter_was_tra
         scene.path(),
         &format!("{eval} --base merged --date 2026-11-25"),
     );
-    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    let said = text(&other.stderr);
     assert_eq!(other.status.code(), Some(2), "{said}");
     assert!(
         said.contains("the base's training data printed 2026-11-24"),

@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use workspace_tests::{run, text};
 
 fn copy() -> Command {
     let deps = std::env::current_exe().expect("a test has a path");
@@ -14,21 +16,6 @@ fn copy() -> Command {
         .expect("target/PROFILE/deps/test")
         .join("examples/copy");
     Command::new(built)
-}
-
-fn run(command: &mut Command, stdin: &str) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
 }
 
 fn file(folder: &Path, name: &str, content: &str) -> PathBuf {

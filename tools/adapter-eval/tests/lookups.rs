@@ -2,8 +2,9 @@
 
 mod common;
 
-use common::{exits, folder, golden, lines, read, report, run, stderr, write};
+use common::{exits, folder, golden, lines, read, report, run, run_reading, stderr, write};
 use serde_json::Value;
+use workspace_tests::text;
 
 const LOOKUPS: &str =
     "--cases test.jsonl --train train.jsonl --systems majority,nearest --metric json-field:code";
@@ -41,14 +42,9 @@ fn the_same_evaluation_writes_the_same_bytes() {
 #[test]
 fn cases_come_from_standard_input_too() {
     let dir = folder();
-    let output = assert_cmd::Command::cargo_bin("adapter-eval")
-        .unwrap()
-        .current_dir(dir.path())
-        .args(LOOKUPS.replace("test.jsonl", "-").split_whitespace())
-        .write_stdin(lines(32..48))
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    let words = LOOKUPS.replace("test.jsonl", "-");
+    let output = run_reading(&dir, &words, &lines(32..48));
+    let text = text(&output.stdout);
     assert_eq!(
         text.replace("<stdin>", "test.jsonl"),
         exits(&dir, 0, LOOKUPS)

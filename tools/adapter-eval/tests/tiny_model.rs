@@ -5,9 +5,10 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{data, exits, folder, read, report, run, stderr, tiny_base, write};
+use common::{exits, folder, read, report, run, stderr, tiny_base, write};
 use serde_json::Value;
 use tokens::{Encoded, Meta, Packing, Vocabulary, pack, shard};
+use workspace_tests::{copy, data};
 
 /// The reference's two rows as a packed file.
 fn pack_reference(model: &str, base: &Path, to: &Path) {
@@ -249,14 +250,7 @@ fn an_adapter_with_another_tokenizer_or_template_is_refused() {
     let dir = folder();
     tiny_base(&dir, "llama-tied");
     let adapter = dir.path().join("adapter");
-    fs::create_dir(&adapter).unwrap();
-    for name in ["adapter_config.json", "adapter_model.safetensors"] {
-        fs::copy(
-            data(&format!("models/llama-tied/adapter/{name}")),
-            adapter.join(name),
-        )
-        .unwrap();
-    }
+    copy(&data("models/llama-tied/adapter"), &adapter);
     let words = "--base base --adapter adapter --cases test.jsonl --max-new-tokens 2";
     let table = exits(&dir, 0, words);
     assert!(
@@ -287,11 +281,10 @@ fn an_adapter_with_another_tokenizer_or_template_is_refused() {
 fn the_adapters_date_is_asked_with_and_where_it_has_none_the_bases() {
     let dir = folder();
     tiny_base(&dir, "llama-tied");
-    fs::create_dir(dir.path().join("adapter")).unwrap();
-    for name in ["adapter_config.json", "adapter_model.safetensors"] {
-        let from = data(&format!("models/llama-tied/adapter/{name}"));
-        fs::copy(from, dir.path().join("adapter").join(name)).unwrap();
-    }
+    copy(
+        &data("models/llama-tied/adapter"),
+        &dir.path().join("adapter"),
+    );
     let words = "--cases test.jsonl --max-new-tokens 2 --base base";
     let refused = |words: &str, message: &str| {
         let output = run(&dir, words);

@@ -1,26 +1,21 @@
 //! Does an exported adapter compute what the adapter does?
 
-use assert_cmd::Command;
 use checkpoint::gguf::{Gguf, Value, unpermute};
 use checkpoint::{Base, Dtype, LinearWeight, adapter};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Output;
+use workspace_tests::{copy, data, exits, text, tool};
 
 fn models() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models")
+    data("models")
 }
 
-fn export(base: &Path, adapter: &Path, flags: &[&str]) -> assert_cmd::assert::Assert {
-    Command::cargo_bin("adapter-export")
-        .unwrap()
-        .args([
-            "--base",
-            base.to_str().unwrap(),
-            "--adapter",
-            adapter.to_str().unwrap(),
-        ])
-        .args(flags)
-        .assert()
+/// Exports, which must exit with `status`.
+fn export(base: &Path, adapter: &Path, flags: &[&str], status: i32) -> Output {
+    let mut tool = tool("adapter-export");
+    tool.arg("--base").arg(base).arg("--adapter").arg(adapter);
+    exits(tool.args(flags), status)
 }
 
 /// W₀ + s·B·A in f64.
@@ -50,9 +45,8 @@ fn a_merged_weight_is_the_base_plus_the_scaled_product() {
         let out = dir.path().join("merged");
         let adapter_dir = models().join("llama-tied/adapter");
         let flags = ["--out-dir", out.to_str().unwrap(), "--quantize", quantize];
-        export(&models().join(model), &adapter_dir, &flags)
-            .success()
-            .stdout("");
+        let output = export(&models().join(model), &adapter_dir, &flags, 0);
+        assert_eq!(text(&output.stdout), "");
         let (base, merged_base) = (
             Base::open(&models().join(model)).unwrap(),
             Base::open(&out).unwrap(),
@@ -105,8 +99,8 @@ fn a_gguf_adapter_holds_the_same_numbers_under_llama_cpps_names() {
             &models().join(model),
             &adapter_dir,
             &["-o", out.to_str().unwrap()],
-        )
-        .success();
+            0,
+        );
         let file = Gguf::open(&out).unwrap();
         let text = |key: &str| file.get(key).and_then(Value::as_str);
         assert_eq!(text("general.type"), Some("adapter"));
@@ -158,8 +152,8 @@ fn scalings_that_one_alpha_cannot_say_are_multiplied_into_b() {
             &models().join("qwen3"),
             &adapter_dir,
             &["-o", out.to_str().unwrap()],
-        )
-        .success();
+            0,
+        );
         let file = Gguf::open(&out).unwrap();
         let alpha = file
             .get("adapter.lora.alpha")
@@ -192,8 +186,8 @@ fn an_adapter_of_another_base_is_refused() {
     let adapter_dir = dir.path().join("adapter");
     adapter::write(&adapter, &adapter_dir, Dtype::F32).unwrap();
     let flags = ["--out-dir", out.to_str().unwrap()];
-    let assert = export(&models().join("llama-tied"), &adapter_dir, &flags).code(2);
-    let message = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    let output = export(&models().join("llama-tied"), &adapter_dir, &flags, 2);
+    let message = text(&output.stderr);
     assert!(
         message.contains("model.layers.0.mlp.up_proj is for a weight of [128, 128]"),
         "{message}"
@@ -211,22 +205,19 @@ fn without_a_destination_it_is_a_usage_error() {
         &models().join("llama-tied"),
         &models().join("llama-tied/adapter"),
         &[],
-    )
-    .code(2);
+        2,
+    );
 }
 
 #[test]
 fn tokenizer_files_travel_with_the_merged_model() {
     let dir = tempfile::tempdir().unwrap();
     let base = dir.path().join("base");
-    fs::create_dir(&base).unwrap();
-    for file in ["config.json", "model.safetensors"] {
-        fs::copy(models().join("qwen3").join(file), base.join(file)).unwrap();
-    }
+    copy(&models().join("qwen3"), &base);
     fs::write(base.join("chat_template.jinja"), "{{ messages }}").unwrap();
     let out = dir.path().join("merged");
     let flags = ["--out-dir", out.to_str().unwrap(), "--dtype", "f16"];
-    export(&base, &models().join("qwen3/adapter"), &flags).success();
+    export(&base, &models().join("qwen3/adapter"), &flags, 0);
     assert_eq!(
         fs::read(out.join("chat_template.jinja")).unwrap(),
         b"{{ messages }}"
@@ -239,26 +230,19 @@ fn tokenizer_files_travel_with_the_merged_model() {
 fn a_merged_model_keeps_the_date_that_the_adapter_was_trained_with_else_the_bases() {
     let dir = tempfile::tempdir().unwrap();
     let [base, adapter_dir, out] = ["base", "adapter", "merged"].map(|name| dir.path().join(name));
-    for (from, to) in [("qwen3", &base), ("qwen3/adapter", &adapter_dir)] {
-        fs::create_dir(to).unwrap();
-        for entry in fs::read_dir(models().join(from)).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-            }
-        }
-    }
+    copy(&models().join("qwen3"), &base);
+    copy(&models().join("qwen3/adapter"), &adapter_dir);
     let flags = ["--out-dir", out.to_str().unwrap()];
     let (older, newer) = ("{\"date\":\"2026-11-24\"}\n", "{\"date\":\"2026-11-25\"}\n");
     fs::write(base.join("prompt.json"), older).unwrap();
     for says in [older, newer] {
-        export(&base, &adapter_dir, &flags).success();
+        export(&base, &adapter_dir, &flags, 0);
         assert_eq!(fs::read_to_string(out.join("prompt.json")).unwrap(), says);
         fs::write(adapter_dir.join("prompt.json"), newer).unwrap();
     }
     for folder in [&base, &adapter_dir] {
         fs::remove_file(folder.join("prompt.json")).unwrap();
     }
-    export(&base, &adapter_dir, &flags).success();
+    export(&base, &adapter_dir, &flags, 0);
     assert!(!out.join("prompt.json").exists());
 }

@@ -1,68 +1,18 @@
 //! Does jsonl-import turn tables into chats, and name what is wrong with them?
 
 use std::fs;
-use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
+
+use workspace_tests::{hostile, run, text};
 
 fn tool() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_jsonl-import"))
-}
-
-fn run(command: &mut Command, stdin: &str) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
-
-/// Runs the tool over every hostile file with these endings and compares what it says.
-fn hostile(endings: &[&str], flags: &[&str]) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/hostile");
-    let mut files: Vec<_> = fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    files.retain(|name| endings.iter().any(|ending| name.ends_with(ending)));
-    files.sort();
-    assert!(files.len() > 10, "the corpus is there");
-    let mut wrong = Vec::new();
-    for name in files {
-        let got = tool()
-            .current_dir(&folder)
-            .args(flags)
-            .arg(&name)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let said = format!(
-            "exit {}\n{}",
-            got.status.code().unwrap(),
-            String::from_utf8(got.stderr).unwrap()
-        );
-        let expected = folder.join(format!("{name}.said"));
-        if std::env::var_os("BLESS").is_some() {
-            fs::write(&expected, &said).unwrap();
-        }
-        let wanted = fs::read_to_string(&expected).unwrap_or_default();
-        if said != wanted {
-            wrong.push(format!("{name}: said\n{said}\nwanted\n{wanted}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    workspace_tests::tool("jsonl-import")
 }
 
 #[test]
 fn every_hostile_table_is_answered_to_the_letter() {
     hostile(
+        "jsonl-import",
         &[".csv", ".json"],
         &[
             "--user",

@@ -1,67 +1,12 @@
 //! Does jsonl-validate let sound lines through unchanged, and say what is wrong with the others?
 
 use std::fs;
-use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
+
+use workspace_tests::{hostile, run, text, tiny_base};
 
 fn tool() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_jsonl-validate"))
-}
-
-fn run(command: &mut Command, stdin: &str) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Written beside, since the tool writes while it reads and a pipe holds little.
-    let mut pipe = child.stdin.take().unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(move || pipe.write_all(stdin.as_bytes()));
-        child.wait_with_output().unwrap()
-    })
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
-
-/// Runs the tool over every hostile file with these endings and compares what it says.
-fn hostile(endings: &[&str], flags: &[&str]) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/hostile");
-    let mut files: Vec<_> = fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    files.retain(|name| endings.iter().any(|ending| name.ends_with(ending)));
-    files.sort();
-    assert!(files.len() > 10, "the corpus is there");
-    let mut wrong = Vec::new();
-    for name in files {
-        let got = tool()
-            .current_dir(&folder)
-            .args(flags)
-            .arg(&name)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let said = format!(
-            "exit {}\n{}",
-            got.status.code().unwrap(),
-            String::from_utf8(got.stderr).unwrap()
-        );
-        let expected = folder.join(format!("{name}.said"));
-        if std::env::var_os("BLESS").is_some() {
-            fs::write(&expected, &said).unwrap();
-        }
-        let wanted = fs::read_to_string(&expected).unwrap_or_default();
-        if said != wanted {
-            wrong.push(format!("{name}: said\n{said}\nwanted\n{wanted}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    workspace_tests::tool("jsonl-validate")
 }
 
 fn chat(user: &str, assistant: &str) -> String {
@@ -71,7 +16,7 @@ fn chat(user: &str, assistant: &str) -> String {
 
 #[test]
 fn every_hostile_file_is_answered_to_the_letter() {
-    hostile(&[".jsonl"], &["-o", "/dev/null"]);
+    hostile("jsonl-validate", &[".jsonl"], &["-o", "/dev/null"]);
 }
 
 #[test]
@@ -264,17 +209,8 @@ fn a_ledger_goes_on_from_the_one_before() {
 
 #[test]
 fn the_tokenizer_judges_what_the_model_will_read() {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data");
     let base = tempfile::tempdir().unwrap();
-    for file in [
-        "models/llama-tied/config.json",
-        "tiny-chat/tokenizer.json",
-        "tiny-chat/tokenizer_config.json",
-        "tiny-chat/chat_template.jinja",
-    ] {
-        let from = data.join(file);
-        fs::copy(&from, base.path().join(from.file_name().unwrap())).unwrap();
-    }
+    tiny_base("llama-tied", base.path());
     let input = [
         chat("a short question", "x"),
         chat(&"a long question ".repeat(200), "x"),

@@ -4,25 +4,16 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use assert_cmd::Command;
+use workspace_tests::{data, run, text};
 
 fn tool(dir: &Path, arguments: &[&str]) -> Output {
-    Command::cargo_bin("prompt-cost")
-        .unwrap()
-        .current_dir(dir)
-        .args(arguments)
-        .output()
-        .unwrap()
+    let mut tool = workspace_tests::tool("prompt-cost");
+    run(tool.current_dir(dir).args(arguments), "")
 }
 
 fn stdout(output: &Output) -> String {
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout.clone()).unwrap()
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    text(&output.stdout).to_owned()
 }
 
 #[test]
@@ -61,7 +52,7 @@ fn the_guides_figures_come_out() {
 #[test]
 fn a_prompt_file_is_counted_with_the_models_own_tokenizer() {
     let dir = tempfile::tempdir().unwrap();
-    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tokens/base");
+    let base = data("tokens/base");
     let prompt = "You are a medical coding assistant. Answer with JSON.\n";
     fs::write(dir.path().join("system.txt"), prompt).unwrap();
     let chat = tokens::Chat::open(&base).unwrap();
@@ -137,7 +128,7 @@ fn a_mistake_in_the_prices_is_named() {
     ];
     let output = tool(dir.path(), &flags);
     assert_eq!(output.status.code(), Some(2));
-    let message = String::from_utf8(output.stderr).unwrap();
+    let message = text(&output.stderr);
     assert!(
         message.contains("prices.toml") && message.contains("input_per_milion"),
         "{message}"

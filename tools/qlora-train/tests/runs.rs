@@ -8,7 +8,8 @@ use std::{
     process::Command,
 };
 
-use common::{adapter_values, data, examples, pack, succeed, tool};
+use common::{adapter_values, examples, pack, succeed};
+use workspace_tests::{data, tool};
 
 /// A folder with packed training and evaluation rows for the tiny llama.
 struct Work {

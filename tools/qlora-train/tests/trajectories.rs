@@ -7,8 +7,9 @@ mod common;
 
 use std::path::Path;
 
-use common::{adapter_values, data, pack_trajectory, succeed, tool};
+use common::{adapter_values, pack_trajectory, succeed};
 use serde_json::Value;
+use workspace_tests::{data, tool};
 
 /// Of loss, gradient norm and rate at every step, relative.
 const STEP_TOLERANCE: f64 = 1e-4;

@@ -2,19 +2,12 @@
 #![allow(dead_code)] // each test binary uses its part
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Output;
 
-use assert_cmd::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-
-/// The workspace's reference data.
-pub fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/data")
-        .join(name)
-}
+use workspace_tests::{text, tool};
 
 /// A folder with train.jsonl, valid.jsonl and test.jsonl: four labels, questions that share words with their kind.
 pub fn folder() -> TempDir {
@@ -55,13 +48,13 @@ pub fn lines(numbers: std::ops::Range<usize>) -> String {
 
 /// Runs the tool in `dir`.
 pub fn run(dir: &TempDir, words: &str) -> Output {
+    run_reading(dir, words, "")
+}
+
+pub fn run_reading(dir: &TempDir, words: &str, stdin: &str) -> Output {
+    let mut tool = tool("adapter-eval");
     let words = words.split_whitespace();
-    Command::cargo_bin("adapter-eval")
-        .unwrap()
-        .current_dir(dir.path())
-        .args(words)
-        .output()
-        .unwrap()
+    workspace_tests::run(tool.current_dir(dir.path()).args(words), stdin)
 }
 
 /// Runs the tool, which must exit with `status`; its standard output.
@@ -73,11 +66,11 @@ pub fn exits(dir: &TempDir, status: i32, words: &str) -> String {
         "{words}\n{}",
         stderr(&output)
     );
-    String::from_utf8(output.stdout).unwrap()
+    text(&output.stdout).to_owned()
 }
 
-pub fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+pub fn stderr(output: &Output) -> &str {
+    text(&output.stderr)
 }
 
 pub fn read(dir: &TempDir, name: &str) -> String {
@@ -99,16 +92,5 @@ pub fn golden(name: &str, text: &str) {
 
 /// `base/` in `dir`: a tiny model with random weights, a tokenizer and a chat template.
 pub fn tiny_base(dir: &TempDir, model: &str) {
-    let base = dir.path().join("base");
-    fs::create_dir(&base).unwrap();
-    for name in ["config.json", "generation_config.json", "model.safetensors"] {
-        fs::copy(data(&format!("models/{model}/{name}")), base.join(name)).unwrap();
-    }
-    for name in [
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-    ] {
-        fs::copy(data(&format!("tiny-chat/{name}")), base.join(name)).unwrap();
-    }
+    workspace_tests::tiny_base(model, &dir.path().join("base"));
 }

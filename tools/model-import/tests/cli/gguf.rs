@@ -4,7 +4,7 @@ use checkpoint::Base;
 use std::path::{Path, PathBuf};
 
 pub fn models() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models")
+    workspace_tests::data("models")
 }
 
 pub fn string(text: &str) -> Vec<u8> {

@@ -1,18 +1,16 @@
 //! Does the command turn other people's models into bases, exactly?
 
 use crate::gguf::*;
-use assert_cmd::Command;
 use checkpoint::{Base, LinearWeight, SafetensorsFile};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Output;
 use tempfile::TempDir;
+use workspace_tests::{exits, text as utf8, tool};
 
-fn model_import(arguments: &[&str]) -> assert_cmd::assert::Assert {
-    Command::cargo_bin("model-import")
-        .unwrap()
-        .args(arguments)
-        .assert()
+fn model_import(arguments: &[&str]) -> Output {
+    exits(tool("model-import").args(arguments), 0)
 }
 
 /// Imports into a fresh folder.
@@ -21,7 +19,7 @@ fn import(source: &Path, flags: &[&str]) -> (TempDir, PathBuf) {
     let out = dir.path().join("base");
     let mut arguments = vec![source.to_str().unwrap(), "--out-dir", out.to_str().unwrap()];
     arguments.extend(flags);
-    model_import(&arguments).success().stdout("");
+    assert_eq!(utf8(&model_import(&arguments).stdout), "");
     (dir, out)
 }
 
@@ -288,9 +286,9 @@ fn print_config_reads_back_to_the_same_run() {
         "nf4",
         "--print-config",
     ];
-    let printed = model_import(&[&[source.to_str().unwrap()], &flags[..]].concat()).success();
-    fs::write(&config, &printed.get_output().stdout).unwrap();
-    model_import(&["--config", config.to_str().unwrap()]).success();
+    let printed = model_import(&[&[source.to_str().unwrap()], &flags[..]].concat());
+    fs::write(&config, &printed.stdout).unwrap();
+    model_import(&["--config", config.to_str().unwrap()]);
     assert!(Base::open(&out).unwrap().config().quantized);
 }
 
@@ -300,8 +298,8 @@ fn a_dry_run_says_how_much_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("base");
     let flags = ["--out-dir", out.to_str().unwrap(), "--dry-run"];
-    let assert = model_import(&[&[source.to_str().unwrap()], &flags[..]].concat()).success();
-    let said = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+    let output = model_import(&[&[source.to_str().unwrap()], &flags[..]].concat());
+    let said = utf8(&output.stdout);
     assert!(
         said.starts_with("llama, 0.1 million weights, float32: 0 MB of disk"),
         "{said}"

@@ -1,10 +1,11 @@
 //! Does a bad source give a message with file and place, exit 2, and leave old outputs whole?
 
 use crate::gguf::*;
-use assert_cmd::Command;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use tempfile::TempDir;
+use workspace_tests::{exits, text as utf8, tool};
 
 /// Imports over an older base, which must survive; returns what was said.
 fn refusal(source: &Path, flags: &[&str]) -> String {
@@ -12,20 +13,17 @@ fn refusal(source: &Path, flags: &[&str]) -> String {
     let out = dir.path().join("base");
     fs::create_dir(&out).unwrap();
     fs::write(out.join("config.json"), "the older one").unwrap();
-    let assert = Command::cargo_bin("model-import")
-        .unwrap()
-        .args([source.to_str().unwrap(), "--out-dir", out.to_str().unwrap()])
-        .args(flags)
-        .assert()
-        .code(2)
-        .stdout("");
+    let mut import = tool("model-import");
+    import.arg(source).arg("--out-dir").arg(&out).args(flags);
+    let output = exits(&mut import, 2);
+    assert_eq!(utf8(&output.stdout), "");
     assert_eq!(fs::read(out.join("config.json")).unwrap(), b"the older one");
     assert_eq!(
         fs::read_dir(dir.path()).unwrap().count(),
         1,
         "nothing is left beside"
     );
-    String::from_utf8(assert.get_output().stderr.clone()).unwrap()
+    utf8(&output.stderr).to_owned()
 }
 
 fn file(bytes: &[u8]) -> (TempDir, std::path::PathBuf) {
@@ -181,15 +179,11 @@ fn a_disk_that_is_full() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("base");
     let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$1\" --out-dir \"$2\"";
-    let assert = Command::new("bash")
-        .args(["-c", script, env!("CARGO_BIN_EXE_model-import")])
-        .args([
-            models().join("llama-tied").to_str().unwrap(),
-            out.to_str().unwrap(),
-        ])
-        .assert()
-        .code(2);
-    let message = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    let mut import = Command::new("bash");
+    import.args(["-c", script, env!("CARGO_BIN_EXE_model-import")]);
+    import.arg(models().join("llama-tied")).arg(&out);
+    let output = exits(&mut import, 2);
+    let message = utf8(&output.stderr);
     assert!(message.contains("model.safetensors"), "{message}");
     assert_eq!(
         fs::read_dir(dir.path()).unwrap().count(),
@@ -202,11 +196,8 @@ fn a_disk_that_is_full() {
 fn an_out_dir_with_other_files_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("thesis.tex"), "").unwrap();
-    Command::cargo_bin("model-import")
-        .unwrap()
-        .args([models().join("llama-tied").to_str().unwrap(), "--out-dir"])
-        .arg(dir.path())
-        .assert()
-        .code(2);
+    let mut import = tool("model-import");
+    import.arg(models().join("llama-tied")).arg("--out-dir");
+    exits(import.arg(dir.path()), 2);
     assert!(dir.path().join("thesis.tex").exists());
 }

@@ -4,58 +4,22 @@
 #![allow(dead_code)]
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output},
 };
 
 use safetensors::SafeTensors;
-
-/// A file or folder of the workspace's test data.
-pub fn data(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/data")
-        .join(path)
-}
-
-/// A tool of the workspace, built beside this one.
-pub fn tool(name: &str) -> Command {
-    let path = Path::new(env!("CARGO_BIN_EXE_qlora-train")).with_file_name(name);
-    assert!(
-        path.exists(),
-        "{} is missing: `make test` builds it",
-        path.display()
-    );
-    Command::new(path)
-}
+use workspace_tests::{exits, reference_rows, tool};
 
 /// Runs to the end; anything but exit status 0 fails the test with what was said.
 pub fn succeed(command: &mut Command) -> Output {
-    let output = command.output().expect("it starts");
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
+    exits(command, 0)
 }
 
 /// Packs the rows of a reference trajectory in their order, one example a row.
 pub fn pack_trajectory(name: &str, base: &Path, out: &Path) {
-    let bytes = std::fs::read(data(name).join("data.safetensors")).expect("the fixture is there");
-    let file = SafeTensors::deserialize(&bytes).expect("it is safetensors");
-    let rows = |key: &str| -> Vec<Vec<i64>> {
-        let view = file.tensor(key).expect("the key is there");
-        let width = view.shape()[3];
-        let values = view.data().chunks_exact(8);
-        let values: Vec<i64> = values
-            .map(|b| i64::from_le_bytes(b.try_into().expect("8")))
-            .collect();
-        values.chunks_exact(width).map(<[i64]>::to_vec).collect()
-    };
-    let rows = rows("input_ids").into_iter().zip(rows("labels"));
     pack(
-        rows,
+        reference_rows(name),
         base,
         &["--packing", "none", "--max-seq-length", "24"],
         out,
@@ -75,15 +39,8 @@ pub fn pack(
     let jsonl = out.with_extension("jsonl");
     std::fs::write(&jsonl, lines.join("\n") + "\n").expect("it is written");
     let mut command = tool("tokenize-pack");
-    succeed(
-        command
-            .arg(&jsonl)
-            .arg("--base")
-            .arg(base)
-            .args(flags)
-            .arg("-o")
-            .arg(out),
-    );
+    command.arg(&jsonl).arg("--base").arg(base).args(flags);
+    succeed(command.arg("-o").arg(out));
 }
 
 /// Examples of 5 to 22 tokens from a small linear congruential generator; the last half of each is

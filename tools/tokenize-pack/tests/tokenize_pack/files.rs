@@ -121,7 +121,7 @@ fn rows_can_go_to_several_files_of_equal_size() {
 #[test]
 fn a_reader_that_leaves_is_no_error() {
     let (dir, base) = folder(&chats(5000));
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tokenize-pack"))
+    let mut child = workspace_tests::tool("tokenize-pack")
         .current_dir(dir.path())
         .args([
             "train.jsonl",
@@ -137,5 +137,5 @@ fn a_reader_that_leaves_is_no_error() {
         .unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert_eq!((code(&output), stderr(&output)), (0, String::new()));
+    assert_eq!((code(&output), stderr(&output)), (0, ""));
 }

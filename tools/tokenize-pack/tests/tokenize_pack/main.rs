@@ -9,12 +9,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use assert_cmd::Command;
 use tempfile::TempDir;
 use tokens::{Shard, TrainOn};
+use workspace_tests::{copy, data, run, text};
 
 fn base() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tokens/base")
+    data("tokens/base")
 }
 
 /// A base that is fed token ids: config.json and nothing else.
@@ -34,17 +34,12 @@ fn tool(dir: &Path, arguments: &[&str]) -> Output {
 }
 
 fn tool_reading(dir: &Path, arguments: &[&str], stdin: &str) -> Output {
-    let mut command = Command::cargo_bin("tokenize-pack").unwrap();
-    command
-        .current_dir(dir)
-        .args(arguments)
-        .write_stdin(stdin)
-        .output()
-        .unwrap()
+    let mut tool = workspace_tests::tool("tokenize-pack");
+    run(tool.current_dir(dir).args(arguments), stdin)
 }
 
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+fn stderr(output: &Output) -> &str {
+    text(&output.stderr)
 }
 
 fn code(output: &Output) -> i32 {
@@ -196,10 +191,7 @@ fn conflicting_and_missing_things_are_named() {
 /// A copy of the tests' base whose template prints the date.
 fn base_with_a_date(dir: &Path) -> PathBuf {
     let dated = dir.join("dated-base");
-    fs::create_dir(&dated).unwrap();
-    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(base().join(file), dated.join(file)).unwrap();
-    }
+    copy(&base(), &dated);
     let template = "{%- set today = strftime_now('%d %b %Y') if strftime_now is defined else '1 Jan 2020' -%}\
         {%- for message in messages -%}<|im_start|>{{ message.role }} {{ today }}\n\
         {{ message.reasoning_content }}{{ message.content }}<|im_end|>\n{% endfor -%}\
