@@ -92,35 +92,43 @@ pub struct WeightFormat {
     pub compute: ComputeDtype,
 }
 
-/// The words of a 4-bit weight, and its nested offset if it has one.
+/// The words of a 4-bit weight, in a buffer that holds no more, and its nested offset if it has one.
 pub(crate) fn nf4_words(quantized: &nf4::Quantized) -> (Vec<u32>, Option<f32>) {
-    let mut words = words_of(&quantized.codes);
-    match &quantized.absmax {
-        nf4::Absmax::Plain(absmax) => {
-            words.extend(absmax.iter().map(|v| v.to_bits()));
-            (words, None)
-        }
+    let (scale_codes, scales, offset): (&[u8], [&[f32]; 2], _) = match &quantized.absmax {
+        nf4::Absmax::Plain(absmax) => (&[], [absmax, &[]], None),
         nf4::Absmax::Nested {
             codes,
             absmax,
             map,
             offset,
-        } => {
-            words.extend(words_of(codes));
-            words.extend(absmax.iter().chain(map.iter()).map(|v| v.to_bits()));
-            (words, Some(*offset))
-        }
+        } => (codes, [absmax, &map[..]], Some(*offset)),
+    };
+    let bytes = [&quantized.codes, scale_codes];
+    let length = bytes.map(|bytes| bytes.len().div_ceil(4)).into_iter();
+    let length = length.chain(scales.map(<[f32]>::len)).sum();
+    let mut words = Vec::with_capacity(length);
+    for bytes in bytes {
+        append(&mut words, bytes);
     }
+    for scales in scales {
+        words.extend(scales.iter().map(|v| v.to_bits()));
+    }
+    (words, offset)
 }
 
 /// Bytes as little-endian words, the last one padded with zeros.
 pub(crate) fn words_of(bytes: &[u8]) -> Vec<u32> {
+    let mut words = Vec::with_capacity(bytes.len().div_ceil(4));
+    append(&mut words, bytes);
+    words
+}
+
+fn append(words: &mut Vec<u32>, bytes: &[u8]) {
     let (whole, rest) = bytes.as_chunks::<4>();
-    let mut words: Vec<u32> = whole.iter().map(|b| u32::from_le_bytes(*b)).collect();
+    words.extend(whole.iter().map(|b| u32::from_le_bytes(*b)));
     if !rest.is_empty() {
         let mut last = [0; 4];
         last[..rest.len()].copy_from_slice(rest);
         words.push(u32::from_le_bytes(last));
     }
-    words
 }
