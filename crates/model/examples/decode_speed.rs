@@ -126,18 +126,24 @@ fn bytes_of_a_step(config: &ModelConfig, rank: usize) -> f64 {
     config.num_hidden_layers as f64 * layer + head
 }
 
-/// Bytes a second that all threads together read from memory.
+/// Bytes a second that all threads together read from memory, each in [`STREAMS`] at once: one alone
+/// does not keep a core waiting for as many lines as it can.
 fn bandwidth() -> f64 {
+    const STREAMS: usize = 4;
+    const RUN: usize = 32;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let words = 256 * 1024 * 1024 / 8 / threads;
+    let words = 256 * 1024 * 1024 / 8 / threads / (STREAMS * RUN) * (STREAMS * RUN);
     let buffers: Vec<Vec<u64>> = (0..threads)
         .map(|t| (0..words).map(|i| (i ^ t) as u64).collect())
         .collect();
     let sum = |buffer: &[u64]| {
-        let mut sums = [0u64; 32];
-        for piece in buffer.chunks_exact(32) {
-            for (sum, word) in sums.iter_mut().zip(piece) {
-                *sum = sum.wrapping_add(*word);
+        let mut sums = [0u64; RUN];
+        let stream = words / STREAMS;
+        for first in (0..stream).step_by(RUN) {
+            for stream in buffer.chunks_exact(stream) {
+                for (sum, word) in sums.iter_mut().zip(&stream[first..first + RUN]) {
+                    *sum = sum.wrapping_add(*word);
+                }
             }
         }
         sums.iter().fold(0u64, |a, b| a.wrapping_add(*b))
