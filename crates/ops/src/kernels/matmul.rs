@@ -73,13 +73,21 @@ unsafe fn multiply_generic<S: Simd>(
     while columns_left > 0 {
         let vectors = vectors_left.div_ceil(columns_left);
         let lanes = (n - j).min(vectors * S::LANES);
-        let last = lanes - (vectors - 1) * S::LANES;
         unsafe {
-            let (b, c) = (b.add(j), c.add(j));
+            let column = Column {
+                last: lanes - (vectors - 1) * S::LANES,
+                depth,
+                a,
+                b: b.add(j),
+                b_row,
+                c: c.add(j),
+                c_row,
+                accumulate,
+            };
             match vectors {
-                3 => column::<S, 3>(m, last, depth, a, b, b_row, c, c_row, accumulate),
-                2 => column::<S, 2>(m, last, depth, a, b, b_row, c, c_row, accumulate),
-                _ => column::<S, 1>(m, last, depth, a, b, b_row, c, c_row, accumulate),
+                3 => column.multiply::<S, 3>(m),
+                2 => column.multiply::<S, 2>(m),
+                _ => column.multiply::<S, 1>(m),
             }
         }
         j += lanes;
@@ -88,10 +96,10 @@ unsafe fn multiply_generic<S: Simd>(
     }
 }
 
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn column<S: Simd, const V: usize>(
-    m: usize,
+/// Some vectors of every row of B and C.
+#[derive(Clone, Copy)]
+struct Column {
+    /// Lanes of the last vector.
     last: usize,
     depth: usize,
     a: Strided,
@@ -100,132 +108,88 @@ unsafe fn column<S: Simd, const V: usize>(
     c: *mut f32,
     c_row: usize,
     accumulate: bool,
-) {
-    let mut i = 0;
-    unsafe {
-        if last == S::LANES {
-            if S::TILE_ROWS == 8 {
-                while m - i >= 8 {
-                    tile::<S, 8, V, false>(
-                        last,
-                        depth,
-                        a.offset(i, 0),
-                        b,
-                        b_row,
-                        c.add(i * c_row),
-                        c_row,
-                        accumulate,
-                    );
-                    i += 8;
-                }
-            }
-            while m - i >= 4 {
-                tile::<S, 4, V, false>(
-                    last,
-                    depth,
-                    a.offset(i, 0),
-                    b,
-                    b_row,
-                    c.add(i * c_row),
-                    c_row,
-                    accumulate,
-                );
-                i += 4;
-            }
-            while i < m {
-                tile::<S, 1, V, false>(
-                    last,
-                    depth,
-                    a.offset(i, 0),
-                    b,
-                    b_row,
-                    c.add(i * c_row),
-                    c_row,
-                    accumulate,
-                );
-                i += 1;
-            }
-        } else {
-            while m - i >= 4 {
-                tile::<S, 4, V, true>(
-                    last,
-                    depth,
-                    a.offset(i, 0),
-                    b,
-                    b_row,
-                    c.add(i * c_row),
-                    c_row,
-                    accumulate,
-                );
-                i += 4;
-            }
-            while i < m {
-                tile::<S, 1, V, true>(
-                    last,
-                    depth,
-                    a.offset(i, 0),
-                    b,
-                    b_row,
-                    c.add(i * c_row),
-                    c_row,
-                    accumulate,
-                );
-                i += 1;
+}
+
+impl Column {
+    /// All `m` rows.
+    #[inline(always)]
+    unsafe fn multiply<S: Simd, const V: usize>(self, m: usize) {
+        unsafe {
+            if self.last == S::LANES {
+                let eights = match S::TILE_ROWS {
+                    8 => self.rows::<S, 8, V, false>(0, m),
+                    _ => 0,
+                };
+                let fours = self.rows::<S, 4, V, false>(eights, m);
+                self.rows::<S, 1, V, false>(fours, m);
+            } else {
+                let fours = self.rows::<S, 4, V, true>(0, m);
+                self.rows::<S, 1, V, true>(fours, m);
             }
         }
     }
-}
 
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn tile<S: Simd, const R: usize, const V: usize, const PARTIAL: bool>(
-    last: usize,
-    depth: usize,
-    a: Strided,
-    b: *const f32,
-    b_row: usize,
-    c: *mut f32,
-    c_row: usize,
-    accumulate: bool,
-) {
-    unsafe {
-        let read = |p: *const f32, v: usize| {
-            if PARTIAL && v == V - 1 {
-                S::load_partial(p.add(v * S::LANES), last)
-            } else {
-                S::load(p.add(v * S::LANES))
-            }
-        };
-        let mut sum = [[S::splat(0.0); V]; R];
-        if accumulate {
-            for (i, row) in sum.iter_mut().enumerate() {
-                for (v, s) in row.iter_mut().enumerate() {
-                    *s = read(c.add(i * c_row), v);
-                }
-            }
+    /// Rows from `i` on, `R` at a time; returns the first for which there are too few.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, const R: usize, const V: usize, const PARTIAL: bool>(
+        self,
+        mut i: usize,
+        m: usize,
+    ) -> usize {
+        while m - i >= R {
+            unsafe { self.tile::<S, R, V, PARTIAL>(i) };
+            i += R;
         }
-        let (mut pa, mut pb) = (a.pointer, b);
-        for _ in 0..depth {
-            let mut lanes = [S::splat(0.0); V];
-            for (v, l) in lanes.iter_mut().enumerate() {
-                *l = read(pb, v);
-            }
-            for (i, row) in sum.iter_mut().enumerate() {
-                let x = S::splat(*pa.add(i * a.row));
-                for (s, l) in row.iter_mut().zip(lanes) {
-                    *s = S::fma(x, l, *s);
-                }
-            }
-            pa = pa.wrapping_add(a.col);
-            pb = pb.wrapping_add(b_row);
-        }
-        for (i, row) in sum.iter().enumerate() {
-            for (v, s) in row.iter().enumerate() {
-                let p = c.add(i * c_row + v * S::LANES);
+        i
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize, const V: usize, const PARTIAL: bool>(self, i: usize) {
+        unsafe {
+            let (a, c, c_row, last) = (
+                self.a.offset(i, 0),
+                self.c.add(i * self.c_row),
+                self.c_row,
+                self.last,
+            );
+            let read = |p: *const f32, v: usize| {
                 if PARTIAL && v == V - 1 {
-                    S::store_partial(p, *s, last);
+                    S::load_partial(p.add(v * S::LANES), last)
                 } else {
-                    S::store(p, *s);
+                    S::load(p.add(v * S::LANES))
+                }
+            };
+            let mut sum = [[S::splat(0.0); V]; R];
+            if self.accumulate {
+                for (i, row) in sum.iter_mut().enumerate() {
+                    for (v, s) in row.iter_mut().enumerate() {
+                        *s = read(c.add(i * c_row), v);
+                    }
+                }
+            }
+            let (mut pa, mut pb) = (a.pointer, self.b);
+            for _ in 0..self.depth {
+                let mut lanes = [S::splat(0.0); V];
+                for (v, l) in lanes.iter_mut().enumerate() {
+                    *l = read(pb, v);
+                }
+                for (i, row) in sum.iter_mut().enumerate() {
+                    let x = S::splat(*pa.add(i * a.row));
+                    for (s, l) in row.iter_mut().zip(lanes) {
+                        *s = S::fma(x, l, *s);
+                    }
+                }
+                pa = pa.wrapping_add(a.col);
+                pb = pb.wrapping_add(self.b_row);
+            }
+            for (i, row) in sum.iter().enumerate() {
+                for (v, s) in row.iter().enumerate() {
+                    let p = c.add(i * c_row + v * S::LANES);
+                    if PARTIAL && v == V - 1 {
+                        S::store_partial(p, *s, last);
+                    } else {
+                        S::store(p, *s);
+                    }
                 }
             }
         }
