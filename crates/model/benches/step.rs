@@ -36,7 +36,7 @@ const CONFIG: &str = r#"{
 }"#;
 
 fn main() {
-    model::keep_freed_memory();
+    model::tune_heap();
     let pool = rayon::ThreadPoolBuilder::new().use_current_thread(); // as qlora-train does
     pool.build_global().expect("the only pool");
     let told = |word: &str| std::env::args().any(|a| a == word);

@@ -19,7 +19,7 @@ use model::{
 const PROMPT: usize = 64;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    model::keep_freed_memory(); // as adapter-eval does
+    model::tune_heap(); // as adapter-eval does
     let mut dir = None;
     let (mut rank, mut new) = (0, 64);
     let mut batches = vec![1, 8, 32];
@@ -126,7 +126,7 @@ fn bytes_of_a_step(config: &ModelConfig, rank: usize) -> f64 {
     config.num_hidden_layers as f64 * layer + head
 }
 
-/// Bytes a second that all threads together read from memory, each in [`STREAMS`] at once: one alone
+/// Bytes a second that all threads together read from memory, each in four streams at once: one alone
 /// does not keep a core waiting for as many lines as it can.
 fn bandwidth() -> f64 {
     const STREAMS: usize = 4;
@@ -138,9 +138,9 @@ fn bandwidth() -> f64 {
         .collect();
     let sum = |buffer: &[u64]| {
         let mut sums = [0u64; RUN];
-        let stream = words / STREAMS;
-        for first in (0..stream).step_by(RUN) {
-            for stream in buffer.chunks_exact(stream) {
+        let length = words / STREAMS;
+        for first in (0..length).step_by(RUN) {
+            for stream in buffer.chunks_exact(length) {
                 for (sum, word) in sums.iter_mut().zip(&stream[first..first + RUN]) {
                     *sum = sum.wrapping_add(*word);
                 }

@@ -6,12 +6,12 @@
 //! only our own buffers, not those that burn makes for its sums.
 //!
 //! Weights are read from one end to the other, a page of 4 KiB every 128 blocks of a row: where the
-//! kernel gives huge pages to those who ask (`madvise`, the usual setting), decoding is a tenth faster.
+//! kernel gives huge pages to those who ask (`madvise`, the usual setting), decoding gains 5 to 10 %.
 //! A tensor is smaller than such a page, so the whole heap asks, before it is there.
 
 /// Tells the C library to keep what is freed, and the kernel to map the heap in huge pages. Call it
 /// first in a program that trains or generates; with another C library than glibc it does nothing.
-pub fn keep_freed_memory() {
+pub fn tune_heap() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: mallopt sets parameters of malloc, under malloc's own lock.
     unsafe {

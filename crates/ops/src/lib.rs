@@ -25,7 +25,7 @@ mod selftest;
 mod tests;
 mod weight;
 
-pub use allocator::keep_freed_memory;
+pub use allocator::tune_heap;
 #[cfg(feature = "cube")]
 pub use backends::cube::{DeviceDecoding, DeviceKvCache, nf4_codes};
 #[cfg(feature = "cube")]

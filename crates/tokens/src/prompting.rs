@@ -35,7 +35,10 @@ impl Prompting {
             .map(Some)
             .map_err(|error| Error::Base {
                 path,
-                reason: format!("not what training says of its prompts: {error}"),
+                reason: format!(
+                    "not what training says of its prompts: {error}; without this file the template \
+                     prints its own date, and --date another"
+                ),
             })
     }
 

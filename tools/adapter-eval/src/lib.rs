@@ -29,7 +29,7 @@ use cli::{AtomicDir, Outcome, Output};
 
 /// The tool: reads the command line's wishes, judges, and says so by its exit status.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
-    model::keep_freed_memory();
+    model::tune_heap();
     // An output folder that cannot be replaced is told before the work, not after.
     let out_dir = args
         .out_dir

@@ -31,7 +31,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     if let Some(device) = args.run.doctor {
         return Ok(doctor::run(device));
     }
-    model::keep_freed_memory();
+    model::tune_heap();
     // This thread is one of the workers: its kernels begin at once, where a thread outside the pool
     // would wake it and be woken by it, some ten thousand times a step. 0 is one thread a core.
     rayon::ThreadPoolBuilder::new()

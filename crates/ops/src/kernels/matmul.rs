@@ -98,16 +98,16 @@ unsafe fn multiply_generic<S: Simd>(
 
 /// Some vectors of every row of B and C.
 #[derive(Clone, Copy)]
-struct Column {
+pub(super) struct Column {
     /// Lanes of the last vector.
-    last: usize,
-    depth: usize,
-    a: Strided,
-    b: *const f32,
-    b_row: usize,
-    c: *mut f32,
-    c_row: usize,
-    accumulate: bool,
+    pub last: usize,
+    pub depth: usize,
+    pub a: Strided,
+    pub b: *const f32,
+    pub b_row: usize,
+    pub c: *mut f32,
+    pub c_row: usize,
+    pub accumulate: bool,
 }
 
 impl Column {
@@ -130,8 +130,12 @@ impl Column {
     }
 
     /// Rows from `i` on, `R` at a time; returns the first for which there are too few.
+    ///
+    /// # Safety
+    /// The instructions of `S`; A, B and C are there for `m` rows and `V` vectors, the last of which is
+    /// whole unless `PARTIAL`.
     #[inline(always)]
-    unsafe fn rows<S: Simd, const R: usize, const V: usize, const PARTIAL: bool>(
+    pub unsafe fn rows<S: Simd, const R: usize, const V: usize, const PARTIAL: bool>(
         self,
         mut i: usize,
         m: usize,
@@ -143,8 +147,15 @@ impl Column {
         i
     }
 
+    /// `R` rows from `i` on.
+    ///
+    /// # Safety
+    /// As [`Column::rows`].
     #[inline(always)]
-    unsafe fn tile<S: Simd, const R: usize, const V: usize, const PARTIAL: bool>(self, i: usize) {
+    pub unsafe fn tile<S: Simd, const R: usize, const V: usize, const PARTIAL: bool>(
+        self,
+        i: usize,
+    ) {
         unsafe {
             let (a, c, c_row, last) = (
                 self.a.offset(i, 0),
