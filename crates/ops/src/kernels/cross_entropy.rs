@@ -150,7 +150,7 @@ impl Head<'_> {
     fn logits(&self, h: &[f32], entries: Range<usize>, logits: &mut [f32]) {
         let hidden = self.hidden();
         let (width, steps) = (VECTORS * self.level.lanes(), self.words.steps(hidden));
-        scratch_slices([width * steps], |[panel]| {
+        scratch_slices([width * self.words.panel_steps(hidden)], |[panel]| {
             for start in entries.clone().step_by(width) {
                 let lanes = start..(start + width).min(entries.end);
                 let (level, words) = (self.level, self.words);
@@ -169,7 +169,8 @@ impl Head<'_> {
         let width = VECTORS * lanes;
         let group = lanes * self.words.row_steps(entries.len());
         let packed = rows.div_ceil(lanes) * group;
-        scratch_slices([packed, width * steps], |[packed, panel]| {
+        let size = width * self.words.panel_steps(entries.len());
+        scratch_slices([packed, size], |[packed, panel]| {
             let groups = p[..rows * ENTRIES].chunks(lanes * ENTRIES);
             for (p, packed) in groups.zip(packed.chunks_exact_mut(group)) {
                 pack(self.level, self.words, p, ENTRIES, entries.len(), packed);

@@ -12,7 +12,7 @@ pub(crate) mod pairs;
 use super::simd::{Simd, simd_dispatch};
 use crate::format::{DenseDtype, Encoding, WeightFormat};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use pairs::{pair_along, pair_into_tiles, pair_rows};
+pub(crate) use pairs::{Parts, pair_along, pair_into_tiles, pair_rows};
 use std::ops::Range;
 
 /// A frozen weight on the host, read in place.

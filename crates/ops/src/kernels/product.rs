@@ -83,7 +83,7 @@ impl Product<'_> {
         let block = self.depth.div_ceil(total.div_ceil(MOST_STEPS).max(1));
         let block = block.next_multiple_of(2 * nf4::BLOCK_SIZE);
         let rank = self.low_rank.as_ref().map_or(0, |l| l.rank);
-        let size = width * self.words.steps(block.min(self.depth));
+        let size = width * self.words.panel_steps(block.min(self.depth));
         scratch_slices([size, width * rank], |[panel, right]| {
             if let Some(low_rank) = &self.low_rank {
                 (low_rank.right)(lanes.clone(), right);

@@ -28,12 +28,12 @@ pub(crate) fn pack(level: Level, words: Words, x: &[f32], row: usize, k: usize, 
         Words::Pairs => scratch_slices([rows * steps], |[natural]| {
             for (x, out) in x.chunks(row).zip(natural.chunks_exact_mut(steps)) {
                 // SAFETY: Pairs exist where the level has AVX512-BF16.
-                unsafe { super::panel::pair_along(&x[..k], out) };
+                unsafe { super::panel::pair_along(&x[..k], super::panel::Parts::ONE, out) };
             }
             transpose(level, natural, steps, rows, steps, out, lanes);
         }),
         #[cfg(target_arch = "x86_64")]
-        Words::Tiles | Words::Thirds => {
+        Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => {
             let out = &mut out[..words.row_steps(k) * lanes];
             for (i, x) in x.chunks(row).enumerate() {
                 // SAFETY: these words exist where the level has AVX512-BF16 too.

@@ -37,7 +37,8 @@ pub(crate) struct Piece {
 }
 
 /// # Safety
-/// `a` holds `steps · LANES` words, `b` `steps · 3·LANES`, `c` the piece, untouched by others.
+/// `a` holds `steps · LANES` words for each part, `b` `steps · 3·LANES`, `c` the piece, untouched by
+/// others.
 pub(crate) unsafe fn multiply_words(
     level: Level,
     words: Words,
@@ -52,8 +53,9 @@ pub(crate) unsafe fn multiply_words(
         #[cfg(target_arch = "x86_64")]
         Words::Pairs => unsafe { x86::multiply_pairs(piece, a, b, c) },
         #[cfg(target_arch = "x86_64")]
-        Words::Tiles | Words::Thirds => unsafe {
-            super::amx::multiply(piece, words.parts(), a, b, c)
+        Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => unsafe {
+            let products = super::amx::Products::of(words);
+            super::amx::multiply(piece, products, a, b, c)
         },
     }
 }

@@ -24,6 +24,9 @@ pub(crate) enum Words {
     /// and each multiplies the same weight, exactly.
     #[cfg(target_arch = "x86_64")]
     Thirds,
+    /// Both stay f32, each in three bf16, and the six larger of their nine products are summed.
+    #[cfg(target_arch = "x86_64")]
+    ThirdsOfBoth,
 }
 
 /// Words of the depth that a tile takes.
@@ -49,14 +52,14 @@ impl Words {
     pub fn for_weight(level: Level, format: &WeightFormat) -> Words {
         match (Words::new(level, format.compute), format.encoding) {
             #[cfg(target_arch = "x86_64")]
-            (
-                Words::F32,
+            (Words::F32, encoding) if level.bf16() == Bf16::Tiles => match encoding {
                 Encoding::Dense(DenseDtype::BF16)
                 | Encoding::Nf4 {
                     dtype: nf4::Dtype::BF16,
                     ..
-                },
-            ) if level.bf16() == Bf16::Tiles => Words::Thirds,
+                } => Words::Thirds,
+                _ => Words::ThirdsOfBoth,
+            },
             (words, _) => words,
         }
     }
@@ -66,7 +69,7 @@ impl Words {
         match self {
             Words::F32 | Words::Rounded => 1,
             #[cfg(target_arch = "x86_64")]
-            Words::Pairs | Words::Tiles | Words::Thirds => 2,
+            Words::Pairs | Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => 2,
         }
     }
 
@@ -75,7 +78,9 @@ impl Words {
         let words = depth.div_ceil(self.values());
         match self {
             #[cfg(target_arch = "x86_64")]
-            Words::Tiles | Words::Thirds => words.next_multiple_of(TILE_STEPS),
+            Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => {
+                words.next_multiple_of(TILE_STEPS)
+            }
             _ => words,
         }
     }
@@ -84,9 +89,23 @@ impl Words {
     pub fn parts(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Words::Thirds => 3,
+            Words::Thirds | Words::ThirdsOfBoth => 3,
             _ => 1,
         }
+    }
+
+    /// Operands that one of weights becomes.
+    pub fn weight_parts(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Words::ThirdsOfBoth => 3,
+            _ => 1,
+        }
+    }
+
+    /// Words of a lane of a panel.
+    pub fn panel_steps(self, depth: usize) -> usize {
+        self.weight_parts() * self.steps(depth)
     }
 
     /// Words of a row of activations ([`super::row_groups`]).

@@ -226,12 +226,32 @@ fn values_of(word: f32, words: Words) -> Vec<f32> {
     }
 }
 
+/// The values of word `step` of a lane of a panel, the sum of its parts.
+fn values_in_panel(
+    panel: &[f32],
+    width: usize,
+    step: usize,
+    lane: usize,
+    words: Words,
+) -> Vec<f32> {
+    let part = |row: usize| values_of(panel[row * width + lane], words);
+    match words {
+        #[cfg(target_arch = "x86_64")]
+        Words::ThirdsOfBoth => {
+            let first = step / 16 * 48 + step % 16;
+            let parts = [part(first), part(first + 16), part(first + 32)];
+            (0..2).map(|v| parts.iter().map(|p| p[v]).sum()).collect()
+        }
+        _ => part(step),
+    }
+}
+
 /// To the nearest bf16, where that is what these words hold.
 pub(super) fn rounded(value: f32, words: Words) -> f32 {
     match words {
         Words::F32 => value,
         #[cfg(target_arch = "x86_64")]
-        Words::Thirds => value,
+        Words::Thirds | Words::ThirdsOfBoth => value,
         _ => half::bf16::from_f32(value).to_f32(),
     }
 }
@@ -264,11 +284,11 @@ fn panels_hold_the_weights_values_in_both_directions_and_every_kind_of_word() {
                 let what = format!("{encoding} {n}x{k} {words:?} {level:?}");
 
                 let (rows, cols) = (n / 4..n.min(n / 4 + 48), k / 3 / 64 * 64..k);
-                let mut panel = vec![f32::NAN; width * words.steps(k)];
+                let mut panel = vec![f32::NAN; width * words.panel_steps(k)];
                 view.panel_of_rows(level, words, rows.clone(), cols.clone(), &mut panel, width);
                 for (i, row) in rows.clone().enumerate() {
                     for p in 0..words.steps(cols.len()) {
-                        let word = values_of(panel[p * width + i], words);
+                        let word = values_in_panel(&panel, width, p, i, words);
                         for (v, got) in word.into_iter().enumerate() {
                             let col = cols.start + p * words.values() + v;
                             if col < cols.end {
@@ -282,11 +302,11 @@ fn panels_hold_the_weights_values_in_both_directions_and_every_kind_of_word() {
                     n / 3 / 2 * 2..n,
                     k / 4 / 16 * 16..k.min(k / 4 / 16 * 16 + 48),
                 );
-                let mut panel = vec![f32::NAN; width * words.steps(n)];
+                let mut panel = vec![f32::NAN; width * words.panel_steps(n)];
                 view.panel_of_columns(level, words, rows.clone(), cols.clone(), &mut panel, width);
                 for (j, col) in cols.clone().enumerate() {
                     for p in 0..words.steps(rows.len()) {
-                        let word = values_of(panel[p * width + j], words);
+                        let word = values_in_panel(&panel, width, p, j, words);
                         for (v, got) in word.into_iter().enumerate() {
                             let row = rows.start + p * words.values() + v;
                             if row < rows.end {
@@ -305,27 +325,66 @@ fn panels_hold_the_weights_values_in_both_directions_and_every_kind_of_word() {
 #[test]
 fn an_f32_row_passes_through_weights_of_one_unchanged_on_every_level() {
     let (m, n) = (19, 70);
-    let one = half::bf16::ONE.to_bits();
-    let identity: Vec<u16> = (0..n * n)
-        .map(|i| if i / n == i % n { one } else { 0 })
+    let identity: Vec<f32> = (0..n * n)
+        .map(|i| if i / n == i % n { 1.0 } else { 0.0 })
         .collect();
-    let format = WeightFormat {
-        out_features: n,
-        in_features: n,
-        encoding: Encoding::Dense(DenseDtype::BF16),
-        compute: ComputeDtype::F32,
-    };
+    let halves: Vec<u16> = identity
+        .iter()
+        .map(|v| half::bf16::from_f32(*v).to_bits())
+        .collect();
     // Every exponent from 2⁻⁹⁰ to 2⁹⁰, all 24 bits of the mantissa in use.
     let mut random = Random::new(13);
     let x: Vec<f32> = (0..m * n)
         .map(|i| random.values(1)[0] * 2f32.powi(i as i32 % 181 - 90))
         .collect();
-    let view = WeightView::new(bytemuck::cast_slice(&identity), format);
-    for level in Level::available() {
-        let (y, _) = linear::forward(level, &x, view, None, None);
-        assert_eq!(y, x, "{level:?}");
-        let dx = linear::backward(level, &x, &x, &[], view, None, true).dx;
-        assert_eq!(dx.unwrap(), x, "gradient, {level:?}");
+    for (dtype, words) in [
+        (DenseDtype::BF16, bytemuck::cast_slice(&halves)),
+        (DenseDtype::F32, bytemuck::cast_slice(&identity)),
+    ] {
+        let format = WeightFormat {
+            out_features: n,
+            in_features: n,
+            encoding: Encoding::Dense(dtype),
+            compute: ComputeDtype::F32,
+        };
+        let view = WeightView::new(words, format);
+        for level in Level::available() {
+            let (y, _) = linear::forward(level, &x, view, None, None);
+            assert_eq!(y, x, "{dtype:?}, {level:?}");
+            let dx = linear::backward(level, &x, &x, &[], view, None, true).dx;
+            assert_eq!(dx.unwrap(), x, "gradient, {dtype:?}, {level:?}");
+        }
+    }
+}
+
+#[test]
+fn f32_on_every_level_errs_as_little_as_a_chain_of_f32_multiply_adds() {
+    let (m, n, k) = (40, 96, 576);
+    for encoding in ["nf4 plain f32", "f32", "f16", "bf16"] {
+        let mut random = Random::new(23);
+        let case = weight(encoding, n, k, &mut random);
+        let x = random.values(m * k);
+        let exact = reference::linear::forward(&widen(&x), &widen(&case.dense), [n, k], None, None);
+        let rms = |y: &[f32]| {
+            let squares = y.iter().zip(&exact).map(|(y, e)| (*y as f64 - e).powi(2));
+            (squares.sum::<f64>() / exact.len() as f64).sqrt()
+        };
+        let chain: Vec<f32> = (0..m * n)
+            .map(|i| {
+                let (x, w) = (&x[i / n * k..], &case.dense[i % n * k..]);
+                (0..k).fold(0.0f32, |sum, p| x[p].mul_add(w[p], sum))
+            })
+            .collect();
+        let view = WeightView::new(&case.words, case.format);
+        for level in Level::available() {
+            let (y, _) = linear::forward(level, &x, view, None, None);
+            let (ours, chained) = (rms(&y), rms(&chain));
+            // Portable code rounds each product too.
+            assert!(
+                ours <= 1.05 * chained,
+                "{encoding}, {level:?}: {ours:e} and {chained:e}"
+            );
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 use crate::kernels::normalize::{get, put};
 use crate::kernels::panel::transpose;
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::panel::{pair_along, pair_rows};
+use crate::kernels::panel::{Parts, pair_along, pair_rows};
 use crate::kernels::row_groups;
 use crate::kernels::scratch::scratch_slices;
 use crate::kernels::simd::{Level, Simd, for_lanes, simd_dispatch};
@@ -137,7 +137,7 @@ impl Multiplier {
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            Words::Pairs | Words::Tiles | Words::Thirds => {
+            Words::Pairs | Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => {
                 // SAFETY: these words exist where the level has AVX512-BF16.
                 unsafe { pair_rows(values, x.row, size, out, stride) };
                 let written = x.count.div_ceil(2) * stride;
@@ -195,7 +195,9 @@ fn words_along(multiplier: Multiplier, values: &[f32], out: &mut [f32]) {
         }
         // SAFETY: these words exist where the level has AVX512-BF16.
         #[cfg(target_arch = "x86_64")]
-        Words::Pairs | Words::Tiles | Words::Thirds => unsafe { pair_along(values, out) },
+        Words::Pairs | Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => unsafe {
+            pair_along(values, Parts::ONE, out)
+        },
     }
 }
 

@@ -8,6 +8,8 @@
 
 use super::layout::Layout;
 use crate::format::{DenseDtype, Encoding, WeightFormat};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::panel::{Parts, pair_along};
 use crate::kernels::simd::Level;
 use crate::kernels::words::{Words, round_to_bf16};
 
@@ -122,9 +124,9 @@ pub(super) fn put_natural(level: Level, words: Words, values: &[f32], to: &mut [
             }
         }
         #[cfg(target_arch = "x86_64")]
-        Words::Pairs | Words::Tiles | Words::Thirds => {
+        Words::Pairs | Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => {
             // SAFETY: these words exist where the level has AVX512-BF16; two values a word.
-            unsafe { crate::kernels::panel::pair_along(values, to) };
+            unsafe { pair_along(values, Parts::ONE, to) };
         }
     }
 }

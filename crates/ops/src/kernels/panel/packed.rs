@@ -6,10 +6,14 @@
 //! pairs, two by two. What has no fast way (blocks that straddle rows, odd widths, f16) becomes f32
 //! first.
 
+#[cfg(target_arch = "x86_64")]
+use super::pairs::Parts;
 use super::{Source, WeightView, transpose};
 use crate::format::DenseDtype;
 use crate::kernels::scratch::scratch_slices;
 use crate::kernels::simd::Level;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::words::TILE_STEPS;
 use crate::kernels::words::{Words, round_to_bf16};
 use std::ops::Range;
 
@@ -32,13 +36,27 @@ impl WeightView<'_> {
             return transpose(level, stored, row, rows.len(), steps, out, width);
         }
         let stride = words.steps(PIECE);
-        scratch_slices([rows.len() * stride], |[natural]| {
+        scratch_slices([words.weight_parts() * rows.len() * stride], |[natural]| {
             for start in cols.clone().step_by(PIECE) {
                 let piece = start..(start + PIECE).min(cols.end);
                 let steps = words.steps(piece.len());
                 self.row_words(level, words, rows.clone(), piece, natural, stride);
-                let out = &mut out[words.steps(start - cols.start) * width..];
-                transpose(level, natural, stride, rows.len(), steps, out, width);
+                let mut turn = |from: &[f32], step, steps| {
+                    let out = &mut out[step * width..];
+                    transpose(level, from, stride, rows.len(), steps, out, width);
+                };
+                let first = words.panel_steps(start - cols.start);
+                if words.weight_parts() == 1 {
+                    turn(natural, first, steps);
+                    continue;
+                }
+                #[cfg(target_arch = "x86_64")]
+                for step in (0..steps).step_by(TILE_STEPS) {
+                    for (part, natural) in natural.chunks_exact(rows.len() * stride).enumerate() {
+                        let to = first + step * words.weight_parts() + part * TILE_STEPS;
+                        turn(&natural[step..], to, TILE_STEPS);
+                    }
+                }
             }
         });
     }
@@ -70,7 +88,7 @@ impl WeightView<'_> {
         }
     }
 
-    /// Words along each row, row-major.
+    /// Words along each row, row-major; part after part.
     pub(crate) fn row_words(
         &self,
         level: Level,
@@ -89,13 +107,17 @@ impl WeightView<'_> {
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            Words::Pairs | Words::Tiles | Words::Thirds => {
+            Words::Pairs | Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => {
                 let steps = words.steps(cols.len());
+                let parts = Parts {
+                    count: words.weight_parts(),
+                    stride: rows.len() * stride,
+                };
                 let whole_blocks = [self.format.in_features, cols.start, cols.len()]
                     .iter()
                     .all(|n| n.is_multiple_of(nf4::BLOCK_SIZE));
                 for (i, row) in rows.enumerate() {
-                    let out = &mut out[i * stride..i * stride + steps];
+                    let out = &mut out[i * stride..][..parts.span(steps)];
                     match self.source {
                         Source::Nf4 {
                             codes,
@@ -104,12 +126,12 @@ impl WeightView<'_> {
                         } if whole_blocks => {
                             let at = row * self.format.in_features + cols.start;
                             // SAFETY: these words exist where the level has AVX512-BF16; whole blocks.
-                            unsafe { super::pairs::nf4_along(codes, scales, dtype, at, out) }
+                            unsafe { super::pairs::nf4_along(codes, scales, dtype, at, parts, out) }
                         }
                         _ => scratch_slices([cols.len()], |[values]| {
                             self.rows(level, row..row + 1, cols.clone(), values, cols.len());
                             // SAFETY: these words exist where the level has AVX512-BF16.
-                            unsafe { super::pairs::pair_along(values, out) }
+                            unsafe { super::pairs::pair_along(values, parts, out) }
                         }),
                     }
                 }
@@ -137,14 +159,25 @@ impl WeightView<'_> {
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            Words::Pairs | Words::Tiles | Words::Thirds => {
-                for (row, out) in rows.clone().step_by(2).zip(out.chunks_mut(width)) {
+            Words::Pairs | Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => {
+                let parts = Parts {
+                    count: words.weight_parts(),
+                    stride: TILE_STEPS * width,
+                };
+                let place = |step: usize| match parts.count {
+                    1 => step * width,
+                    count => (step / TILE_STEPS * count * TILE_STEPS + step % TILE_STEPS) * width,
+                };
+                for (step, row) in rows.clone().step_by(2).enumerate() {
                     let lower = (row + 1 < rows.end).then_some(row + 1);
-                    let out = &mut out[..cols.len()];
-                    self.row_pair(level, row, lower, cols.clone(), out);
+                    let out = &mut out[place(step)..][..parts.span(cols.len())];
+                    self.row_pair(level, row, lower, cols.clone(), parts, out);
                 }
-                let written = rows.len().div_ceil(2) * width;
-                out[written..words.steps(rows.len()) * width].fill(0.0);
+                for step in rows.len().div_ceil(2)..words.steps(rows.len()) {
+                    for part in 0..parts.count {
+                        out[place(step) + part * parts.stride..][..width].fill(0.0);
+                    }
+                }
             }
         }
     }
@@ -157,6 +190,7 @@ impl WeightView<'_> {
         upper: usize,
         lower: Option<usize>,
         cols: Range<usize>,
+        parts: Parts,
         out: &mut [f32],
     ) {
         let width = self.format.in_features;
@@ -175,7 +209,7 @@ impl WeightView<'_> {
                 },
                 Some(lower),
             ) if aligned => unsafe {
-                super::pairs::nf4_across(codes, scales, dtype, [at(upper), at(lower)], out)
+                super::pairs::nf4_across(codes, scales, dtype, [at(upper), at(lower)], parts, out)
             },
             (Source::Half(values, DenseDtype::BF16), lower) => {
                 let row = |row: usize| &values[at(row)..at(row) + cols.len()];
@@ -187,7 +221,7 @@ impl WeightView<'_> {
                     self.rows(level, lower..lower + 1, cols.clone(), below, cols.len());
                 }
                 let below = lower.map(|_| &*below);
-                unsafe { super::pairs::pair_across(above, below, out) }
+                unsafe { super::pairs::pair_across(above, below, parts, out) }
             }),
         }
     }

@@ -10,42 +10,57 @@
 use super::{Scales, table};
 use std::arch::x86_64::*;
 
+/// How many bf16 add up to one value, and how many words on each next one's lie.
+#[derive(Clone, Copy)]
+pub(crate) struct Parts {
+    pub count: usize,
+    pub stride: usize,
+}
+
+impl Parts {
+    /// The values rounded, and no more.
+    pub const ONE: Parts = Parts {
+        count: 1,
+        stride: 0,
+    };
+
+    /// Words from the first of the first part to the end of the last, each having `words`.
+    pub fn span(self, words: usize) -> usize {
+        (self.count - 1) * self.stride + words
+    }
+
+    /// The most that these instructions make: three parts of 8 bits hold all 24 of an f32.
+    const MOST: usize = 3;
+}
+
 /// Two bf16 in a word, from two f32 each rounded to nearest even: `out[i]` = (v[2i], v[2i + 1]), and
-/// zeros beyond the values.
+/// zeros beyond the values. The parts after the first are what the ones before left of the values.
 ///
 /// # Safety
-/// The processor has AVX512-BF16; `out` holds half of `values`, rounded up, or more.
+/// The processor has AVX512-BF16; each part of `out` holds half of `values`, rounded up, or more.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-pub(crate) unsafe fn pair_along(values: &[f32], out: &mut [f32]) {
-    debug_assert!(out.len() >= values.len().div_ceil(2));
-    let whole = values.len() / 32 * 32;
-    // SAFETY: 32 values and 16 words at a time, then what is left under masks.
+pub(crate) unsafe fn pair_along(values: &[f32], parts: Parts, out: &mut [f32]) {
+    let (words, used) = (out.len() - parts.span(0), values.len().div_ceil(2));
+    assert!(words >= used && parts.count <= Parts::MOST);
+    // SAFETY: up to 32 values and 16 words at a time, under masks.
     unsafe {
-        let (from, to) = (values.as_ptr(), out.as_mut_ptr());
-        for j in (0..whole).step_by(32) {
-            let (low, high) = (
-                _mm512_loadu_ps(from.add(j)),
-                _mm512_loadu_ps(from.add(j + 16)),
-            );
-            _mm512_storeu_si512(to.add(j / 2).cast(), both(low, high));
-        }
-        let rest = values.len() - whole;
-        if rest > 0 {
-            let low = _mm512_maskz_loadu_ps(first(rest), from.add(whole));
-            let high = _mm512_maskz_loadu_ps(
-                first(rest.saturating_sub(16)),
-                from.wrapping_add(whole + 16),
-            );
-            let words = first(rest.div_ceil(2));
-            _mm512_mask_storeu_epi32(to.add(whole / 2).cast(), words, both(low, high));
+        for j in (0..values.len()).step_by(32) {
+            let (low, high) = load_32(&values[j..]);
+            let lanes = first(used - j / 2);
+            let to = out.as_mut_ptr().add(j / 2);
+            let pairs = split(low, high, parts.count);
+            for (part, pairs) in pairs.iter().enumerate().take(parts.count) {
+                _mm512_mask_storeu_epi32(to.add(part * parts.stride).cast(), lanes, *pairs);
+            }
         }
     }
-    out[values.len().div_ceil(2)..].fill(0.0);
+    for part in 0..parts.count {
+        out[part * parts.stride..][..words][used..].fill(0.0);
+    }
 }
 
 /// Row `row` of a group of sixteen, `[steps / 16][parts][16][16]`: [`pair_along`], a line into each
-/// tile. The parts after the first are what the ones before left of the values: three of 8 bits hold
-/// all 24 of an f32.
+/// tile.
 ///
 /// # Safety
 /// The processor has AVX512-BF16; `out` has tiles for each 32 of `values`, the last begun or whole.
@@ -55,37 +70,84 @@ pub(crate) unsafe fn pair_into_tiles(values: &[f32], row: usize, parts: usize, o
     for (values, tiles) in values.chunks(32).zip(out.chunks_exact_mut(parts * 256)) {
         // SAFETY: at most 32 values, and the sixteen words of a row in each of `parts` tiles.
         unsafe {
-            let mut low = _mm512_maskz_loadu_ps(first(values.len()), values.as_ptr());
-            let mut high = _mm512_maskz_loadu_ps(
-                first(values.len().saturating_sub(16)),
-                values.as_ptr().wrapping_add(16),
-            );
-            for part in 0..parts {
-                let pairs = both(low, high);
+            let (low, high) = load_32(values);
+            let pairs = split(low, high, parts);
+            for (part, pairs) in pairs.iter().enumerate().take(parts) {
                 let line = tiles.as_mut_ptr().add(256 * part + 16 * row);
-                _mm512_storeu_si512(line.cast(), pairs);
-                if part + 1 < parts {
-                    let wide = |half| {
-                        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
-                    };
-                    low = _mm512_sub_ps(low, wide(_mm512_castsi512_si256(pairs)));
-                    high = _mm512_sub_ps(high, wide(_mm512_extracti64x4_epi64::<1>(pairs)));
-                }
+                _mm512_storeu_si512(line.cast(), *pairs);
             }
         }
     }
 }
 
-/// `out[i]` = (upper[i], lower[i]), each rounded to bf16; no `lower` counts as zeros.
+/// The first 32 values, or as many as there are and zeros.
+#[inline(always)]
+unsafe fn load_32(values: &[f32]) -> (__m512, __m512) {
+    // SAFETY: masked by the length.
+    unsafe {
+        let (low, high) = (first(values.len()), first(values.len().saturating_sub(16)));
+        (
+            _mm512_maskz_loadu_ps(low, values.as_ptr()),
+            _mm512_maskz_loadu_ps(high, values.as_ptr().wrapping_add(16)),
+        )
+    }
+}
+
+/// [`both`], and of what that left of the values, and of what that left, as many as `parts` says.
+///
+/// # Safety
+/// As [`both`].
+#[inline(always)]
+unsafe fn split(mut low: __m512, mut high: __m512, parts: usize) -> [__m512i; Parts::MOST] {
+    // SAFETY: says the caller.
+    unsafe {
+        let mut pairs = [both(low, high); Parts::MOST];
+        for part in 1..Parts::MOST {
+            if part < parts {
+                let before = pairs[part - 1];
+                low = _mm512_sub_ps(low, wide(_mm512_castsi512_si256(before)));
+                high = _mm512_sub_ps(high, wide(_mm512_extracti64x4_epi64::<1>(before)));
+                pairs[part] = both(low, high);
+            }
+        }
+        pairs
+    }
+}
+
+/// Sixteen bf16 as f32.
+#[inline(always)]
+unsafe fn wide(halves: __m256i) -> __m512 {
+    // SAFETY: as `split`.
+    unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves))) }
+}
+
+/// `out[i]` = (upper[i], lower[i]), each rounded to bf16; no `lower` counts as zeros. Parts as in
+/// [`pair_along`].
 ///
 /// # Safety
 /// The processor has AVX512-BF16; the slices are of one length.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-pub(super) unsafe fn pair_across(upper: &[f32], lower: Option<&[f32]>, out: &mut [f32]) {
-    debug_assert!(out.len() >= upper.len() && lower.is_none_or(|l| l.len() >= upper.len()));
+pub(super) unsafe fn pair_across(
+    upper: &[f32],
+    lower: Option<&[f32]>,
+    parts: Parts,
+    out: &mut [f32],
+) {
+    debug_assert!(out.len() >= parts.span(upper.len()));
+    debug_assert!(lower.is_none_or(|l| l.len() >= upper.len()));
+    // Of the pair (low, high) of two lanes beside each other: halves in turn.
+    const IN_TURN: [u16; 32] = {
+        let (mut index, mut i) = ([0; 32], 0);
+        while i < 32 {
+            index[i] = i as u16 / 2 + 16 * (i as u16 % 2);
+            i += 1;
+        }
+        index
+    };
     // SAFETY: up to 16 elements at a time, under masks.
     unsafe {
+        let in_turn = _mm512_loadu_si512(IN_TURN.as_ptr().cast());
         for j in (0..upper.len()).step_by(16) {
             let lanes = first(upper.len() - j);
             let low = _mm512_maskz_loadu_ps(lanes, upper.as_ptr().add(j));
@@ -93,10 +155,12 @@ pub(super) unsafe fn pair_across(upper: &[f32], lower: Option<&[f32]>, out: &mut
                 Some(lower) => _mm512_maskz_loadu_ps(lanes, lower.as_ptr().add(j)),
                 None => _mm512_setzero_ps(),
             };
-            let low = widened(low);
-            let high = _mm512_slli_epi32::<16>(widened(high));
-            let pairs = _mm512_or_si512(low, high);
-            _mm512_mask_storeu_epi32(out.as_mut_ptr().add(j).cast(), lanes, pairs);
+            let halves = split(low, high, parts.count);
+            for (part, halves) in halves.iter().enumerate().take(parts.count) {
+                let pairs = _mm512_permutexvar_epi16(in_turn, *halves);
+                let to = out.as_mut_ptr().add(part * parts.stride + j);
+                _mm512_mask_storeu_epi32(to.cast(), lanes, pairs);
+            }
         }
     }
 }
@@ -121,7 +185,14 @@ pub(crate) unsafe fn pair_rows(
             false => None,
         };
         // SAFETY: the slices are of one length.
-        unsafe { pair_across(upper, lower, &mut out[s * stride..s * stride + width]) };
+        unsafe {
+            pair_across(
+                upper,
+                lower,
+                Parts::ONE,
+                &mut out[s * stride..s * stride + width],
+            )
+        };
     }
 }
 
@@ -152,7 +223,7 @@ pub(super) unsafe fn pair_halves(upper: &[u16], lower: Option<&[u16]>, out: &mut
     }
 }
 
-/// Elements `at..at + 2·out.len()` of the flat matrix as pairs along it.
+/// The elements of the flat matrix from `at` on as pairs along it, as many as a part of `out` holds.
 ///
 /// # Safety
 /// The processor has AVX512-BF16; `at` and the length are multiples of 64.
@@ -162,18 +233,18 @@ pub(super) unsafe fn nf4_along(
     scales: Scales<'_>,
     dtype: nf4::Dtype,
     at: usize,
+    parts: Parts,
     out: &mut [f32],
 ) {
     let first_block = at / nf4::BLOCK_SIZE;
-    let codes = &codes[at / 2..at / 2 + out.len()];
-    for (b, (codes, out)) in codes
-        .chunks_exact(32)
-        .zip(out.chunks_exact_mut(32))
-        .enumerate()
-    {
-        // SAFETY: a block is 32 bytes of codes and 32 words of pairs.
+    let words = out.len() - parts.span(0);
+    assert!(parts.count <= Parts::MOST);
+    let codes = &codes[at / 2..at / 2 + words];
+    for (b, codes) in codes.chunks_exact(32).enumerate() {
+        // SAFETY: a block is 32 bytes of codes and 32 words of pairs in each part.
         unsafe {
-            let table = table_of_pairs(scales.get(first_block + b), dtype);
+            let values = rounded(scales.get(first_block + b), dtype);
+            let tables = split(values, values, parts.count);
             for half in 0..2 {
                 let bytes = _mm_loadu_si128(codes.as_ptr().add(16 * half).cast());
                 let byte = _mm512_cvtepu8_epi32(bytes);
@@ -181,14 +252,20 @@ pub(super) unsafe fn nf4_along(
                 // bit 4 chooses between two equal halves.
                 let index =
                     _mm512_or_si512(_mm512_srli_epi32::<4>(byte), _mm512_slli_epi32::<16>(byte));
-                let pairs = _mm512_permutexvar_epi16(index, table);
-                _mm512_storeu_si512(out.as_mut_ptr().add(16 * half).cast(), pairs);
+                for (part, table) in tables.iter().enumerate().take(parts.count) {
+                    let pairs = _mm512_permutexvar_epi16(index, *table);
+                    let to = out
+                        .as_mut_ptr()
+                        .add(part * parts.stride + 32 * b + 16 * half);
+                    _mm512_storeu_si512(to.cast(), pairs);
+                }
             }
         }
     }
 }
 
-/// Elements `upper..upper + out.len()` and `lower..` as pairs across the two rows.
+/// The elements from `upper` on and those from `lower` on as pairs across the two rows, as many as a
+/// part of `out` holds.
 ///
 /// # Safety
 /// The processor has AVX512-BF16; both starts and the length are multiples of 16, and both starts
@@ -199,22 +276,20 @@ pub(super) unsafe fn nf4_across(
     scales: Scales<'_>,
     dtype: nf4::Dtype,
     [upper, lower]: [usize; 2],
+    parts: Parts,
     out: &mut [f32],
 ) {
-    debug_assert!(
-        [upper, lower, out.len()]
-            .iter()
-            .all(|n| n.is_multiple_of(16))
-    );
-    assert!(upper.max(lower) + out.len() <= 2 * codes.len());
+    let words = out.len() - parts.span(0);
+    debug_assert!([upper, lower, words].iter().all(|n| n.is_multiple_of(16)));
+    assert!(upper.max(lower) + words <= 2 * codes.len() && parts.count <= Parts::MOST);
     let mut done = 0;
-    while done < out.len() {
-        let end = (done + nf4::BLOCK_SIZE - (upper + done) % nf4::BLOCK_SIZE).min(out.len());
+    while done < words {
+        let end = (done + nf4::BLOCK_SIZE - (upper + done) % nf4::BLOCK_SIZE).min(words);
         // SAFETY: 8 bytes of codes of each row and 16 words at a time, inside what was asserted.
         unsafe {
             let above = scales.get((upper + done) / nf4::BLOCK_SIZE);
             let below = scales.get((lower + done) / nf4::BLOCK_SIZE);
-            let table = both(rounded(above, dtype), rounded(below, dtype));
+            let tables = split(rounded(above, dtype), rounded(below, dtype), parts.count);
             let row_of = _mm512_set1_epi32(0x0010_0000);
             let nibble = _mm512_set1_epi32(0xffff_000fu32 as i32);
             for j in (done..end).step_by(16) {
@@ -227,8 +302,11 @@ pub(super) unsafe fn nf4_across(
                     _mm512_or_si512(_mm512_srli_epi64::<4>(wide), _mm512_slli_epi64::<32>(wide));
                 // (codes & nibble) | row_of
                 let index = _mm512_ternarylogic_epi32::<0xea>(codes, nibble, row_of);
-                let pairs = _mm512_permutexvar_epi16(index, table);
-                _mm512_storeu_si512(out.as_mut_ptr().add(j).cast(), pairs);
+                for (part, table) in tables.iter().enumerate().take(parts.count) {
+                    let pairs = _mm512_permutexvar_epi16(index, *table);
+                    let to = out.as_mut_ptr().add(part * parts.stride + j);
+                    _mm512_storeu_si512(to.cast(), pairs);
+                }
             }
         }
         done = end;
@@ -271,17 +349,6 @@ unsafe fn rounded(absmax: f32, dtype: nf4::Dtype) -> __m512 {
 pub(crate) unsafe fn both(low: __m512, high: __m512) -> __m512i {
     // SAFETY: only the bits' reading changes.
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
-}
-
-/// Each value as a bf16 in the low half of a word.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-unsafe fn widened(values: __m512) -> __m512i {
-    // SAFETY: only the bits' reading changes.
-    unsafe {
-        let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(values));
-        _mm512_cvtepu16_epi32(halves)
-    }
 }
 
 fn first(n: usize) -> __mmask16 {
