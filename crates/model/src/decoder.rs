@@ -106,7 +106,6 @@ pub struct Decoder {
     pub(crate) config: ModelConfig,
     pub(crate) device: Device,
     /// On the CPU back end, which generates by a path of its own.
-    #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
     pub(crate) on_cpu: bool,
     pub(crate) embed_tokens: Weight,
     pub(crate) layers: Vec<Layer>,
@@ -140,6 +139,14 @@ impl Decoder {
             sin,
             table_rows: (0..position_ids.len() as u32).collect(),
             dropout,
+        }
+    }
+
+    /// Runs `work` on this decoder's device; the CPU's threads stay awake through it.
+    pub(crate) fn busy<R>(&self, work: impl FnOnce() -> R) -> R {
+        match self.on_cpu {
+            true => ops::awake(work),
+            false => work(),
         }
     }
 

@@ -76,7 +76,6 @@ impl Model {
             config,
             device: device.clone(),
             attention: AttentionKernel::default(),
-            #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
             on_cpu: options.device.is_cpu(),
         };
         Ok(Self {

@@ -57,7 +57,6 @@ impl Model {
             config,
             device,
             attention: AttentionKernel::default(),
-            #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
             on_cpu: choice.is_cpu(),
         };
         Model {

@@ -159,8 +159,10 @@ impl Model {
         if targets.is_empty() {
             return Ok(Loss::default());
         }
-        let hidden = decoder.hidden(batch, self.active_adapter());
-        let sum = decoder.cross_entropy(hidden, &rows, &targets);
+        let sum = decoder.busy(|| {
+            let hidden = decoder.hidden(batch, self.active_adapter());
+            decoder.cross_entropy(hidden, &rows, &targets)
+        });
         finite(sum.into_scalar::<f32>().into(), targets.len())
     }
 
@@ -189,6 +191,24 @@ impl Model {
         if targets.is_empty() {
             return Err(Error::NothingSupervised);
         }
+        let predictions = (rows.as_slice(), targets.as_slice());
+        decoder.busy(|| {
+            self.forward_and_backward(batch, predictions, scale, dropout, recompute, gradients)
+        })
+    }
+
+    /// [`accumulate_gradients`](Self::accumulate_gradients) of a batch whose rows predict these
+    /// targets.
+    fn forward_and_backward(
+        &self,
+        batch: &Batch,
+        (rows, targets): (&[usize], &[u32]),
+        scale: f64,
+        dropout: Option<Dropout>,
+        recompute: Recompute,
+        gradients: &mut Gradients,
+    ) -> Result<Loss, Error> {
+        let decoder = &self.decoder;
         let adapter = self.adapter.as_ref().expect("training has an adapter");
         let pass = decoder.pass(&batch.position_ids(), dropout);
         let segments = Segments::from_offsets(&batch.offsets);
@@ -216,7 +236,7 @@ impl Model {
         }
 
         let top = tracked(x);
-        let sum = decoder.cross_entropy(top.clone(), &rows, &targets);
+        let sum = decoder.cross_entropy(top.clone(), rows, targets);
         let loss = finite(
             sum.clone().inner().into_scalar::<f32>().into(),
             targets.len(),

@@ -7,6 +7,7 @@
 //! of threads, to the last bit.
 
 mod allocator;
+mod awake;
 mod backends;
 mod cache;
 #[cfg(feature = "cuda")]
@@ -26,6 +27,7 @@ mod tests;
 mod weight;
 
 pub use allocator::tune_heap;
+pub use awake::awake;
 #[cfg(feature = "cube")]
 pub use backends::cube::{DeviceDecoding, DeviceKvCache, nf4_codes};
 #[cfg(feature = "cube")]

@@ -236,9 +236,11 @@ impl Model {
     fn read(&self, cache: &mut KvCache, new: &[&[u32]]) -> Vec<f32> {
         let offsets = offsets(new);
         let past: Vec<usize> = (0..new.len()).map(|i| cache.length(i)).collect();
-        let hidden = self.last_hidden(new, &past, |layer, q, k, v, options| {
-            cache.append(layer, k, v, &offsets);
-            cache.attend(layer, q, &offsets, options)
+        let hidden = self.decoder.busy(|| {
+            self.last_hidden(new, &past, |layer, q, k, v, options| {
+                cache.append(layer, k, v, &offsets);
+                cache.attend(layer, q, &offsets, options)
+            })
         });
         cache.advance(&offsets);
         host(&hidden)
