@@ -127,6 +127,14 @@ pub struct Adapter<B: Backend> {
     pub dropout: Option<Dropout>,
 }
 
+/// What the adapter's path keeps: u = drop(x)·Aᵀ, and which elements of x were not dropped, where the
+/// back end does not draw them again.
+#[derive(Clone, Debug)]
+pub struct SavedProjection<B: Backend> {
+    pub u: FloatTensor<B>,
+    pub kept: Option<IntTensor<B>>,
+}
+
 /// What attention keeps: its inputs, its output and one logsumexp per row and head.
 #[derive(Clone, Debug)]
 pub struct SavedAttention<B: Backend> {
@@ -146,22 +154,22 @@ pub trait Gradients: Backend {
         format: WeightFormat,
     ) -> FloatTensor<Self>;
 
-    /// (y, u): u = drop(x)·Aᵀ is kept for dB.
+    /// y, and what is kept for the gradients.
     fn lora_linear_forward(
         x: FloatTensor<Self>,
         words: IntTensor<Self>,
         bias: FloatTensor<Self>,
         adapter: Adapter<Self>,
         format: WeightFormat,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, SavedProjection<Self>);
 
-    /// u = drop(x)·Aᵀ alone, what backward needs where y is not wanted.
+    /// The latter alone, where y is not wanted.
     fn lora_projection(
         x: FloatTensor<Self>,
         words: IntTensor<Self>,
         adapter: Adapter<Self>,
         format: WeightFormat,
-    ) -> FloatTensor<Self> {
+    ) -> SavedProjection<Self> {
         let no_bias = Self::float_empty(Shape::new([0]), &x.device(), FloatDType::F32);
         Self::lora_linear_forward(x, words, no_bias, adapter, format).1
     }
@@ -171,7 +179,7 @@ pub trait Gradients: Backend {
     fn lora_linear_backward(
         dy: FloatTensor<Self>,
         x: FloatTensor<Self>,
-        u: FloatTensor<Self>,
+        saved: SavedProjection<Self>,
         words: IntTensor<Self>,
         adapter: Adapter<Self>,
         format: WeightFormat,

@@ -46,6 +46,7 @@ impl Estimate {
             .iter()
             .filter(|(p, _)| args.lora.target_modules.iter().any(|t| t == p.name()));
         let adapter: u64 = targeted
+            .clone()
             .map(|(_, [out, input])| rank * (out + input) as u64)
             .sum();
         let (hidden, ffn) = (config.hidden_size as u64, config.intermediate_size as u64);
@@ -62,7 +63,13 @@ impl Estimate {
         // Values a token, beside the input: two norms and the sum between, q and k rotated, v,
         // what was attended to with one logsumexp a head, gate, up, their product, x·Aᵀ of each.
         let sums = (config.num_attention_heads + 7 * args.lora.rank) as u64;
-        let layer = value * tokens * (3 * hidden + 2 * q + 2 * kv + 3 * ffn + sums);
+        // And on the CPU a bit for each value that a LoRA read through dropout.
+        let read: u64 = targeted.map(|(_, [_, input])| *input as u64).sum();
+        let bits = match on_cpu && args.lora.dropout > 0.0 {
+            true => tokens * read / 8,
+            false => 0,
+        };
+        let layer = value * tokens * (3 * hidden + 2 * q + 2 * kv + 3 * ffn + sums) + bits;
         // A GPU dequantises one weight at a time, and cuts scores and logits to a workspace.
         let largest = shapes.iter().map(|(_, [out, input])| out * input).max();
         let scratch = match on_cpu {

@@ -1,13 +1,15 @@
 //! What the tape keeps of each operation, and what it computes again.
 //!
-//! linear: the packed weight (a reference), x, and u = drop(x)·Aᵀ `[tokens, rank]`; W is dequantised
-//! again in backward and the dropout mask drawn again from its seed. attention: q, k, v, o and a
+//! linear: the packed weight (a reference), x, u = drop(x)·Aᵀ `[tokens, rank]` and on the CPU a bit for
+//! each element of x that dropout kept; W is dequantised again in backward. attention: q, k, v, o and a
 //! logsumexp per row and head. linear_cross_entropy: dh, computed with the loss. rms_norm, swiglu:
 //! their inputs. rotary: the angles. with_gradient: the gradient. Weights of norms, biases and angles are frozen: no gradient.
 
 use crate::format::WeightFormat;
 use crate::kernels::dropout::Dropout;
-use crate::schema::{Adapter, Gradients as OpGradients, Ops as QloraOps, SavedAttention, nothing};
+use crate::schema::{
+    Adapter, Gradients as OpGradients, Ops as QloraOps, SavedAttention, SavedProjection, nothing,
+};
 use crate::segments::{AttentionOptions, Segments};
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -42,7 +44,7 @@ struct LoraLinearStep;
 #[derive(Clone, Debug)]
 struct LoraLinearState<B: Backend> {
     x: FloatTensor<B>,
-    u: FloatTensor<B>,
+    saved: SavedProjection<B>,
     words: IntTensor<B>,
     adapter: Adapter<B>,
     format: WeightFormat,
@@ -63,13 +65,13 @@ impl<B: Differentiable> LoraLinearState<B> {
         let [x_node, a_node, b_node] = parents;
         let LoraLinearState {
             x,
-            u,
+            saved,
             words,
             adapter,
             format,
         } = self;
         let (dx, da, db) =
-            B::lora_linear_backward(dy, x, u, words, adapter, format, x_node.is_some());
+            B::lora_linear_backward(dy, x, saved, words, adapter, format, x_node.is_some());
         for (node, gradient) in [(x_node, dx), (a_node, Some(da)), (b_node, Some(db))] {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 grads.register::<B>(node, gradient);
@@ -252,7 +254,7 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
             scaling,
             dropout,
         };
-        let (y, u) =
+        let (y, saved) =
             B::lora_linear_forward(x.clone(), words.clone(), bias, adapter.clone(), format);
         match LoraLinearStep
             .prepare::<C>([x_guard, a_guard, b_guard])
@@ -262,7 +264,7 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
             OpsKind::Tracked(step) => step.finish(
                 LoraLinearState {
                     x,
-                    u,
+                    saved,
                     words,
                     adapter,
                     format,
@@ -332,10 +334,10 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
             .stateful()
         {
             OpsKind::Tracked(step) => {
-                let u = B::lora_projection(x.clone(), words.clone(), adapter.clone(), format);
+                let saved = B::lora_projection(x.clone(), words.clone(), adapter.clone(), format);
                 let state = LoraLinearState {
                     x,
-                    u,
+                    saved,
                     words,
                     adapter,
                     format,

@@ -8,7 +8,7 @@ use crate::kernels::linear::LoraView;
 use crate::kernels::panel::WeightView;
 use crate::kernels::simd::Level;
 use crate::kernels::{attention, cross_entropy, linear, low_rank, normalize, rotary, swiglu};
-use crate::schema::{Adapter, Gradients, Ops, SavedAttention};
+use crate::schema::{Adapter, Gradients, Ops, SavedAttention, SavedProjection};
 use crate::segments::{AttentionOptions, Segments};
 use burn::backend::Flex;
 use burn::tensor::{Tensor, TensorData};
@@ -82,6 +82,16 @@ impl HostAdapter {
     }
 }
 
+fn saved(u: Vec<f32>, kept: Vec<u8>, lora: &LoraView<'_>) -> SavedProjection<Flex> {
+    let bytes = [kept.len()];
+    SavedProjection {
+        u: matrix(u, lora.rank),
+        kept: lora
+            .dropout
+            .map(|_| FlexTensor::from_data(TensorData::new(kept, bytes))),
+    }
+}
+
 fn bias_of(bias: &FlexTensor) -> Option<&[f32]> {
     Some(floats(bias)).filter(|b| !b.is_empty())
 }
@@ -94,14 +104,14 @@ impl Ops for Flex {
         format: WeightFormat,
     ) -> FlexTensor {
         let (x, bias) = (packed(x), packed(bias));
-        let (y, _) = linear::forward(
+        let forward = linear::forward(
             Level::best(),
             floats(&x),
             view(&words, format),
             bias_of(&bias),
             None,
         );
-        matrix(y, format.out_features)
+        matrix(forward.y, format.out_features)
     }
 
     fn lora_linear(
@@ -257,6 +267,7 @@ impl Gradients for Flex {
             floats(&dy),
             &[],
             &[],
+            &[],
             view(&words, format),
             None,
             true,
@@ -270,17 +281,17 @@ impl Gradients for Flex {
         bias: FlexTensor,
         adapter: Adapter<Flex>,
         format: WeightFormat,
-    ) -> (FlexTensor, FlexTensor) {
+    ) -> (FlexTensor, SavedProjection<Flex>) {
         let (x, bias, adapter) = (packed(x), packed(bias), HostAdapter::new(adapter));
         let lora = adapter.view();
-        let (y, u) = linear::forward(
+        let linear::Forward { y, u, kept } = linear::forward(
             Level::best(),
             floats(&x),
             view(&words, format),
             bias_of(&bias),
             Some(lora),
         );
-        (matrix(y, format.out_features), matrix(u, lora.rank))
+        (matrix(y, format.out_features), saved(u, kept, &lora))
     }
 
     fn lora_projection(
@@ -288,17 +299,17 @@ impl Gradients for Flex {
         _: FlexTensor,
         adapter: Adapter<Flex>,
         format: WeightFormat,
-    ) -> FlexTensor {
+    ) -> SavedProjection<Flex> {
         let (x, adapter) = (packed(x), HostAdapter::new(adapter));
         let lora = adapter.view();
-        let u = low_rank::project(Level::best(), floats(&x), format.in_features, &lora);
-        matrix(u, lora.rank)
+        let (u, kept) = low_rank::project(Level::best(), floats(&x), format.in_features, &lora);
+        saved(u, kept, &lora)
     }
 
     fn lora_linear_backward(
         dy: FlexTensor,
         x: FlexTensor,
-        u: FlexTensor,
+        saved: SavedProjection<Flex>,
         words: FlexTensor,
         adapter: Adapter<Flex>,
         format: WeightFormat,
@@ -307,11 +318,15 @@ impl Gradients for Flex {
         let (dy, x, adapter) = (packed(dy), packed(x), HostAdapter::new(adapter));
         let lora = adapter.view();
         let weight = view(&words, format);
+        let kept = saved.kept.as_ref().map_or(&[][..], |kept| {
+            kept.as_slice::<u8>().expect("bits are made of bytes")
+        });
         let gradients = linear::backward(
             Level::best(),
             floats(&dy),
             floats(&x),
-            floats(&u),
+            floats(&saved.u),
+            kept,
             weight,
             Some(lora),
             want_dx,

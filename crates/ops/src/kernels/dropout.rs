@@ -1,7 +1,8 @@
 //! Which activations does dropout keep?
 //!
-//! A counter-based mask: element j of row i is kept by a hash of (seed, i, j) alone, so that the
-//! backward pass, a recomputed layer and any thread see the same mask without storing it.
+//! A counter-based mask: element j of row i is kept by a hash of (seed, i, j) alone, so that a
+//! recomputed layer and any thread see the same mask. The hash costs more than what it decides, so it
+//! is drawn once, where x is first read; backward reads [`Kept`], a bit an element.
 
 use super::simd::{Level, Simd, simd_dispatch};
 
@@ -17,43 +18,17 @@ pub struct Dropout {
 impl Dropout {
     /// What element `(row, col)` is multiplied by: 0 or 1 / (1 − p).
     pub fn factor(&self, row: usize, col: usize) -> f32 {
-        if keep(self.row_key(row), counter(col), self.threshold()) {
+        if hash(self.row_key(row), counter(col)) >= self.threshold() {
             self.scale()
         } else {
             0.0
         }
     }
 
-    /// `out[j] = values[j] · factor(row, col + j)`
-    pub(crate) fn apply(
-        &self,
-        level: Level,
-        row: usize,
-        col: usize,
-        values: &[f32],
-        out: &mut [f32],
-    ) {
-        apply(
-            level,
-            self.row_key(row),
-            col,
-            self.threshold(),
-            self.scale(),
-            values,
-            out,
-        );
-    }
-
-    /// `values[j] *= factor(row, col + j)`
-    pub(crate) fn multiply(&self, level: Level, row: usize, col: usize, values: &mut [f32]) {
-        multiply(
-            level,
-            self.row_key(row),
-            col,
-            self.threshold(),
-            self.scale(),
-            values,
-        );
+    /// The bits of row `row`, for [`Kept`]; those beyond `columns` are zero.
+    pub(crate) fn draw(&self, level: Level, row: usize, columns: usize, bits: &mut [u8]) {
+        assert_eq!(bits.len(), Kept::stride(columns));
+        draw(level, self.row_key(row), self.threshold(), columns, bits);
     }
 
     pub(crate) fn scale(&self) -> f32 {
@@ -76,25 +51,67 @@ impl Dropout {
     }
 }
 
+/// Which elements of a matrix were kept: a bit each, the first of a byte lowest, rows of whole bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Kept<'a> {
+    bits: &'a [u8],
+    stride: usize,
+    scale: f32,
+}
+
+impl<'a> Kept<'a> {
+    /// `bits` as [`Dropout::draw`] left them for rows of `columns`.
+    pub fn new(dropout: Dropout, bits: &'a [u8], columns: usize) -> Self {
+        Kept {
+            bits,
+            stride: Self::stride(columns),
+            scale: dropout.scale(),
+        }
+    }
+
+    /// Bytes of a row.
+    pub fn stride(columns: usize) -> usize {
+        columns.div_ceil(8)
+    }
+
+    /// `out[j] = values[j] · factor(row, col + j)`; `col` is a multiple of 8.
+    pub fn apply(self, level: Level, row: usize, col: usize, values: &[f32], out: &mut [f32]) {
+        assert!(out.len() >= values.len());
+        let bits = self.bits(row, col, values.len());
+        keep(
+            level,
+            bits,
+            self.scale,
+            values.as_ptr(),
+            out.as_mut_ptr(),
+            values.len(),
+        );
+    }
+
+    /// `values[j] *= factor(row, col + j)`; `col` is a multiple of 8.
+    pub fn multiply(self, level: Level, row: usize, col: usize, values: &mut [f32]) {
+        let bits = self.bits(row, col, values.len());
+        let pointer = values.as_mut_ptr();
+        keep(level, bits, self.scale, pointer, pointer, values.len());
+    }
+
+    fn bits(self, row: usize, col: usize, count: usize) -> &'a [u8] {
+        debug_assert!(col.is_multiple_of(8));
+        let row = &self.bits[row * self.stride..(row + 1) * self.stride];
+        &row[col / 8..][..count.div_ceil(8)]
+    }
+}
+
 /// What a column adds to the counter.
 const STEP: u32 = 0x9e37_79b9;
 
+/// A 32-bit finaliser with low bias (Wellons' "lowbias32"), which vectorises.
 #[inline(always)]
-fn keep(key: u32, counter: u32, threshold: u32) -> bool {
-    // A 32-bit finaliser with low bias (Wellons' "lowbias32"), which vectorises.
+fn hash(key: u32, counter: u32) -> u32 {
     let mut h = key ^ counter;
     h = (h ^ (h >> 16)).wrapping_mul(0x7feb_352d);
     h = (h ^ (h >> 15)).wrapping_mul(0x846c_a68b);
-    h ^= h >> 16;
-    h >= threshold
-}
-
-simd_dispatch! {
-    fn apply(key: u32, col: usize, threshold: u32, scale: f32, values: &[f32], out: &mut [f32]) = apply_generic
-}
-
-simd_dispatch! {
-    fn multiply(key: u32, col: usize, threshold: u32, scale: f32, values: &mut [f32]) = multiply_generic
+    h ^ (h >> 16)
 }
 
 #[inline(always)]
@@ -116,63 +133,67 @@ const COUNTERS: [u32; BODY] = {
     counters
 };
 
-/// A body whose first column has the counter `first`. A plain loop, which the compiler vectorises
-/// because its length is known.
-#[inline(always)]
-fn multiply_body(key: u32, first: u32, threshold: u32, scale: f32, values: &mut [f32; BODY]) {
-    for (v, counter) in values.iter_mut().zip(COUNTERS) {
-        let kept = keep(key, first.wrapping_add(counter), threshold);
-        *v *= if kept { scale } else { 0.0 };
-    }
+simd_dispatch! {
+    fn draw(key: u32, threshold: u32, columns: usize, bits: &mut [u8]) = draw_generic
 }
 
-#[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
-unsafe fn apply_generic<S: Simd>(
-    key: u32,
-    col: usize,
-    threshold: u32,
-    scale: f32,
-    values: &[f32],
-    out: &mut [f32],
-) {
-    let mut first = counter(col);
-    let (bodies, rest) = values.as_chunks::<BODY>();
-    let (out_bodies, out_rest) = out[..values.len()].as_chunks_mut::<BODY>();
-    for (out, values) in out_bodies.iter_mut().zip(bodies) {
-        *out = *values;
-        multiply_body(key, first, threshold, scale, out);
+unsafe fn draw_generic<S: Simd>(key: u32, threshold: u32, columns: usize, bits: &mut [u8]) {
+    let mut first = counter(0);
+    let mut left = columns;
+    for bits in bits.chunks_mut(BODY / 8) {
+        let mut hashes = [0; BODY];
+        // A plain loop of known length, which the compiler vectorises.
+        for (h, counter) in hashes.iter_mut().zip(COUNTERS) {
+            *h = hash(key, first.wrapping_add(counter));
+        }
+        // SAFETY: the caller has the instructions of S.
+        let mut kept = unsafe { S::at_least_16(&hashes, threshold) };
+        if left < BODY {
+            kept &= (1 << left) - 1;
+        }
+        bits.copy_from_slice(&kept.to_le_bytes()[..bits.len()]);
         first = first.wrapping_add(counter(BODY));
+        left = left.saturating_sub(BODY);
     }
-    out_rest.copy_from_slice(rest);
-    multiply_rest(key, first, threshold, scale, out_rest);
 }
 
-#[allow(clippy::extra_unused_type_parameters)]
+simd_dispatch! {
+    /// `out[j] = values[j]·scale` where bit j is set, else 0, for j < count; the two may be one.
+    ///
+    /// The pointers must be valid for `count` values, the bits for as many.
+    fn keep(bits: &[u8], scale: f32, values: *const f32, out: *mut f32, count: usize) = keep_generic
+}
+
 #[inline(always)]
-unsafe fn multiply_generic<S: Simd>(
-    key: u32,
-    col: usize,
-    threshold: u32,
+unsafe fn keep_generic<S: Simd>(
+    bits: &[u8],
     scale: f32,
-    values: &mut [f32],
+    values: *const f32,
+    out: *mut f32,
+    count: usize,
 ) {
-    let mut first = counter(col);
-    let (bodies, rest) = values.as_chunks_mut::<BODY>();
-    for values in bodies {
-        multiply_body(key, first, threshold, scale, values);
-        first = first.wrapping_add(counter(BODY));
-    }
-    multiply_rest(key, first, threshold, scale, rest);
-}
-
-/// Less than a body.
-#[inline(always)]
-fn multiply_rest(key: u32, first: u32, threshold: u32, scale: f32, values: &mut [f32]) {
-    if !values.is_empty() {
-        let mut body = [0.0; BODY];
-        body[..values.len()].copy_from_slice(values);
-        multiply_body(key, first, threshold, scale, &mut body);
-        values.copy_from_slice(&body[..values.len()]);
+    let (pairs, last) = bits.as_chunks::<2>();
+    let whole = count / BODY;
+    // SAFETY: says the caller.
+    unsafe {
+        for (i, bits) in pairs[..whole].iter().enumerate() {
+            let (values, out) = (values.add(BODY * i), out.add(BODY * i));
+            S::keep_16(u16::from_le_bytes(*bits), scale, values, out);
+        }
+        // Less than a body.
+        let rest = pairs[whole..].as_flattened().iter().chain(last);
+        let mut at = BODY * whole;
+        for bits in rest {
+            for i in 0..(count - at).min(8) {
+                let kept = bits >> i & 1 != 0;
+                *out.add(at + i) = if kept {
+                    *values.add(at + i) * scale
+                } else {
+                    0.0
+                };
+            }
+            at = (at + 8).min(count);
+        }
     }
 }

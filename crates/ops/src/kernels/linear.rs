@@ -7,7 +7,7 @@
 //! The adapter's path, its sum with the weight's and both gradients of the adapter are f32 whatever
 //! the weight is multiplied in.
 
-use super::dropout::Dropout;
+use super::dropout::{Dropout, Kept};
 use super::low_rank::{self, Projected, Projection, pack_and_project};
 use super::output;
 use super::panel::{WeightView, transpose};
@@ -30,6 +30,16 @@ pub struct LoraView<'a> {
     pub dropout: Option<Dropout>,
 }
 
+/// What a product is and what its gradients need.
+pub struct Forward {
+    /// `[m, out]`
+    pub y: Vec<f32>,
+    /// u = drop(x)·Aᵀ `[m, rank]`; empty without an adapter.
+    pub u: Vec<f32>,
+    /// Which elements of x the dropout kept, a bit each; empty without dropout.
+    pub kept: Vec<u8>,
+}
+
 /// Gradients of [`forward`].
 pub struct LinearGradients {
     /// `[m, in]`
@@ -38,22 +48,21 @@ pub struct LinearGradients {
     pub da_db: Option<(Vec<f32>, Vec<f32>)>,
 }
 
-/// Returns y `[m, out]` and, with an adapter, u = drop(x)·Aᵀ `[m, rank]`.
 pub fn forward(
     level: Level,
     x: &[f32],
     weight: WeightView<'_>,
     bias: Option<&[f32]>,
     lora: Option<LoraView<'_>>,
-) -> (Vec<f32>, Vec<f32>) {
+) -> Forward {
     let (n, k) = (weight.format.out_features, weight.format.in_features);
     let m = x.len() / k;
-    let mut y = output(m * n);
-    if m == 0 {
-        return (y, Vec::new());
-    }
     let rank = lora.map_or(0, |l| l.rank);
-    let mut u = output(m * rank);
+    let (mut y, mut u) = (output(m * n), output(m * rank));
+    let mut kept = lora.map_or_else(Vec::new, |l| l.mask(m, k));
+    if m == 0 {
+        return Forward { y, u, kept };
+    }
     let words = Words::for_weight(level, &weight.format);
     let width = VECTORS * level.lanes();
     let unpack = |lanes, depth, panel: &mut [f32]| {
@@ -81,17 +90,19 @@ pub fn forward(
             right: right.as_ref().map(|right| right as &Right<'_>),
             mask: None,
         };
-        pass.run(x, &mut u, &mut y, |_| ());
+        pass.run(x, &mut u, &mut kept, &mut y, |_| ());
     });
-    (y, u)
+    Forward { y, u, kept }
 }
 
-/// Gradients for dy `[m, out]`; `u` as [`forward`] returned it.
+/// Gradients for dy `[m, out]`; `u` and `kept` as [`forward`] returned them.
+#[allow(clippy::too_many_arguments)]
 pub fn backward(
     level: Level,
     dy: &[f32],
     x: &[f32],
     u: &[f32],
+    kept: &[u8],
     weight: WeightView<'_>,
     lora: Option<LoraView<'_>>,
     want_dx: bool,
@@ -117,6 +128,7 @@ pub fn backward(
             }
         }
     });
+    let mask = lora.and_then(|lora| lora.kept(kept, k));
     let pass = Pass {
         level,
         words,
@@ -126,12 +138,12 @@ pub fn backward(
         bias: None,
         projection: lora.map(|lora| lora.onto_b()),
         right: right.as_ref().map(|right| right as &Right<'_>),
-        mask: lora.and_then(|lora| lora.dropout),
+        mask,
     };
     let of_adapter = |t: &[f32]| {
         let lora = lora?;
         Some(rayon::join(
-            || low_rank::gradient_of_a(level, x, k, t, &lora),
+            || low_rank::gradient_of_a(level, x, k, t, lora.rank, mask),
             || low_rank::gradient_of_b(level, dy, n, u, &lora),
         ))
     };
@@ -139,14 +151,14 @@ pub fn backward(
     scratch_slices([m * lora.map_or(0, |l| l.rank)], |[t]| {
         if !want_dx {
             if let Some(projection) = &pass.projection {
-                projection.all(level, dy, n, t);
+                projection.all(level, dy, n, t, &mut []);
             }
             let da_db = of_adapter(t);
             return LinearGradients { dx: None, da_db };
         }
         let mut dx = output(m * k);
         // Beside dx's last panels: what is left of one fills the threads that the other leaves idle.
-        let da_db = pass.run(dy, t, &mut dx, of_adapter);
+        let da_db = pass.run(dy, t, &mut [], &mut dx, of_adapter);
         LinearGradients {
             dx: Some(dx),
             da_db,
@@ -165,16 +177,17 @@ struct Pass<'a> {
     projection: Option<Projection<'a>>,
     right: Option<&'a Right<'a>>,
     /// Of the low-rank term.
-    mask: Option<Dropout>,
+    mask: Option<Kept<'a>>,
 }
 
 impl Pass<'_> {
-    /// `x` `[m, depth]` → `projected` `[m, rank]`, `y` `[m, lanes]`; `beside` runs as soon as all of
-    /// `projected` is known.
+    /// `x` `[m, depth]` → `projected` `[m, rank]`, what of x was `kept` for it, `y` `[m, lanes]`; `beside`
+    /// runs as soon as all of `projected` is known.
     fn run<T: Send>(
         &self,
         x: &[f32],
         projected: &mut [f32],
+        kept: &mut [u8],
         y: &mut [f32],
         beside: impl FnOnce(&[f32]) -> T + Send,
     ) -> T {
@@ -182,18 +195,19 @@ impl Pass<'_> {
         let last = (x.len() - 1) / most;
         let mut parts = x.chunks(most).zip(y.chunks_mut(ROWS * self.lanes));
         for (i, (x, y)) in parts.by_ref().take(last).enumerate() {
-            self.some_rows(i * ROWS, x, projected, y, |_| ());
+            self.some_rows(i * ROWS, x, projected, kept, y, |_| ());
         }
         let (x, y) = parts.next().expect("there are rows");
-        self.some_rows(last * ROWS, x, projected, y, beside)
+        self.some_rows(last * ROWS, x, projected, kept, y, beside)
     }
 
-    /// Rows `first..`, as many as x has, of a `projected` that holds all of them.
+    /// Rows `first..`, as many as x has, of a `projected` and a `kept` that hold all of them.
     fn some_rows<T: Send>(
         &self,
         first: usize,
         x: &[f32],
         projected: &mut [f32],
+        kept: &mut [u8],
         y: &mut [f32],
         beside: impl FnOnce(&[f32]) -> T + Send,
     ) -> T {
@@ -204,8 +218,10 @@ impl Pass<'_> {
         scratch_slices(sizes, |[packed, left]| {
             let projection = self.projection.map(|projection| {
                 let rows = &mut projected[first * rank..(first + rows) * rank];
+                let stride = projection.mask_stride(self.depth);
+                let kept = &mut kept[first * stride..][..x.len() / self.depth * stride];
                 let packed = &mut *left;
-                (projection, Projected { rows, packed })
+                (projection, Projected { rows, packed, kept })
             });
             pack_and_project(level, words, x, self.depth, first, packed, projection);
             let product = Product {
@@ -221,7 +237,7 @@ impl Pass<'_> {
                     left,
                     rank,
                     right,
-                    mask: self.mask.map(|dropout| (dropout, first)),
+                    mask: self.mask.map(|kept| (kept, first)),
                 }),
             };
             rayon::join(|| product.run(y), || beside(projected)).1

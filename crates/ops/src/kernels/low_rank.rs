@@ -1,9 +1,9 @@
 //! The adapter's small products, all f32: u = drop(x)·Aᵀ, t = s·dy·B, dA = tᵀ·drop(x), dB = s·dyᵀ·u.
 //!
 //! u and t are made in the same pass that packs x and dy for the product with the weight, while
-//! their rows are in L1. dA and dB run down strips of columns.
+//! their rows are in L1. dA and dB run down bands of columns.
 
-use super::dropout::Dropout;
+use super::dropout::{Dropout, Kept};
 use super::linear::LoraView;
 use super::matmul::{Strided, multiply};
 use super::panel::transpose;
@@ -13,9 +13,14 @@ use super::simd::Level;
 use super::words::Words;
 use super::{Shared, output, prefetch};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Tokens that dA and dB sum in one pass: 48 lanes of that many f32 are 24 KiB, which stay in L1.
 const DEPTH: usize = 128;
+/// Strips of 48 lanes that are read together: 72 KiB are packed at a time, which stay in L2.
+const STRIPS: usize = 3;
+/// So many rows ahead a row is asked for.
+const AHEAD: usize = 4;
 
 /// Rows projected onto `rank` directions: drop(x)·R·scaling.
 #[derive(Clone, Copy)]
@@ -27,10 +32,12 @@ pub(crate) struct Projection<'a> {
     pub dropout: Option<Dropout>,
 }
 
-/// Where a projection goes: `[rows, rank]`, and the same packed as [`super::row_groups`] does.
+/// Where a projection goes: `[rows, rank]`, the same packed as [`super::row_groups`] does, and which
+/// elements of x the dropout kept ([`Kept`]).
 pub(crate) struct Projected<'a> {
     pub rows: &'a mut [f32],
     pub packed: &'a mut [f32],
+    pub kept: &'a mut [u8],
 }
 
 /// Packs x `[rows, width]` into `packed` and projects it. `first_row` is the dropout's row of row 0.
@@ -48,8 +55,17 @@ pub(crate) fn pack_and_project(
         let groups = packed.len() / (words.row_steps(width) * lanes);
         assert_eq!(to.rows.len(), x.len() / width * projection.rank);
         assert_eq!(to.packed.len(), groups * lanes * projection.rank);
+        let stride = projection.mask_stride(width);
+        assert_eq!(to.kept.len(), x.len() / width * stride);
         let (rows, packed) = (to.rows.as_mut_ptr(), to.packed.as_mut_ptr());
-        (projection, Shared(rows), Shared(packed))
+        let kept = to.kept.as_mut_ptr();
+        (
+            projection,
+            stride,
+            Shared(rows),
+            Shared(packed),
+            Shared(kept),
+        )
     });
     packed
         .par_chunks_mut(words.row_steps(width) * lanes)
@@ -57,34 +73,58 @@ pub(crate) fn pack_and_project(
         .enumerate()
         .for_each(|(group, (packed, x))| {
             pack(level, words, x, width, width, packed);
-            let Some((projection, to_rows, to_packed)) = projection else {
+            let Some((projection, stride, to_rows, to_packed, to_kept)) = projection else {
                 return;
             };
             let (rows, rank) = (x.len() / width, projection.rank);
             let first = group * lanes;
             // SAFETY: each group writes its own rows of what was measured above.
-            let (projected, packed) = unsafe {
+            let (projected, packed, kept) = unsafe {
                 (
                     std::slice::from_raw_parts_mut(to_rows.at(first * rank), rows * rank),
                     std::slice::from_raw_parts_mut(to_packed.at(first * rank), lanes * rank),
+                    std::slice::from_raw_parts_mut(to_kept.at(first * stride), rows * stride),
                 )
             };
-            projection.project(level, x, width, first_row + first, projected);
+            projection.project(level, x, width, first_row + first, projected, kept);
             transpose(level, projected, rank, rows, rank, packed, lanes);
         });
 }
 
 impl Projection<'_> {
-    /// All rows, nothing packed.
-    pub fn all(&self, level: Level, x: &[f32], width: usize, out: &mut [f32]) {
+    /// Bytes of a row of [`Kept`]; none without dropout.
+    pub fn mask_stride(&self, width: usize) -> usize {
+        self.dropout.map_or(0, |_| Kept::stride(width))
+    }
+
+    /// All rows, nothing packed; `kept` as in [`Projected`].
+    pub fn all(&self, level: Level, x: &[f32], width: usize, out: &mut [f32], kept: &mut [u8]) {
+        let stride = self.mask_stride(width);
+        assert_eq!(kept.len(), x.len() / width * stride);
+        let kept = Shared(kept.as_mut_ptr());
         out.par_chunks_mut(level.lanes() * self.rank)
             .zip(x.par_chunks(level.lanes() * width))
             .enumerate()
-            .for_each(|(i, (out, x))| self.project(level, x, width, i * level.lanes(), out));
+            .for_each(|(i, (out, x))| {
+                let (first, rows) = (i * level.lanes(), x.len() / width);
+                // SAFETY: each task writes its own rows of what was measured above.
+                let kept = unsafe {
+                    std::slice::from_raw_parts_mut(kept.at(first * stride), rows * stride)
+                };
+                self.project(level, x, width, first, out, kept)
+            });
     }
 
     /// `out` `[rows, rank]`
-    fn project(&self, level: Level, x: &[f32], width: usize, first_row: usize, out: &mut [f32]) {
+    fn project(
+        &self,
+        level: Level,
+        x: &[f32],
+        width: usize,
+        first_row: usize,
+        out: &mut [f32],
+        kept: &mut [u8],
+    ) {
         let rows = x.len() / width;
         let product = |x: &[f32], out: &mut [f32]| {
             let a = Strided::rows(x, width);
@@ -96,9 +136,14 @@ impl Projection<'_> {
         match self.dropout {
             None => product(x, out),
             Some(dropout) => scratch_slices([x.len()], |[dropped]| {
+                let bits = kept.chunks_exact_mut(Kept::stride(width));
+                for (i, bits) in bits.enumerate() {
+                    dropout.draw(level, first_row + i, width, bits);
+                }
+                let kept = Kept::new(dropout, kept, width);
                 let rows = x.chunks_exact(width).zip(dropped.chunks_exact_mut(width));
                 for (i, (x, dropped)) in rows.enumerate() {
-                    dropout.apply(level, first_row + i, 0, x, dropped);
+                    kept.apply(level, i, 0, x, dropped);
                 }
                 product(dropped, out);
             }),
@@ -109,14 +154,20 @@ impl Projection<'_> {
     }
 }
 
-/// u = drop(x)·Aᵀ `[rows, rank]`, nothing packed.
-pub(crate) fn project(level: Level, x: &[f32], width: usize, lora: &LoraView<'_>) -> Vec<f32> {
+/// u = drop(x)·Aᵀ `[rows, rank]`, nothing packed, and which elements were kept.
+pub(crate) fn project(
+    level: Level,
+    x: &[f32],
+    width: usize,
+    lora: &LoraView<'_>,
+) -> (Vec<f32>, Vec<u8>) {
     let mut u = output(x.len() / width * lora.rank);
+    let mut kept = lora.mask(x.len() / width, width);
     scratch_slices([width * lora.rank], |[right]| {
         transpose(level, lora.a, width, lora.rank, width, right, lora.rank);
-        lora.onto_a(right).all(level, x, width, &mut u);
+        lora.onto_a(right).all(level, x, width, &mut u, &mut kept);
     });
-    u
+    (u, kept)
 }
 
 impl<'a> LoraView<'a> {
@@ -128,6 +179,16 @@ impl<'a> LoraView<'a> {
             scaling: 1.0,
             dropout: self.dropout,
         }
+    }
+
+    /// Room for the bits of [`Kept`] of x `[rows, width]`; none without dropout.
+    pub(crate) fn mask(&self, rows: usize, width: usize) -> Vec<u8> {
+        vec![0; self.dropout.map_or(0, |_| rows * Kept::stride(width))]
+    }
+
+    /// What of x `[_, width]` was kept, of the bits that the forward pass left; `None` without dropout.
+    pub(crate) fn kept<'k>(&self, bits: &'k [u8], width: usize) -> Option<Kept<'k>> {
+        self.dropout.map(|dropout| Kept::new(dropout, bits, width))
     }
 
     /// t = s·dy·B
@@ -147,30 +208,19 @@ pub(crate) fn gradient_of_a(
     x: &[f32],
     k: usize,
     t: &[f32],
-    lora: &LoraView<'_>,
+    r: usize,
+    kept: Option<Kept<'_>>,
 ) -> Vec<f32> {
-    let (r, m) = (lora.rank, x.len() / k);
     let mut da = output(r * k);
     let target = Shared(da.as_mut_ptr());
-    let width = 3 * level.lanes();
-    strips(k, width, |lanes| {
+    let read = |row: usize, column: usize, values: &[f32], out: &mut [f32]| match kept {
+        None => out.copy_from_slice(values),
+        Some(kept) => kept.apply(level, row, column, values, out),
+    };
+    bands(level, k, |band| {
         // SAFETY: this task alone writes these columns of dA.
-        let tile = unsafe { target.at(lanes.start) };
-        scratch_slices([width * DEPTH], |[strip]| {
-            for start in (0..m).step_by(DEPTH) {
-                let depth = DEPTH.min(m - start);
-                let a = Strided::columns(&t[start * r..], r);
-                let out = strip.chunks_exact_mut(width).take(depth);
-                for (i, (row, out)) in rows_of_strip(x, k, start, &lanes).zip(out).enumerate() {
-                    match lora.dropout {
-                        None => out[..row.len()].copy_from_slice(row),
-                        Some(dropout) => dropout.apply(level, start + i, lanes.start, row, out),
-                    }
-                }
-                let (n, b, accumulate) = (lanes.len(), strip.as_ptr(), start > 0);
-                multiply(level, r, n, depth, a, b, width, tile, k, accumulate);
-            }
-        });
+        let columns = unsafe { target.at(band.start) };
+        sum_over_rows(level, x, k, band, t, r, read, columns, k);
     });
     da
 }
@@ -183,27 +233,18 @@ pub(crate) fn gradient_of_b(
     u: &[f32],
     lora: &LoraView<'_>,
 ) -> Vec<f32> {
-    let (r, m) = (lora.rank, dy.len() / n);
+    let r = lora.rank;
     let mut db = output(n * r);
     let target = Shared(db.as_mut_ptr());
-    let width = 3 * level.lanes();
-    strips(n, width, |lanes| {
-        scratch_slices([r * width, width * DEPTH], |[product, strip]| {
+    let read = |_, _, values: &[f32], out: &mut [f32]| out.copy_from_slice(values);
+    bands(level, n, |band| {
+        let width = band.len();
+        scratch_slices([r * width], |[product]| {
             let c = product.as_mut_ptr();
-            for start in (0..m).step_by(DEPTH) {
-                let a = Strided::columns(&u[start * r..], r);
-                let depth = DEPTH.min(m - start);
-                let out = strip.chunks_exact_mut(width).take(depth);
-                for (row, out) in rows_of_strip(dy, n, start, &lanes).zip(out) {
-                    out[..row.len()].copy_from_slice(row);
-                }
-                let (count, b, accumulate) = (lanes.len(), strip.as_ptr(), start > 0);
-                multiply(level, r, count, depth, a, b, width, c, width, accumulate);
-            }
+            sum_over_rows(level, dy, n, band.clone(), u, r, read, c, width);
             // SAFETY: this task alone writes these rows of dB.
-            let rows = unsafe {
-                std::slice::from_raw_parts_mut(target.at(lanes.start * r), lanes.len() * r)
-            };
+            let rows =
+                unsafe { std::slice::from_raw_parts_mut(target.at(band.start * r), width * r) };
             for (i, row) in rows.chunks_exact_mut(r).enumerate() {
                 for (j, v) in row.iter_mut().enumerate() {
                     *v = lora.scaling * product[j * width + i];
@@ -214,27 +255,62 @@ pub(crate) fn gradient_of_b(
     db
 }
 
-/// Columns `lanes` of the rows from `first` on of x `[rows, width]`. Each row is asked for eight rows
-/// before: three lines a row are no stream that the processor follows by itself.
-fn rows_of_strip<'a>(
-    x: &'a [f32],
-    width: usize,
-    first: usize,
-    lanes: &std::ops::Range<usize>,
-) -> impl Iterator<Item = &'a [f32]> + use<'a> {
-    const AHEAD: usize = 8;
-    let lanes = lanes.clone();
-    x[first * width..].chunks_exact(width).map(move |row| {
-        let later = row.as_ptr().wrapping_add(AHEAD * width + lanes.start);
-        prefetch(later.cast(), 4 * lanes.len());
-        &row[lanes.clone()]
-    })
-}
-
-/// Runs `task` on each strip of `width` of the columns.
-fn strips(columns: usize, width: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
+/// Runs `task` on each band of the columns: so many neighbours that a row of them is a stream which the
+/// processor follows by itself.
+fn bands(level: Level, columns: usize, task: impl Fn(Range<usize>) + Sync) {
+    let width = STRIPS * 3 * level.lanes();
     (0..columns.div_ceil(width))
         .into_par_iter()
         .with_max_len(1)
         .for_each(|i| task(i * width..((i + 1) * width).min(columns)));
+}
+
+/// C `[r, band]` = leftᵀ·right, left `[rows, r]`, right `[rows, width]` of which `read(row, column,
+/// values, out)` makes what is multiplied.
+#[allow(clippy::too_many_arguments)]
+fn sum_over_rows(
+    level: Level,
+    right: &[f32],
+    width: usize,
+    band: Range<usize>,
+    left: &[f32],
+    r: usize,
+    read: impl Fn(usize, usize, &[f32], &mut [f32]),
+    c: *mut f32,
+    c_row: usize,
+) {
+    let (rows, strip) = (right.len() / width, 3 * level.lanes());
+    let strips = band.len().div_ceil(strip);
+    scratch_slices([strips * DEPTH * strip], |[packed]| {
+        for start in (0..rows).step_by(DEPTH) {
+            let depth = DEPTH.min(rows - start);
+            for i in 0..depth {
+                let row = &right[(start + i) * width..][band.clone()];
+                let later = row.as_ptr().wrapping_add(AHEAD * width);
+                prefetch(later.cast(), 4 * band.len());
+                for (s, values) in row.chunks(strip).enumerate() {
+                    let out = &mut packed[(s * DEPTH + i) * strip..][..values.len()];
+                    read(start + i, band.start + s * strip, values, out);
+                }
+            }
+            let a = Strided::columns(&left[start * r..], r);
+            for (s, b) in packed.chunks_exact(DEPTH * strip).enumerate() {
+                let lanes = strip.min(band.len() - s * strip);
+                // SAFETY: inside the band.
+                let c = unsafe { c.add(s * strip) };
+                multiply(
+                    level,
+                    r,
+                    lanes,
+                    depth,
+                    a,
+                    b.as_ptr(),
+                    strip,
+                    c,
+                    c_row,
+                    start > 0,
+                );
+            }
+        }
+    });
 }

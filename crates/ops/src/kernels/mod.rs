@@ -57,15 +57,15 @@ pub(crate) fn prefetch(pointer: *const u8, bytes: usize) {
 
 /// A raw pointer that may cross into rayon tasks which write disjoint elements behind it.
 #[derive(Clone, Copy)]
-pub(crate) struct Shared(pub *mut f32);
+pub(crate) struct Shared<T = f32>(pub *mut T);
 // SAFETY: each user partitions the elements among its tasks; the pointer itself is plain data.
-unsafe impl Send for Shared {}
-unsafe impl Sync for Shared {}
+unsafe impl<T> Send for Shared<T> {}
+unsafe impl<T> Sync for Shared<T> {}
 
-impl Shared {
+impl<T> Shared<T> {
     /// # Safety
     /// `offset` must lie inside the buffer, and no other task may touch what is written there.
-    pub unsafe fn at(self, offset: usize) -> *mut f32 {
+    pub unsafe fn at(self, offset: usize) -> *mut T {
         unsafe { self.0.add(offset) }
     }
 }

@@ -9,7 +9,7 @@
 //! 64. Summation order depends on the shapes alone, so bits do not depend on the threads.
 
 use super::Shared;
-use super::dropout::Dropout;
+use super::dropout::Kept;
 use super::scratch::scratch_slices;
 use super::simd::Level;
 use super::tile::{Piece, VECTORS, multiply_words};
@@ -30,8 +30,8 @@ pub(crate) struct LowRank<'a> {
     pub left: &'a [f32],
     pub rank: usize,
     pub right: &'a Right<'a>,
-    /// Multiplies the term, element by element; `first_row` is the mask's row of row 0.
-    pub mask: Option<(Dropout, usize)>,
+    /// Multiplies the term, element by element; the number is the mask's row of row 0.
+    pub mask: Option<(Kept<'a>, usize)>,
 }
 
 /// One product; see the head of the file.
@@ -150,10 +150,10 @@ impl Product<'_> {
             let (left, right) = (left.as_ptr(), right.as_ptr());
             multiply_words(self.level, Words::F32, piece, left, right, c);
         }
-        if let Some((dropout, first_row)) = low_rank.mask {
+        if let Some((kept, first_row)) = low_rank.mask {
             let first = first_row + group * self.level.lanes();
             for i in 0..piece.rows {
-                dropout.multiply(self.level, first + i, lanes.start, row(i));
+                kept.multiply(self.level, first + i, lanes.start, row(i));
             }
         }
         true

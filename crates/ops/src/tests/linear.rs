@@ -159,11 +159,11 @@ fn check(
         reference::linear::backward(&widen(&dy), &widen(&x), &zeros, [n, k], plain);
     add(&mut dx, low_rank_dx);
 
-    let (y, u) = linear::forward(level, &x, view, bias, lora);
+    let linear::Forward { y, u, kept } = linear::forward(level, &x, view, bias, lora);
     // Rounding errors of a sum grow as the root of its length; 2e-6 holds 320 terms of order 1.
     let tolerance = |terms: usize| 2e-6 * (terms as f64 / 320.0).sqrt().max(1.0);
     close(&y, &expected, tolerance(k), &format!("y of {what}"));
-    let gradients = linear::backward(level, &dy, &x, &u, view, lora, true);
+    let gradients = linear::backward(level, &dy, &x, &u, &kept, view, lora, true);
     let actual_dx = gradients.dx.unwrap();
     close(&actual_dx, &dx, tolerance(n), &format!("dx of {what}"));
     if let Some((actual_da, actual_db)) = gradients.da_db {
@@ -349,9 +349,9 @@ fn an_f32_row_passes_through_weights_of_one_unchanged_on_every_level() {
         };
         let view = WeightView::new(words, format);
         for level in Level::available() {
-            let (y, _) = linear::forward(level, &x, view, None, None);
+            let y = linear::forward(level, &x, view, None, None).y;
             assert_eq!(y, x, "{dtype:?}, {level:?}");
-            let dx = linear::backward(level, &x, &x, &[], view, None, true).dx;
+            let dx = linear::backward(level, &x, &x, &[], &[], view, None, true).dx;
             assert_eq!(dx.unwrap(), x, "gradient, {dtype:?}, {level:?}");
         }
     }
@@ -377,7 +377,7 @@ fn f32_on_every_level_errs_as_little_as_a_chain_of_f32_multiply_adds() {
             .collect();
         let view = WeightView::new(&case.words, case.format);
         for level in Level::available() {
-            let (y, _) = linear::forward(level, &x, view, None, None);
+            let y = linear::forward(level, &x, view, None, None).y;
             let (ours, chained) = (rms(&y), rms(&chain));
             // Portable code rounds each product too.
             assert!(
@@ -409,8 +409,10 @@ fn linear_gives_the_same_bits_for_any_number_of_threads() {
         };
         let view = WeightView::new(&case.words, format);
         same_bits_for_any_threads(|| {
-            let (mut y, u) = linear::forward(Level::best(), &x, view, None, Some(lora));
-            let gradients = linear::backward(Level::best(), &dy, &x, &u, view, Some(lora), true);
+            let linear::Forward { mut y, u, kept } =
+                linear::forward(Level::best(), &x, view, None, Some(lora));
+            let gradients =
+                linear::backward(Level::best(), &dy, &x, &u, &kept, view, Some(lora), true);
             y.extend(gradients.dx.unwrap());
             let (da, db) = gradients.da_db.unwrap();
             y.extend(da);
@@ -463,7 +465,7 @@ fn the_bits_of_a_row_do_not_depend_on_the_rows_beside_it() {
         let view = WeightView::new(&case.words, format);
         let some = |rows: std::ops::Range<usize>| {
             let x = &x[rows.start * k..rows.end * k];
-            linear::forward(Level::best(), x, view, None, Some(lora)).0
+            linear::forward(Level::best(), x, view, None, Some(lora)).y
         };
         let together = some(0..m);
         for i in 0..m {

@@ -25,7 +25,7 @@ use crate::kernels::cube::normalize::{rms_norm_backward_kernel, rms_norm_kernel}
 use crate::kernels::cube::rotary::rotary_kernel;
 use crate::kernels::cube::swiglu::{swiglu_backward_kernel, swiglu_kernel};
 use crate::kernels::dropout::Dropout;
-use crate::schema::{Adapter, Gradients, Ops, SavedAttention};
+use crate::schema::{Adapter, Gradients, Ops, SavedAttention, SavedProjection};
 use crate::segments::{AttentionOptions, Segments};
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
@@ -185,20 +185,21 @@ impl Gradients for CubeBackend {
         bias: CubeTensor,
         adapter: Adapter<CubeBackend>,
         format: WeightFormat,
-    ) -> (CubeTensor, CubeTensor) {
-        linear::lora_forward(x, words, bias, adapter, format)
+    ) -> (CubeTensor, SavedProjection<CubeBackend>) {
+        let (y, u) = linear::lora_forward(x, words, bias, adapter, format);
+        (y, SavedProjection { u, kept: None })
     }
 
     fn lora_linear_backward(
         dy: CubeTensor,
         x: CubeTensor,
-        u: CubeTensor,
+        saved: SavedProjection<CubeBackend>,
         words: CubeTensor,
         adapter: Adapter<CubeBackend>,
         format: WeightFormat,
         want_dx: bool,
     ) -> (Option<CubeTensor>, CubeTensor, CubeTensor) {
-        linear::lora_backward(dy, x, u, words, adapter, format, want_dx)
+        linear::lora_backward(dy, x, saved.u, words, adapter, format, want_dx)
     }
 
     fn attention_forward(

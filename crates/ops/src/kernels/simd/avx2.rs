@@ -124,6 +124,34 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn at_least_16(values: &[u32; 16], limit: u32) -> u16 {
+        unsafe {
+            let limit = _mm256_set1_epi32(limit as i32);
+            let bits = |p: *const u32| {
+                let v = _mm256_loadu_si256(p.cast());
+                let at_least = _mm256_cmpeq_epi32(_mm256_max_epu32(v, limit), v);
+                _mm256_movemask_ps(_mm256_castsi256_ps(at_least)) as u16
+            };
+            bits(values.as_ptr()) | bits(values.as_ptr().add(8)) << 8
+        }
+    }
+    #[inline(always)]
+    unsafe fn keep_16(bits: u16, factor: f32, values: *const f32, out: *mut f32) {
+        unsafe {
+            let lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            for half in 0..2 {
+                let bits = _mm256_set1_epi32(i32::from(bits >> (8 * half)));
+                let kept = _mm256_cmpeq_epi32(_mm256_and_si256(bits, lane), lane);
+                let product = _mm256_mul_ps(
+                    _mm256_loadu_ps(values.add(8 * half)),
+                    _mm256_set1_ps(factor),
+                );
+                let product = _mm256_and_ps(product, _mm256_castsi256_ps(kept));
+                _mm256_storeu_ps(out.add(8 * half), product);
+            }
+        }
+    }
+    #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> __m256 {
         unsafe {
             let half = _mm_loadu_si128(p as *const __m128i);

@@ -144,6 +144,23 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn at_least_16(values: &[u32; 16], limit: u32) -> u16 {
+        unsafe {
+            let values = _mm512_loadu_si512(values.as_ptr().cast());
+            _mm512_cmpge_epu32_mask(values, _mm512_set1_epi32(limit as i32))
+        }
+    }
+    #[inline(always)]
+    unsafe fn keep_16(bits: u16, factor: f32, values: *const f32, out: *mut f32) {
+        unsafe {
+            let values = _mm512_loadu_ps(values);
+            _mm512_storeu_ps(
+                out,
+                _mm512_maskz_mul_ps(bits, values, _mm512_set1_ps(factor)),
+            );
+        }
+    }
+    #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> __m512 {
         unsafe {
             let half = _mm256_loadu_si256(p as *const __m256i);

@@ -4,7 +4,7 @@
 //! instantiates it under `#[target_feature]` for each [`Level`] and chooses at run time.
 //! The summation order of a matmul does not depend on the lane count, so the levels with a fused
 //! multiply-add give the same bits there. AMX sums in an order of its own: what goes to it, all of
-//! bf16 and f32 rows over bf16 weights, has other bits than on the vectors.
+//! bf16 and f32 products of many rows with a weight, has other bits than on the vectors.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -207,6 +207,10 @@ pub trait Simd: Copy {
             unsafe { Self::look_up_16(table, codes.add(8 * j), out.add(16 * j)) };
         }
     }
+    /// Bit i: the i-th value is `limit` or more.
+    unsafe fn at_least_16(values: &[u32; 16], limit: u32) -> u16;
+    /// `factor` times the value whose bit is set, 0 for the others.
+    unsafe fn keep_16(bits: u16, factor: f32, values: *const f32, out: *mut f32);
     /// `LANES` bf16 values widened.
     unsafe fn load_bf16(p: *const u16) -> Self::V;
     /// A `LANES`×`LANES` block of `src` (row stride `ld`) transposed into `dst` (row stride `dst_ld`).

@@ -135,6 +135,18 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
+    unsafe fn at_least_16(values: &[u32; 16], limit: u32) -> u16 {
+        let bit = |(i, v): (usize, &u32)| u16::from(*v >= limit) << i;
+        values.iter().enumerate().map(bit).sum()
+    }
+    #[inline(always)]
+    unsafe fn keep_16(bits: u16, factor: f32, values: *const f32, out: *mut f32) {
+        for i in 0..16 {
+            let kept = bits >> i & 1 != 0;
+            unsafe { *out.add(i) = if kept { *values.add(i) * factor } else { 0.0 } };
+        }
+    }
+    #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> [f32; 8] {
         let mut v = [0.0; 8];
         for (i, x) in v.iter_mut().enumerate() {
