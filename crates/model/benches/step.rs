@@ -36,9 +36,9 @@ const CONFIG: &str = r#"{
 }"#;
 
 fn main() {
+    // As qlora-train does.
     model::tune_heap();
-    let pool = rayon::ThreadPoolBuilder::new().use_current_thread(); // as qlora-train does
-    pool.build_global().expect("the only pool");
+    model::use_threads(None).expect("the only pool");
     let told = |word: &str| std::env::args().any(|a| a == word);
     let compute_dtype = match told("f32") {
         true => ComputeDtype::F32,

@@ -19,7 +19,9 @@ use model::{
 const PROMPT: usize = 64;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    model::tune_heap(); // as adapter-eval does
+    // As adapter-eval does.
+    model::tune_heap();
+    model::use_threads(None)?;
     let mut dir = None;
     let (mut rank, mut new) = (0, 64);
     let mut batches = vec![1, 8, 32];

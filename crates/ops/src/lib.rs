@@ -7,7 +7,6 @@
 //! of threads, to the last bit.
 
 mod allocator;
-mod awake;
 mod backends;
 mod cache;
 #[cfg(feature = "cuda")]
@@ -24,10 +23,10 @@ mod segments;
 mod selftest;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod weight;
 
 pub use allocator::tune_heap;
-pub use awake::awake;
 #[cfg(feature = "cube")]
 pub use backends::cube::{DeviceDecoding, DeviceKvCache, nf4_codes};
 #[cfg(feature = "cube")]
@@ -48,4 +47,5 @@ pub use kernels::dropout::Dropout;
 pub use kernels::team::Team;
 pub use segments::{AttentionKernel, AttentionOptions, Segment, Segments};
 pub use selftest::{Check, flash_attention, self_test};
+pub use threads::{awake, use_threads};
 pub use weight::Weight;

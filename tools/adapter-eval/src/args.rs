@@ -120,6 +120,10 @@ pub struct ModelArgs {
     /// Prompts continued, or packed rows read, at once
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
     pub batch_size: usize,
+    /// Worker threads [default: one a core]. Results do not depend on it
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[serde(skip)]
+    pub threads: Option<usize>,
 }
 
 /// How answers are generated.

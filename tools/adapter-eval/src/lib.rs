@@ -30,6 +30,7 @@ use cli::{AtomicDir, Outcome, Output};
 /// The tool: reads the command line's wishes, judges, and says so by its exit status.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
     model::tune_heap();
+    model::use_threads(args.model.threads)?;
     // An output folder that cannot be replaced is told before the work, not after.
     let out_dir = args
         .out_dir

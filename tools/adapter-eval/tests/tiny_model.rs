@@ -189,6 +189,22 @@ fn a_whole_evaluation_compares_adapter_bases_and_lookups_in_one_table() {
 }
 
 #[test]
+fn reports_are_the_same_bytes_for_any_number_of_threads() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    let cases = "--base base --device cpu --cases test.jsonl --max-new-tokens 4";
+    for threads in ["1", "2", "5"] {
+        let out = format!("{cases} --threads {threads} --out-dir of-{threads}");
+        exits(&dir, 0, &out);
+        for name in ["report.json", "report.html", "predictions.jsonl"] {
+            let of = |threads: &str| read(&dir, &format!("of-{threads}/{name}"));
+            assert_eq!(of("1"), of(threads), "{name} of {threads} threads");
+        }
+    }
+    exits(&dir, 2, &format!("{cases} --threads 0 --out-dir none"));
+}
+
+#[test]
 fn the_cpu_has_one_kernel_of_attention_and_names_of_a_gpus_are_refused() {
     let dir = folder();
     tiny_base(&dir, "llama-tied");

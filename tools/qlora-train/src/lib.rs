@@ -32,12 +32,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         return Ok(doctor::run(device));
     }
     model::tune_heap();
-    // This thread is one of the workers: its kernels begin at once, where a thread outside the pool
-    // would wake it and be woken by it, some ten thousand times a step. 0 is one thread a core.
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(args.engine.threads.unwrap_or(0))
-        .use_current_thread()
-        .build_global()?;
+    model::use_threads(args.engine.threads)?;
     let base = checkpoint::Base::open(&args.base)
         .hint("make a base folder with model-import, or name a Hugging Face folder")?;
     let fingerprint = inputs::fingerprint(base.dir())?;

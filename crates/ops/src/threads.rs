@@ -3,11 +3,19 @@
 //! A layer is some fifty parallel regions of 50 µs to 2 ms with a few µs between them, in which
 //! rayon's threads fall asleep. Under a hypervisor waking one takes as long as a short region.
 
-use rayon::Yield;
+use rayon::{ThreadPoolBuildError, Yield};
 use std::sync::atomic::{AtomicBool, Ordering::*};
 
 /// Looks for work before a thread lets others have its processor: about 50 µs.
 const LOOKS: u32 = 100;
+
+/// Makes the pool of `threads` (`None`: one a core), the calling one among them: its kernels begin at
+/// once, where a thread outside the pool would wake it and be woken by it, some ten thousand times a
+/// training step. Call it once, first in a program.
+pub fn use_threads(threads: Option<usize>) -> Result<(), ThreadPoolBuildError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+    pool.use_current_thread().build_global()
+}
 
 /// Runs `work`, during which the other threads of the pool look for its tasks without sleeping, and
 /// let other processes go first when there are none for long.
