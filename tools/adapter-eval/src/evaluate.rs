@@ -238,14 +238,22 @@ fn key(args: &Args, name: SystemName) -> String {
     }
 }
 
-/// A misspelt --must-beat would be a gate that is always open.
+/// A --must-beat that names no system, or none but the one that is judged, would be a gate that is always
+/// open, or always shut.
 fn check_names(args: &Args, earlier: &[Run]) -> anyhow::Result<()> {
     let mut keys: Vec<String> = earlier.iter().map(|run| run.system.key.clone()).collect();
     keys.extend(args.systems().into_iter().map(|name| key(args, name)));
+    keys.dedup();
     for name in &args.must_beat {
+        let hint = || format!("the systems here are {}", keys.join(", "));
         if !keys.iter().any(|key| is_named(key, name)) {
-            return Err(anyhow::anyhow!("--must-beat {name}: no such system"))
-                .hint(format!("the systems here are {}", keys.join(", ")));
+            return Err(anyhow::anyhow!("--must-beat {name}: no such system")).hint(hint());
+        }
+        if keys.len() == 1 {
+            return Err(anyhow::anyhow!(
+                "--must-beat {name}: it is the judged system, and there is no other"
+            ))
+            .hint("--adapter names one to judge, --against an evaluation to compare with");
         }
     }
     Ok(())

@@ -90,10 +90,18 @@ pub fn gates(question: &Question<'_>, systems: &[Scored], judged: &str) -> Vec<G
         });
     }
     for name in question.must_beat {
-        for other in systems
+        let mut others = systems
             .iter()
             .filter(|other| other.system.key != judged && is_named(&other.system.key, name))
-        {
+            .peekable();
+        if others.peek().is_none() {
+            gates.push(Gate {
+                gate: format!("--must-beat {name}"),
+                met: false,
+                because: format!("{judged} is the judged system itself"),
+            });
+        }
+        for other in others {
             let theirs = other.primary().mean;
             gates.push(Gate {
                 gate: format!("--must-beat {}", other.system.key),

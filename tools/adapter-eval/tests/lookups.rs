@@ -81,6 +81,24 @@ fn a_gate_against_a_system_that_is_not_there_is_an_error() {
 }
 
 #[test]
+fn a_gate_against_the_judged_system_itself_is_never_open() {
+    let dir = folder();
+    let both = run(
+        &dir,
+        &format!("{LOOKUPS} --must-beat nearest --out-dir eval"),
+    );
+    assert_eq!(both.status.code(), Some(1), "{}", stderr(&both));
+    let gate = &report(&dir, "eval")["gates"][0];
+    assert_eq!(gate["because"], "nearest is the judged system itself");
+
+    let alone = LOOKUPS.replace("majority,nearest", "nearest");
+    let output = run(&dir, &format!("{alone} --must-beat nearest"));
+    assert_eq!(output.status.code(), Some(2));
+    let message = stderr(&output);
+    assert!(message.contains("there is no other\nhint: "), "{message}");
+}
+
+#[test]
 fn earlier_evaluations_of_the_same_cases_join_the_table() {
     let dir = folder();
     exits(

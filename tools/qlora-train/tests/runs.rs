@@ -185,6 +185,7 @@ fn eight_rows_at_once_and_one_row_eight_times_are_the_same_step() {
             .zip(&long)
             .map(|(a, b)| (a - b).abs())
             .fold(0.0, f32::max);
+        assert!(wide.iter().chain(&long).all(|v| v.is_finite()), "{key}");
         let largest = wide.iter().fold(0f32, |m, v| m.max(v.abs()));
         // Sums of f32 in another order; Adam divides by small second moments in the first steps.
         assert!(worst <= 1e-3 * largest, "{key}: {worst} of {largest}");

@@ -172,7 +172,7 @@ impl Bench {
             .zip(expected)
             .map(|(g, e)| (f64::from(*g) - e).abs() / largest);
         let error = match got.len() == expected.len() {
-            true => errors.fold(0.0, |a: f64, b| if b.is_nan() { b } else { a.max(b) }),
+            true => largest_error(errors),
             false => f64::NAN,
         };
         self.checks.push(Check {
@@ -212,5 +212,33 @@ impl Bench {
             }
         };
         (weight.with_compute(self.compute), widen(&dense))
+    }
+}
+
+/// Not a number where any of them is none.
+fn largest_error(errors: impl Iterator<Item = f64>) -> f64 {
+    errors.fold(0.0, |a: f64, b| match a.is_nan() || b.is_nan() {
+        true => f64::NAN,
+        false => a.max(b),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Check, largest_error};
+
+    #[test]
+    fn a_result_that_is_not_a_number_fails_wherever_it_stands() {
+        for at in 0..3 {
+            let mut errors = [0.0, 1e-7, 0.0];
+            errors[at] = f64::NAN;
+            let check = Check {
+                name: "an operation".into(),
+                error: largest_error(errors.into_iter()),
+                tolerance: 1.0,
+            };
+            assert!(!check.passed(), "{at}");
+        }
+        assert_eq!(largest_error([0.5, 2.0, 1.0].into_iter()), 2.0);
     }
 }

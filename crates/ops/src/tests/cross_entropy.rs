@@ -104,3 +104,22 @@ fn cross_entropy_gives_the_same_bits_for_any_number_of_threads() {
         });
     }
 }
+
+#[test]
+fn one_weight_that_is_not_a_number_makes_the_loss_none_wherever_it_lies() {
+    let [rows, vocabulary, hidden] = [3, 4000, 40];
+    let mut random = Random::new(6);
+    let h = random.values(rows * hidden);
+    let w = random.values(vocabulary * hidden);
+    for level in Level::available() {
+        for compute in [ComputeDtype::F32, ComputeDtype::Bf16] {
+            for entry in [0, 15, 191, 192, 1777, vocabulary - 1] {
+                let mut words: Vec<u32> = w.iter().map(|v| v.to_bits()).collect();
+                words[entry * hidden + 7] = f32::NAN.to_bits();
+                let view = WeightView::new(&words, format(vocabulary, hidden, compute));
+                let (loss, _) = cross_entropy::forward(level, &h, view, &[5, 600, 3999], false);
+                assert!(loss.is_nan(), "{entry}, {compute}, {level:?}: {loss}");
+            }
+        }
+    }
+}

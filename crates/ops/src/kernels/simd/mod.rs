@@ -174,6 +174,7 @@ pub trait Simd: Copy {
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// b where either is not a number, as in `min`.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// a·b + c
@@ -216,12 +217,13 @@ pub trait Simd: Copy {
     /// A `LANES`×`LANES` block of `src` (row stride `ld`) transposed into `dst` (row stride `dst_ld`).
     unsafe fn transpose(src: *const f32, ld: usize, dst: *mut f32, dst_ld: usize);
 
-    /// eˣ within 2 ulp on the range of normal results, 0 below it.
+    /// eˣ within 2 ulp on the range of normal results, 0 below it; not a number of what is none.
     #[inline(always)]
     unsafe fn exp(x: Self::V) -> Self::V {
         unsafe {
             let lowest = Self::splat(-87.336_54);
-            let clamped = Self::min(Self::max(x, lowest), Self::splat(88.376_26));
+            // Of a value that is not a number these give the second operand.
+            let clamped = Self::min(Self::splat(88.376_26), Self::max(lowest, x));
             let n = Self::round(Self::mul(clamped, Self::splat(std::f32::consts::LOG2_E)));
             let r = Self::fma(n, Self::splat(-0.693_359_4), clamped);
             let r = Self::fma(n, Self::splat(2.121_944_4e-4), r);
