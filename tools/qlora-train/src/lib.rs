@@ -1,6 +1,7 @@
 //! qlora-train: a base and packed data in, a LoRA adapter out.
 
 mod args;
+mod available;
 mod data;
 mod doctor;
 mod inputs;
@@ -16,6 +17,7 @@ use model::{AdamW, AdamWConfig, Adapter, LoraConfig, Model};
 
 pub use args::Args;
 use data::{Plan, Rows};
+use memory::AdapterSize;
 use run_dir::{RunDir, read_moments};
 use schedule::Schedule;
 use state::State;
@@ -56,9 +58,11 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         args.schedule.epochs,
         args.schedule.max_steps,
     );
-    let recompute = memory::plan(&args, base.config(), train.largest_batch(plan.batch_size))?;
+    let size = AdapterSize::new(&args, base.config(), init.as_ref());
+    let largest = train.largest_batch(plan.batch_size);
+    let recompute = memory::plan(&args, base.config(), size, largest)?;
     if args.run.dry_run {
-        memory::print(&args, base.config(), &plan, &train, recompute)?;
+        memory::print(&args, base.config(), size, &plan, &train, recompute)?;
         return Ok(Outcome::Done);
     }
 

@@ -1,14 +1,60 @@
 //! How much memory a run takes, and so how many layers recompute their activations.
 
-use anyhow::Context;
-use checkpoint::ModelConfig;
+use checkpoint::{Dtype, ModelConfig};
 use cli::Hint;
 use model::{ComputeDtype, Projection, Recompute};
 
 use crate::{
     args::{Args, Checkpointing, Quantization},
+    available,
     data::{Plan, Rows},
 };
+
+/// What an adapter adds to all layers together.
+#[derive(Clone, Copy, Debug)]
+pub struct AdapterSize {
+    parameters: u64,
+    /// Values of x·Aᵀ a token.
+    ranks: u64,
+    /// Values a token that A reads.
+    read: u64,
+}
+
+impl AdapterSize {
+    /// Of the adapter that --init-adapter read, else of --rank and --target-modules.
+    pub fn new(
+        args: &Args,
+        config: &ModelConfig,
+        init: Option<&checkpoint::adapter::Adapter>,
+    ) -> Self {
+        match init {
+            Some(init) => {
+                let pairs = init.tensors.iter();
+                let a = pairs.filter(|(name, _)| name.contains(".lora_A."));
+                Self {
+                    parameters: init.tensors.values().map(|t| t.values.len() as u64).sum(),
+                    ranks: a.clone().map(|(_, a)| a.shape[0] as u64).sum(),
+                    read: a.map(|(_, a)| a.shape[1] as u64).sum(),
+                }
+            }
+            None => {
+                let named =
+                    |p: &&Projection| args.lora.target_modules.iter().any(|t| t == p.name());
+                let targets = Projection::ALL.iter().filter(named);
+                let shapes: Vec<[usize; 2]> = targets.map(|p| p.shape(config)).collect();
+                let (rank, layers) = (args.lora.rank as u64, config.num_hidden_layers as u64);
+                let sum = |of: fn(&[usize; 2]) -> usize| -> u64 {
+                    layers * shapes.iter().map(|shape| of(shape) as u64).sum::<u64>()
+                };
+                Self {
+                    parameters: rank * sum(|[out, input]| out + input),
+                    ranks: rank * sum(|_| 1),
+                    read: sum(|[_, input]| *input),
+                }
+            }
+        }
+    }
+}
 
 /// Bytes a run takes, by what they are for.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +72,7 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    pub fn new(args: &Args, config: &ModelConfig, tokens: usize) -> Self {
+    pub fn new(args: &Args, config: &ModelConfig, adapter: AdapterSize, tokens: usize) -> Self {
         let shapes = Projection::ALL.map(|p| (p, p.shape(config)));
         let layers = config.num_hidden_layers as u64;
         let weights: u64 = shapes
@@ -34,21 +80,17 @@ impl Estimate {
             .map(|(_, [out, input])| (out * input) as u64)
             .sum();
         let heads = if config.tie_word_embeddings { 1 } else { 2 };
-        let embeddings = (config.vocab_size * config.hidden_size * heads) as u64;
+        let head = (config.vocab_size * config.hidden_size) as u64;
+        let stored = match config.dtype {
+            Dtype::F32 => 4,
+            _ => 2,
+        };
         let base = match args.engine.quantize {
             // 4 bits a value; one byte a block of 64 and 4 bytes a block of 256 blocks, or 4 a block
             Quantization::Nf4 if args.engine.no_double_quant => weights * layers * 9 / 16,
             Quantization::Nf4 => weights * layers * 33 / 64,
-            Quantization::None => weights * layers * 2,
-        } + embeddings * 2;
-        let rank = args.lora.rank as u64;
-        let targeted = shapes
-            .iter()
-            .filter(|(p, _)| args.lora.target_modules.iter().any(|t| t == p.name()));
-        let adapter: u64 = targeted
-            .clone()
-            .map(|(_, [out, input])| rank * (out + input) as u64)
-            .sum();
+            Quantization::None => weights * layers * stored,
+        } + heads * head * stored;
         let (hidden, ffn) = (config.hidden_size as u64, config.intermediate_size as u64);
         let q = (config.num_attention_heads * config.head_dim) as u64;
         let kv = (config.num_key_value_heads * config.head_dim) as u64;
@@ -62,23 +104,31 @@ impl Estimate {
         };
         // Values a token, beside the input: two norms and the sum between, q and k rotated, v,
         // what was attended to with one logsumexp a head, gate, up, their product, x·Aᵀ of each.
-        let sums = (config.num_attention_heads + 7 * args.lora.rank) as u64;
+        let sums = config.num_attention_heads as u64 + adapter.ranks.div_ceil(layers);
         // And on the CPU a bit for each value that a LoRA read through dropout.
-        let read: u64 = targeted.map(|(_, [_, input])| *input as u64).sum();
         let bits = match on_cpu && args.lora.dropout > 0.0 {
-            true => tokens * read / 8,
+            true => tokens * adapter.read.div_ceil(8 * layers),
             false => 0,
         };
         let layer = value * tokens * (3 * hidden + 2 * q + 2 * kv + 3 * ffn + sums) + bits;
-        // A GPU dequantises one weight at a time, and cuts scores and logits to a workspace.
-        let largest = shapes.iter().map(|(_, [out, input])| out * input).max();
+        // A GPU makes one weight at a time dense, the head too where it is stored in another type than
+        // it is multiplied in, and cuts scores and logits to a workspace.
+        let multiplied = match compute {
+            ComputeDtype::F32 => Dtype::F32,
+            ComputeDtype::Bf16 => Dtype::BF16,
+        };
+        let largest = shapes.iter().map(|(_, [out, input])| (out * input) as u64);
+        let cast_head = Some(head).filter(|_| config.dtype != multiplied);
         let scratch = match on_cpu {
             true => 0,
-            false => value * largest.unwrap_or(0) as u64 + model::GPU_WORKSPACE_BYTES as u64,
+            false => {
+                value * largest.chain(cast_head).max().unwrap_or(0)
+                    + model::GPU_WORKSPACE_BYTES as u64
+            }
         };
         Self {
             base,
-            adapter: adapter * layers * 16,
+            adapter: adapter.parameters * 16,
             layer,
             layer_input: value * tokens * hidden,
             // the gradients of one layer's activations; the head's chunks, the program itself
@@ -102,8 +152,13 @@ impl Estimate {
 }
 
 /// Decides which layers recompute.
-pub fn plan(args: &Args, config: &ModelConfig, tokens: usize) -> anyhow::Result<Recompute> {
-    let estimate = Estimate::new(args, config, tokens);
+pub fn plan(
+    args: &Args,
+    config: &ModelConfig,
+    adapter: AdapterSize,
+    tokens: usize,
+) -> anyhow::Result<Recompute> {
+    let estimate = Estimate::new(args, config, adapter, tokens);
     let layers = config.num_hidden_layers as u64;
     match args.engine.activation_checkpointing {
         Checkpointing::On => Ok(Recompute::Everything),
@@ -114,7 +169,7 @@ pub fn plan(args: &Args, config: &ModelConfig, tokens: usize) -> anyhow::Result<
                 Some(size) => size.0,
                 // A tenth stays free: on the CPU for the page cache and the neighbours, on a GPU
                 // for what its allocator loses between pages.
-                None => device.free_memory().map_or_else(available_memory, Ok)? / 10 * 9,
+                None => device.free_memory().map_or_else(available::memory, Ok)? / 10 * 9,
             };
             let fixed = estimate.fixed(layers);
             // A host swaps where it was guessed wrong, a GPU ends the run.
@@ -142,6 +197,7 @@ pub fn plan(args: &Args, config: &ModelConfig, tokens: usize) -> anyhow::Result<
 pub fn print(
     args: &Args,
     config: &ModelConfig,
+    adapter: AdapterSize,
     plan: &Plan,
     train: &Rows,
     recompute: Recompute,
@@ -153,7 +209,7 @@ pub fn print(
         Recompute::Layers(n) => n as u64,
     };
     let tokens = train.largest_batch(plan.batch_size);
-    let estimate = Estimate::new(args, config, tokens);
+    let estimate = Estimate::new(args, config, adapter, tokens);
     let read: u64 = (0..train.len()).map(|row| train.tokens(row) as u64).sum();
     let weights: u64 = Projection::ALL
         .iter()
@@ -184,17 +240,6 @@ pub fn print(
     Ok(())
 }
 
-/// What the kernel says is available, bytes.
-fn available_memory() -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    let kib = kib
-        .context("/proc/meminfo has no MemAvailable")
-        .hint("give --max-memory")?;
-    Ok(kib * 1024)
-}
-
 fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
@@ -217,6 +262,7 @@ mod tests {
             "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 32000,
             "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
             "num_attention_heads": 32, "num_key_value_heads": 32, "tie_word_embeddings": false,
+            "torch_dtype": "float16",
         }))
     }
 
@@ -225,6 +271,7 @@ mod tests {
             "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 128256,
             "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
             "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": false,
+            "torch_dtype": "bfloat16",
         }))
     }
 
@@ -233,6 +280,7 @@ mod tests {
             "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 128256,
             "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
             "num_attention_heads": 64, "num_key_value_heads": 8, "tie_word_embeddings": false,
+            "torch_dtype": "bfloat16",
         }))
     }
 
@@ -249,12 +297,13 @@ mod tests {
     fn planned(config: &ModelConfig, tokens: usize, max_memory: u64) -> (u64, f64) {
         let args = on_a_gpu(max_memory);
         let layers = config.num_hidden_layers as u64;
-        let kept = match plan(&args, config, tokens).expect("it fits") {
+        let adapter = AdapterSize::new(&args, config, None);
+        let kept = match plan(&args, config, adapter, tokens).expect("it fits") {
             Recompute::Nothing => layers,
             Recompute::Everything => 0,
             Recompute::Layers(n) => layers - n as u64,
         };
-        let bytes = Estimate::new(&args, config, tokens).total(layers, kept);
+        let bytes = Estimate::new(&args, config, adapter, tokens).total(layers, kept);
         assert!(bytes <= max_memory, "{bytes} of {max_memory}");
         (kept, bytes as f64 / GIB)
     }
@@ -269,7 +318,9 @@ mod tests {
     #[test]
     fn an_8b_trains_on_2_rows_of_2048_in_9_gibibytes_recomputing() {
         let args = on_a_gpu(0);
-        let bytes = Estimate::new(&args, &llama_3_8b(), 2 * 2048).total(32, 0);
+        let config = llama_3_8b();
+        let adapter = AdapterSize::new(&args, &config, None);
+        let bytes = Estimate::new(&args, &config, adapter, 2 * 2048).total(32, 0);
         assert!(bytes as f64 <= 9.0 * GIB, "{:.2} GiB", bytes as f64 / GIB);
     }
 
@@ -280,10 +331,56 @@ mod tests {
 
     #[test]
     fn a_gpu_that_is_too_small_is_an_error_before_anything_is_loaded() {
-        let error = plan(&on_a_gpu(4 << 30), &llama_2_7b(), 2048).expect_err("it cannot fit");
+        let (args, config) = (on_a_gpu(4 << 30), llama_2_7b());
+        let adapter = AdapterSize::new(&args, &config, None);
+        let error = plan(&args, &config, adapter, 2048).expect_err("it cannot fit");
         assert!(
             error.to_string().contains("even when every layer"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn an_adapter_that_is_gone_on_with_counts_by_its_own_rank() {
+        let (args, config) = (on_a_gpu(0), llama_3_8b());
+        let tensor = |shape: [usize; 2]| checkpoint::adapter::AdapterTensor {
+            shape,
+            values: vec![0.0; shape[0] * shape[1]],
+        };
+        let name = |part| format!("base_model.model.model.layers.0.self_attn.q_proj.{part}.weight");
+        let targets = vec!["q_proj".to_owned()];
+        let init = checkpoint::adapter::Adapter {
+            config: checkpoint::adapter::AdapterConfig::new(256, 512.0, 0.0, targets),
+            tensors: [
+                (name("lora_A"), tensor([256, 4096])),
+                (name("lora_B"), tensor([4096, 256])),
+            ]
+            .into(),
+        };
+        let size = AdapterSize::new(&args, &config, Some(&init));
+        let [a, b] = [256 * 4096, 4096 * 256];
+        assert_eq!((size.parameters, size.ranks, size.read), (a + b, 256, 4096));
+        assert_eq!(
+            Estimate::new(&args, &config, size, 64).adapter,
+            16 * (a + b)
+        );
+    }
+
+    #[test]
+    fn a_base_stored_in_f32_takes_twice_what_one_in_bf16_takes() {
+        let mut args = on_a_gpu(0);
+        args.engine.quantize = Quantization::None;
+        let config = llama_3_8b();
+        let wide = ModelConfig {
+            dtype: Dtype::F32,
+            ..config.clone()
+        };
+        let adapter = AdapterSize::new(&args, &config, None);
+        let of = |config: &ModelConfig| Estimate::new(&args, config, adapter, 64);
+        assert_eq!(of(&wide).base, 2 * of(&config).base);
+        // And its head is cast to be multiplied in bf16.
+        let head = 2 * (config.vocab_size * config.hidden_size) as u64;
+        let largest = 2 * (config.intermediate_size * config.hidden_size) as u64;
+        assert_eq!(of(&wide).working - of(&config).working, head - largest);
     }
 }
