@@ -2,7 +2,8 @@
 
 use std::{
     fs::File,
-    io::Read,
+    io::{Read, Seek, SeekFrom},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -13,9 +14,11 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::args::Args;
 
-/// Of a weight file only the header and what follows it up to here is hashed, and its size: a run
-/// should start within seconds, and a changed base shows there.
-const WEIGHTS_PREFIX_BYTES: u64 = 16 << 20;
+/// A weight file is hashed in parts: a run should start within seconds. Its size, a first part with its
+/// header, and from there on a sample at every [`STRIDE`]: what adapts a model changes all its layers.
+const FIRST: u64 = 16 << 20;
+const STRIDE: u64 = 16 << 20;
+const SAMPLE: u64 = 64 << 10;
 
 /// The tokenizer and template of a base folder, as shards carry them.
 pub fn fingerprint(base: &Path) -> anyhow::Result<Fingerprint> {
@@ -25,14 +28,14 @@ pub fn fingerprint(base: &Path) -> anyhow::Result<Fingerprint> {
 /// The object that inputs.json holds.
 pub fn describe(args: &Args, base: &checkpoint::Base) -> anyhow::Result<Value> {
     let shards = |paths: &[PathBuf]| -> anyhow::Result<Vec<String>> {
-        paths.iter().map(|path| hash(path, u64::MAX)).collect()
+        paths.iter().map(|path| hash(path, whole)).collect()
     };
     let mut object = serde_json::Map::new();
     object.insert("base".into(), Value::String(hash_base(base.dir())?));
     object.insert("train-shards".into(), json!(shards(&args.train)?));
     object.insert("eval-shards".into(), json!(shards(&args.eval)?));
     if let Some(init) = &args.lora.init_adapter {
-        let hash = hash(&init.join("adapter_model.safetensors"), u64::MAX)?;
+        let hash = hash(&init.join("adapter_model.safetensors"), whole)?;
         object.insert("init-adapter-weights".into(), Value::String(hash));
     }
     Ok(Value::Object(object))
@@ -53,25 +56,41 @@ fn hash_base(dir: &Path) -> anyhow::Result<String> {
     let mut all = Xxh3::new();
     for name in names {
         all.update(name.as_bytes());
-        all.update(hash(&dir.join(&name), WEIGHTS_PREFIX_BYTES)?.as_bytes());
+        all.update(hash(&dir.join(&name), samples)?.as_bytes());
     }
     Ok(hex(&all))
 }
 
-/// Of a file's size and its first `prefix` bytes.
-fn hash(path: &Path, prefix: u64) -> anyhow::Result<String> {
+fn whole(size: u64) -> Vec<Range<u64>> {
+    vec![0..size]
+}
+
+fn samples(size: u64) -> Vec<Range<u64>> {
+    let first = FIRST.min(size);
+    let starts = (first..size).step_by(STRIDE as usize);
+    let samples = starts.map(|start| start..(start + SAMPLE).min(size));
+    std::iter::once(0..first).chain(samples).collect()
+}
+
+/// Of a file's size and these parts of it.
+fn hash(path: &Path, parts: fn(u64) -> Vec<Range<u64>>) -> anyhow::Result<String> {
     let read = || -> std::io::Result<Xxh3> {
-        let file = File::open(path)?;
+        let mut file = File::open(path)?;
+        let size = file.metadata()?.len();
         let mut hash = Xxh3::new();
-        hash.update(&file.metadata()?.len().to_le_bytes());
-        let mut file = file.take(prefix);
+        hash.update(&size.to_le_bytes());
         let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(hash),
-                n => hash.update(&buffer[..n]),
+        for part in parts(size) {
+            file.seek(SeekFrom::Start(part.start))?;
+            let mut part = (&file).take(part.end - part.start);
+            loop {
+                match part.read(&mut buffer)? {
+                    0 => break,
+                    n => hash.update(&buffer[..n]),
+                }
             }
         }
+        Ok(hash)
     };
     let hash = read().with_context(|| format!("reading {}", path.display()))?;
     Ok(hex(&hash))
@@ -79,4 +98,42 @@ fn hash(path: &Path, prefix: u64) -> anyhow::Result<String> {
 
 fn hex(hash: &Xxh3) -> String {
     format!("xxh3:{:032x}", hash.digest128())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_every_layer_shows_in_a_file_of_which_samples_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (before, after) = (dir.path().join("before"), dir.path().join("after"));
+        let mut weights = vec![7u8; 40 << 20];
+        std::fs::write(&before, &weights).unwrap();
+        // The first part as it was, as where an embedding comes first.
+        weights[FIRST as usize..].fill(8);
+        std::fs::write(&after, &weights).unwrap();
+        let of = |path, parts| hash(path, parts).unwrap();
+        assert_ne!(of(&before, samples), of(&after, samples));
+        assert_ne!(of(&before, samples), of(&before, whole));
+        std::fs::copy(&before, &after).unwrap();
+        assert_eq!(of(&before, samples), of(&after, samples));
+    }
+
+    #[test]
+    fn samples_stay_inside_the_file() {
+        for size in [
+            0,
+            1,
+            FIRST,
+            FIRST + 1,
+            FIRST + STRIDE,
+            FIRST + STRIDE + SAMPLE + 5,
+        ] {
+            let parts = samples(size);
+            assert_eq!(parts[0], 0..size.min(FIRST));
+            assert!(parts.windows(2).all(|two| two[0].end <= two[1].start));
+            assert!(parts.last().unwrap().end <= size, "{size}");
+        }
+    }
 }
