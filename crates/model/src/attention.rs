@@ -40,7 +40,7 @@ impl Model {
     /// When a kernel is named that is not there or is wrong.
     pub fn choose_attention(&mut self, choice: AttentionChoice) -> Result<Option<String>, Error> {
         let decoder = &self.decoder;
-        if decoder.device == burn::tensor::Device::flex() {
+        if decoder.on_cpu {
             return choice.check(DeviceChoice::Cpu).map(|()| None);
         }
         let compute = decoder.embed_tokens.format().compute;

@@ -16,8 +16,6 @@ pub struct Gpu {
     /// `[9, 0]` for an H100.
     pub compute_capability: [u32; 2],
     pub memory_bytes: u64,
-    /// What other processes leave of it; none where the driver does not say.
-    pub free_bytes: Option<u64>,
 }
 
 /// What there is on this machine.
@@ -32,7 +30,16 @@ pub struct Survey {
     pub headers: Result<PathBuf, String>,
 }
 
-/// Looks; never panics where something is missing.
+impl Survey {
+    /// Whether kernels can be compiled and run here; an error says what is missing.
+    pub fn complete(&self) -> Result<(), String> {
+        self.driver.clone()?;
+        self.nvrtc.clone()?;
+        self.headers.clone().map(|_| ())
+    }
+}
+
+/// Looks; never panics where something is missing, and takes nothing of a GPU.
 pub fn survey() -> Survey {
     let driver = driver_version();
     let gpus = match driver {
@@ -86,13 +93,14 @@ fn gpus() -> Vec<Gpu> {
                 name: driver::result::device::get_name(device).ok()?,
                 compute_capability: [major as u32, minor as u32],
                 memory_bytes: memory as u64,
-                free_bytes: free_bytes(index as usize),
             })
         })
         .collect()
 }
 
-fn free_bytes(index: usize) -> Option<u64> {
+/// What other processes leave of a GPU's memory; none where the driver does not say. It takes a context
+/// on that GPU, some hundred MB.
+pub fn free_bytes(index: usize) -> Option<u64> {
     let context = driver::CudaContext::new(index).ok()?;
     context.bind_to_thread().ok()?;
     Some(driver::result::mem_get_info().ok()?.0 as u64)
@@ -114,7 +122,7 @@ fn headers() -> Result<PathBuf, String> {
     let root = cubecl::cuda::install::cuda_path()
         .ok_or("no CUDA toolkit in CUDA_PATH, /usr/local/cuda or /opt/cuda")?;
     let include = root.join("include");
-    // The second is what mma.h needs, without which no tensor core is used: pip has it apart.
+    // The second is what mma.h needs, and with it every kernel for tensor cores: pip has it apart.
     let wanted = [
         ("cuda_runtime.h", "pip's nvidia-cuda-runtime has it"),
         ("crt/mma.h", "pip's nvidia-cuda-crt has it"),

@@ -164,15 +164,7 @@ pub trait Gradients: Backend {
     ) -> (FloatTensor<Self>, SavedProjection<Self>);
 
     /// The latter alone, where y is not wanted.
-    fn lora_projection(
-        x: FloatTensor<Self>,
-        words: IntTensor<Self>,
-        adapter: Adapter<Self>,
-        format: WeightFormat,
-    ) -> SavedProjection<Self> {
-        let no_bias = Self::float_empty(Shape::new([0]), &x.device(), FloatDType::F32);
-        Self::lora_linear_forward(x, words, no_bias, adapter, format).1
-    }
+    fn lora_projection(x: FloatTensor<Self>, adapter: Adapter<Self>) -> SavedProjection<Self>;
 
     /// (dx if wanted, dA, dB)
     #[allow(clippy::too_many_arguments)]

@@ -50,9 +50,8 @@ fn describe_gpus() {
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     for gpu in &survey.gpus {
         let [major, minor] = gpu.compute_capability;
-        let free = gpu
-            .free_bytes
-            .map_or(String::new(), |b| format!(", {:.1} free", gib(b)));
+        let free =
+            model::free_bytes(gpu.index).map_or(String::new(), |b| format!(", {:.1} free", gib(b)));
         println!(
             "cuda:{}: {}, compute capability {major}.{minor}, {:.1} GiB{free}",
             gpu.index,

@@ -334,7 +334,7 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
             .stateful()
         {
             OpsKind::Tracked(step) => {
-                let saved = B::lora_projection(x.clone(), words.clone(), adapter.clone(), format);
+                let saved = B::lora_projection(x.clone(), adapter.clone());
                 let state = LoraLinearState {
                     x,
                     saved,

@@ -294,15 +294,10 @@ impl Gradients for Flex {
         (matrix(y, format.out_features), saved(u, kept, &lora))
     }
 
-    fn lora_projection(
-        x: FlexTensor,
-        _: FlexTensor,
-        adapter: Adapter<Flex>,
-        format: WeightFormat,
-    ) -> SavedProjection<Flex> {
+    fn lora_projection(x: FlexTensor, adapter: Adapter<Flex>) -> SavedProjection<Flex> {
         let (x, adapter) = (packed(x), HostAdapter::new(adapter));
         let lora = adapter.view();
-        let (u, kept) = low_rank::project(Level::best(), floats(&x), format.in_features, &lora);
+        let (u, kept) = low_rank::project(Level::best(), floats(&x), columns(&x), &lora);
         saved(u, kept, &lora)
     }
 

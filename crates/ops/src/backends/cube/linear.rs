@@ -13,6 +13,7 @@ use super::tensor::{
 use crate::format::{Encoding, WeightFormat};
 use crate::kernels::cube::dequantize::dequantize_kernel;
 use crate::kernels::cube::linear::add_bias_kernel;
+use crate::kernels::dropout::Dropout;
 use crate::schema::Adapter;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
@@ -181,11 +182,25 @@ pub(crate) fn lora_forward(
             return found;
         }
     }
-    let (seen, _) = dropped(&x, adapter.dropout);
-    let u = product(seen, transposed(cast(packed(adapter.a), dtype)), dtype);
+    let u = onto_a(&x, adapter.a, adapter.dropout);
     let y = times_transposed(x, words, format);
     let b = (adapter.b, Factor::Out, adapter.scaling);
     (low_rank::add(y, u.clone(), b, None, bias_of(bias)), u)
+}
+
+/// u alone.
+pub(crate) fn lora_projection(x: CubeTensor, adapter: Adapter<CubeBackend>) -> CubeTensor {
+    let x = packed(x);
+    match dims(&x)[0] {
+        0 => fresh(&x, [0, dims(&adapter.a)[0]], x.dtype),
+        _ => onto_a(&x, adapter.a, adapter.dropout),
+    }
+}
+
+/// drop(x)·Aᵀ
+fn onto_a(x: &CubeTensor, a: CubeTensor, dropout: Option<Dropout>) -> CubeTensor {
+    let (seen, _) = dropped(x, dropout);
+    product(seen, transposed(cast(packed(a), x.dtype)), x.dtype)
 }
 
 /// (dx if wanted, dA, dB), the last two in f32.

@@ -190,6 +190,14 @@ impl Gradients for CubeBackend {
         (y, SavedProjection { u, kept: None })
     }
 
+    fn lora_projection(
+        x: CubeTensor,
+        adapter: Adapter<CubeBackend>,
+    ) -> SavedProjection<CubeBackend> {
+        let u = linear::lora_projection(x, adapter);
+        SavedProjection { u, kept: None }
+    }
+
     fn lora_linear_backward(
         dy: CubeTensor,
         x: CubeTensor,
