@@ -32,11 +32,7 @@ pub fn linear(
     bias: Option<&Tensor<1>>,
     lora: Option<Lora<'_>>,
 ) -> Tensor<2> {
-    let [_, in_features] = x.dims();
-    assert_eq!(
-        in_features, weight.format.in_features,
-        "features of x and of the weight"
-    );
+    check_shapes(&x, weight, lora);
     let bias = bias.unwrap_or(&weight.no_bias).clone();
     let (words, bias, format) = (
         weight.words.clone().into_dispatch(),
@@ -51,12 +47,6 @@ pub fn linear(
             scaling,
             dropout,
         }) => {
-            let ([rank, a_in], [b_out, b_rank]) = (a.dims(), b.dims());
-            assert_eq!(
-                [a_in, b_out, b_rank],
-                [format.in_features, format.out_features, rank],
-                "shape of the adapter"
-            );
             let (a, b) = (a.clone().into_dispatch(), b.clone().into_dispatch());
             let dropout = dropout.filter(|d| d.p > 0.0);
             Dispatch::lora_linear(
@@ -72,6 +62,23 @@ pub fn linear(
         }
     };
     Tensor::from_dispatch(y)
+}
+
+fn check_shapes(x: &Tensor<2>, weight: &Weight, lora: Option<Lora<'_>>) {
+    let format = weight.format;
+    let [_, in_features] = x.dims();
+    assert_eq!(
+        in_features, format.in_features,
+        "features of x and of the weight"
+    );
+    if let Some(Lora { a, b, .. }) = lora {
+        let ([rank, a_in], [b_out, b_rank]) = (a.dims(), b.dims());
+        assert_eq!(
+            [a_in, b_out, b_rank],
+            [format.in_features, format.out_features, rank],
+            "shape of the adapter"
+        );
+    }
 }
 
 /// A scalar, to be differentiated: its gradient in `y` is `dy`, a tensor without a tape. Where the
@@ -92,6 +99,7 @@ pub fn linear_with_gradient(
     lora: Option<Lora<'_>>,
     dy: Tensor<2>,
 ) -> Tensor<1> {
+    check_shapes(&x, weight, lora);
     let format = weight.format;
     let expected = [x.dims()[0], format.out_features];
     assert_eq!(dy.dims(), expected, "shape of the gradient of y");
@@ -111,7 +119,8 @@ pub fn linear_with_gradient(
     })
 }
 
-/// Rows `ids` of the table `[vocabulary, hidden]` → `[ids.len(), hidden]`, f32, not differentiable.
+/// Rows `ids` of the table `[vocabulary, hidden]` → `[ids.len(), hidden]`, in f32 (on a GPU in the type
+/// that the table is multiplied in), not differentiable.
 pub fn embedding(ids: &[u32], table: &Weight) -> Tensor<2> {
     let vocabulary = table.format.out_features;
     assert!(

@@ -2,7 +2,7 @@
 //!
 //! Read in order: [`reference`] (plain loops, the specification), [`schema`] (signatures),
 //! `backends` (how tensors reach kernels, what the tape keeps), [`kernels`] (arithmetic on slices).
-//! Models call the functions below; their tensors are f32, token-major `[tokens, features]`,
+//! Models call the functions below; their tensors are f32 (on a GPU activations may be bf16), token-major `[tokens, features]`,
 //! batches are ragged: sequences laid end to end, no padding. Results do not depend on the number
 //! of threads, to the last bit.
 

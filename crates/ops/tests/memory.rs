@@ -76,7 +76,12 @@ fn no_dense_weight_lives_during_forward_on_the_tape_or_during_backward() {
     // One thread's buffers have grown in one step; of several, each may meet its first task later.
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     let kept = alone.expect("a thread").install(|| {
-        drop(step());
+        // Its buffers are new, so that what a kernel unpacks into them counts here.
+        let (_, peak, _) = measure(|| drop(step().sum().backward()));
+        assert!(
+            peak < dense / 2,
+            "a thread's first step: {peak} bytes at its height, W would be {dense}"
+        );
         measure(step).2
     });
     assert!(

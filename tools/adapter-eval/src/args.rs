@@ -103,8 +103,9 @@ pub struct ModelArgs {
     #[arg(long)]
     pub no_double_quant: bool,
     /// What the base's weights are multiplied in: f32, bf16, or auto, which is bf16 on a GPU and where
-    /// the processor has AVX512-BF16 or AMX. The adapter and all sums are f32. In either an answer is
-    /// the same bits whatever is read and continued beside it
+    /// the processor has AVX512-BF16 or AMX. The adapter and all sums are f32; on a GPU
+    /// bf16 rounds the adapter where it is multiplied. On the CPU an answer is the same bits whatever is
+    /// read and continued beside it, in either
     #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = compute_dtype)]
     #[serde(serialize_with = "as_text")]
     pub compute_dtype: model::ComputeChoice,

@@ -62,7 +62,7 @@ fn hash_base(dir: &Path) -> anyhow::Result<String> {
 }
 
 fn whole(size: u64) -> Vec<Range<u64>> {
-    vec![0..size]
+    std::iter::once(0..size).collect()
 }
 
 fn samples(size: u64) -> Vec<Range<u64>> {

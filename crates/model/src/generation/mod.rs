@@ -2,7 +2,7 @@
 //!
 //! A batch stays full: sequences that end leave it, and waiting prompts enter, several at once,
 //! because reading a prompt costs nearly as little for eight as for one. What a sequence says does
-//! not depend on its company.
+//! not depend on its company, on the CPU to the last bit.
 
 #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
 mod device;

@@ -211,7 +211,7 @@ impl Head<'_> {
                 accumulate,
             };
             let c = &mut c[first * c_row..];
-            assert!(panel.len() >= VECTORS * height * steps);
+            assert!(panel.len() >= VECTORS * height * steps * self.words.weight_parts());
             assert!(c.len() >= (piece.rows - 1) * c_row + lanes);
             // SAFETY: the operands hold what the piece says.
             unsafe {

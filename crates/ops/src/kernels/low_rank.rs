@@ -126,6 +126,7 @@ impl Projection<'_> {
         kept: &mut [u8],
     ) {
         let rows = x.len() / width;
+        assert!(self.right.len() >= width * self.rank && out.len() >= rows * self.rank);
         let product = |x: &[f32], out: &mut [f32]| {
             let a = Strided::rows(x, width);
             let (b, c) = (self.right.as_ptr(), out.as_mut_ptr());
@@ -280,6 +281,7 @@ fn sum_over_rows(
     c_row: usize,
 ) {
     let (rows, strip) = (right.len() / width, 3 * level.lanes());
+    assert!(left.len() >= rows * r && band.end <= width);
     let strips = band.len().div_ceil(strip);
     scratch_slices([strips * DEPTH * strip], |[packed]| {
         for start in (0..rows).step_by(DEPTH) {

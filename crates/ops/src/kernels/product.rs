@@ -1,11 +1,11 @@
 //! C = A·W̃ + bias + L·R: packed rows against a frozen weight, a panel at a time.
 //!
 //! W̃ is Wᵀ in the forward pass and W in the backward pass; L·R is the adapter's low-rank term, always
-//! f32. A task takes 48 lanes of C: it unpacks that panel of W̃ once ([depth][48], at most
+//! f32. A task takes 48 lanes of C: it unpacks that panel of W̃ once ([depth][48] for each part, at most
 //! [`MOST_STEPS`] words deep so that it stays in L2) and walks down the rows of A. A tile of C is
 //! begun by its bias and its low-rank term and finished by the panel while it is still in L1.
-//! Each weight is unpacked once a call (once per piece of rows where there are more threads than
-//! panels), against 2·rows / 64 cycles of arithmetic on it in bf16: little at 512 rows, a quarter at
+//! Each weight is unpacked once a call (once per piece of rows where there are not two panels for each
+//! thread), against 2·rows / 64 cycles of arithmetic on it in bf16: little at 512 rows, a quarter at
 //! 64. Summation order depends on the shapes alone, so bits do not depend on the threads.
 
 use super::Shared;
@@ -17,7 +17,8 @@ use super::words::Words;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Words of a panel's depth: 192 KiB of a 1 MiB L2, beside the rows that stream by.
+/// Words of a panel's depth: 192 KiB of a 1 MiB L2, beside the rows that stream by; three parts are
+/// 576 KiB, for processors with AMX, whose L2 is 2 MiB.
 const MOST_STEPS: usize = 1024;
 
 /// Writes the panel of W̃ for some lanes and some of the depth, row stride `3·LANES`.

@@ -37,8 +37,8 @@ pub(crate) struct Piece {
 }
 
 /// # Safety
-/// `a` holds `steps · LANES` words for each part, `b` `steps · 3·LANES`, `c` the piece, untouched by
-/// others.
+/// For each part of theirs `a` holds `steps · LANES` words and `b` `steps · 3·LANES`; `c` is the piece,
+/// untouched by others.
 pub(crate) unsafe fn multiply_words(
     level: Level,
     words: Words,

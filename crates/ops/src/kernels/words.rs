@@ -20,8 +20,8 @@ pub(crate) enum Words {
     /// The same, sixteen words of the depth at a time, filled up with zeros ([`super::amx`]).
     #[cfg(target_arch = "x86_64")]
     Tiles,
-    /// Activations that stay f32 where the weights are bf16 already: three bf16 add up to one f32,
-    /// and each multiplies the same weight, exactly.
+    /// Activations that stay f32 where the weights are bf16 already: three bf16 add up to one f32
+    /// (above 2⁻¹¹⁰; what is denormal is flushed), and each multiplies the same weight, exactly.
     #[cfg(target_arch = "x86_64")]
     Thirds,
     /// Both stay f32, each in three bf16, and the six larger of their nine products are summed.

@@ -3,6 +3,8 @@ use crate::format::{ComputeDtype, DenseDtype, Encoding, WeightFormat, nf4_words,
 use crate::kernels::dropout::Dropout;
 use crate::kernels::linear::{self, LoraView};
 use crate::kernels::panel::WeightView;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::simd::Bf16;
 use crate::kernels::simd::Level;
 use crate::kernels::words::Words;
 use crate::reference::{self, widen};
@@ -379,30 +381,42 @@ fn f32_on_every_level_errs_as_little_as_a_chain_of_f32_multiply_adds() {
         for level in Level::available() {
             let y = linear::forward(level, &x, view, None, None).y;
             let (ours, chained) = (rms(&y), rms(&chain));
-            // Portable code rounds each product too.
+            // Portable code rounds each product too, AMX sums pairs of products by sixteens.
+            let bound = match level.bf16() {
+                #[cfg(target_arch = "x86_64")]
+                Bf16::Tiles => 0.5,
+                _ => 1.05,
+            };
             assert!(
-                ours <= 1.05 * chained,
+                ours <= bound * chained,
                 "{encoding}, {level:?}: {ours:e} and {chained:e}"
             );
         }
     }
 }
 
+/// Weights that f32 meets in one part and in three, in each type that they are multiplied in.
+const KINDS: [(&str, ComputeDtype); 3] = [
+    ("nf4 double bf16", ComputeDtype::F32),
+    ("nf4 plain f32", ComputeDtype::F32),
+    ("nf4 double bf16", ComputeDtype::Bf16),
+];
+
 #[test]
 fn linear_gives_the_same_bits_for_any_number_of_threads() {
     let (m, n, k, rank) = (150, 100, 200, 8);
-    let mut random = Random::new(5);
-    let case = weight("nf4 double bf16", n, k, &mut random);
-    let (x, dy) = (random.values(m * k), random.values(m * n));
-    let (a, b) = (random.values(rank * k), random.values(n * rank));
-    let lora = LoraView {
-        a: &a,
-        b: &b,
-        rank,
-        scaling: 0.5,
-        dropout: Some(Dropout { p: 0.1, seed: 1 }),
-    };
-    for compute in [ComputeDtype::F32, ComputeDtype::Bf16] {
+    for (encoding, compute) in KINDS {
+        let mut random = Random::new(5);
+        let case = weight(encoding, n, k, &mut random);
+        let (x, dy) = (random.values(m * k), random.values(m * n));
+        let (a, b) = (random.values(rank * k), random.values(n * rank));
+        let lora = LoraView {
+            a: &a,
+            b: &b,
+            rank,
+            scaling: 0.5,
+            dropout: Some(Dropout { p: 0.1, seed: 1 }),
+        };
         let format = WeightFormat {
             compute,
             ..case.format
@@ -435,29 +449,47 @@ fn dropout_keeps_the_share_it_promises_and_never_the_same_mask_twice() {
     assert!((kept - 0.8).abs() < 0.01, "{kept} kept"); // 5 standard deviations
     let agree = one.iter().zip(&other).filter(|(a, b)| a == b).count() as f64 / one.len() as f64;
     assert!((agree - 0.68).abs() < 0.02, "{agree} agree"); // independent: 0.8² + 0.2²
-    assert_eq!(
-        Dropout { p: 0.2, seed: 1 }
-            .factor(0, 0)
-            .max(Dropout { p: 0.2, seed: 1 }.factor(1, 0)),
-        1.25
-    );
+    let factors = (0..40).map(|col| Dropout { p: 0.2, seed: 1 }.factor(0, col));
+    let of_the_kept: Vec<f32> = factors.filter(|factor| *factor != 0.0).collect();
+    assert!(of_the_kept.iter().all(|factor| *factor == 1.25));
+}
+
+#[test]
+fn the_bits_that_are_drawn_are_what_factor_says() {
+    let dropout = Dropout { p: 0.4, seed: 9 };
+    for level in Level::available() {
+        for columns in [1usize, 7, 8, 16, 31, 48, 200] {
+            for row in [0, 5] {
+                let mut bits = vec![0xff; columns.div_ceil(8)];
+                dropout.draw(level, row, columns, &mut bits);
+                for col in 0..8 * bits.len() {
+                    let kept = col < columns && dropout.factor(row, col) != 0.0;
+                    assert_eq!(
+                        bits[col / 8] >> (col % 8) & 1 == 1,
+                        kept,
+                        "{level:?} {columns}"
+                    );
+                }
+            }
+        }
+    }
 }
 
 #[test]
 fn the_bits_of_a_row_do_not_depend_on_the_rows_beside_it() {
     let (m, n, k, rank) = (50, 70, 200, 4);
-    let mut random = Random::new(11);
-    let case = weight("nf4 double bf16", n, k, &mut random);
-    let x = random.values(m * k);
-    let (a, b) = (random.values(rank * k), random.values(n * rank));
-    let lora = LoraView {
-        a: &a,
-        b: &b,
-        rank,
-        scaling: 0.5,
-        dropout: None,
-    };
-    for compute in [ComputeDtype::F32, ComputeDtype::Bf16] {
+    for (encoding, compute) in KINDS {
+        let mut random = Random::new(11);
+        let case = weight(encoding, n, k, &mut random);
+        let x = random.values(m * k);
+        let (a, b) = (random.values(rank * k), random.values(n * rank));
+        let lora = LoraView {
+            a: &a,
+            b: &b,
+            rank,
+            scaling: 0.5,
+            dropout: None,
+        };
         let format = WeightFormat {
             compute,
             ..case.format

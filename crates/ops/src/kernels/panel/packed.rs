@@ -17,7 +17,7 @@ use crate::kernels::words::TILE_STEPS;
 use crate::kernels::words::{Words, round_to_bf16};
 use std::ops::Range;
 
-/// Input features of a piece that is transposed at once: 48 rows of f32 are 24 KiB.
+/// Input features of a piece that is transposed at once: 48 rows of f32 are 24 KiB, of pairs 12 a part.
 const PIECE: usize = 128;
 
 impl WeightView<'_> {
@@ -212,6 +212,7 @@ impl WeightView<'_> {
                 super::pairs::nf4_across(codes, scales, dtype, [at(upper), at(lower)], parts, out)
             },
             (Source::Half(values, DenseDtype::BF16), lower) => {
+                debug_assert_eq!(parts.count, 1, "bf16 is one part of itself");
                 let row = |row: usize| &values[at(row)..at(row) + cols.len()];
                 unsafe { super::pairs::pair_halves(row(upper), lower.map(row), out) }
             }
