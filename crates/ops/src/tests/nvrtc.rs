@@ -8,6 +8,7 @@
 //! The assembler says what each kernel takes of a multiprocessor; flash attention, whose sums live in
 //! registers, must fit them.
 
+mod absent_gpu;
 mod few_rows;
 mod low_rank;
 mod optimizer;
@@ -15,100 +16,25 @@ mod quantize;
 
 use crate::kernels::cube::flash::Plan;
 use crate::kernels::cube::*;
-use cubecl::ir::{
-    DeviceIdentity, DeviceProperties, ElemType, FloatKind, HardwareProperties,
-    MemoryDeviceProperties, TargetProperties, VectorSize,
-};
-use cubecl::prelude::*;
-use cubecl_cpp::cuda::{arch::CudaArchitecture, mma::CudaCmmaCompiler};
-use cubecl_cpp::shared::{
-    CompilationOptions, CppCompiler, CppSupportedFeatures, register_wmma_features,
-};
-use cubecl_cpp::target::Cuda;
-use cubecl_runtime::kernel::CubeKernel;
-use cubecl_runtime::runtime::Runtime;
-use cubecl_server::compiler::Compiler;
+use absent_gpu::AbsentGpu;
+use cubecl::ir::{ElemType, FloatKind};
 use cudarc::nvrtc::result as nvrtc;
 use std::ffi::{CStr, CString};
 use std::path::PathBuf;
-use std::sync::Arc;
-
-/// A GPU of 80 GB with warps of 32 and a cube of 128 units.
-fn properties() -> DeviceProperties {
-    let hardware = HardwareProperties {
-        load_width: 128,
-        vector_register_count: None,
-        plane_size_min: 32,
-        plane_size_max: 32,
-        max_bindings: 1024,
-        max_shared_memory_size: 160 << 10,
-        max_cube_count: (i32::MAX as u32, 65535, 65535),
-        max_units_per_cube: 1024,
-        max_cube_dim: (1024, 1024, 64),
-        num_streaming_multiprocessors: Some(108),
-        num_tensor_cores: Some(4),
-        min_tensor_cores_dim: Some(8),
-        num_cpu_cores: None,
-        last_level_cache_size: None,
-        max_vector_size: VectorSize::MAX,
-        cube_mma_reserved_shared_memory: 0,
-    };
-    let identity = DeviceIdentity {
-        name: "no device".into(),
-        fingerprint: "ptx".into(),
-        physical: None,
-    };
-    let memory = MemoryDeviceProperties::new(80 << 30, 512);
-    let timing = cubecl::profile::TimingMethod::Device;
-    let mut properties =
-        DeviceProperties::new(Default::default(), memory, hardware, timing, identity);
-    cubecl_cpp::shared::register_supported_types(&mut properties);
-    let arch = CudaArchitecture {
-        version: 80,
-        tensor_cores: true,
-    };
-    let fragments = CudaCmmaCompiler::Cpp.supported_cmma_combinations(&arch);
-    register_wmma_features(fragments, &mut properties);
-    properties
-}
-
-struct Sources(Vec<(String, String)>);
-
-impl Sources {
-    fn add(&mut self, name: String, kernel: impl CubeKernel) {
-        let options = CompilationOptions {
-            warp_size: 32,
-            supports_features: CppSupportedFeatures {
-                fast_math: true,
-                grid_constants: true,
-                ..Default::default()
-            },
-            ..Default::default()
-        };
-        let mut compiler = CppCompiler::<Cuda>::default();
-        let source = compiler.compile(kernel.define(), &options);
-        let source = source.unwrap_or_else(|e| panic!("{name}: {e:?}"));
-        self.0.push((name, source.to_string()));
-    }
-}
 
 /// CUDA C++ of every kernel, in every type and variant that is launched.
 pub(super) fn sources() -> Vec<(String, String)> {
-    let properties = Arc::new(properties());
-    let target = Arc::new(cubecl::cuda::CudaRuntime::target_properties());
-    // Arguments must be buffers; any will do, since nothing runs.
-    let client = cubecl::cpu::CpuRuntime::client(&Default::default());
-    let handle = client.empty(4096);
-    let b = || unsafe { BufferArg::from_raw_parts(handle.clone(), 1024) };
-    let mut sources = Sources(Vec::new());
+    let mut gpu = AbsentGpu::new();
+    let handle = gpu.handle.clone();
+    let b = || AbsentGpu::buffer_of(&handle);
     let (f32, bf16) = (FloatKind::F32, FloatKind::BF16);
     macro_rules! kernel {
         ($name:expr, $module:path $(, $argument:expr)*) => {{
             use $module as module;
-            let (count, dim) = (CubeCount::Static(8, 1, 1), CubeDim::new_1d(128));
-            let (properties, target) = (properties.clone(), target.clone());
+            let (properties, target) = (gpu.properties(), gpu.target());
+            let (count, dim) = (gpu.cubes(), gpu.units());
             let kernel = module::create_dummy_kernel(properties, target, count, dim $(, $argument)*);
-            sources.add($name.to_string(), kernel);
+            gpu.add($name.to_string(), kernel);
         }};
     }
     for kind in [f32, bf16] {
@@ -383,56 +309,11 @@ pub(super) fn sources() -> Vec<(String, String)> {
         );
     }
     kernel!("row keys", dropout::row_keys_kernel, b(), 8, 1, 2);
-    let mut gpu = AbsentGpu {
-        properties,
-        target,
-        handle,
-        sources,
-    };
     optimizer::add(&mut gpu);
     few_rows::add(&mut gpu);
     low_rank::add(&mut gpu);
     quantize::add(&mut gpu);
-    gpu.sources.0
-}
-
-/// What a kernel is made with where the macro's order of arguments will not do.
-struct AbsentGpu {
-    properties: Arc<DeviceProperties>,
-    target: Arc<TargetProperties>,
-    handle: cubecl::server::Handle,
-    sources: Sources,
-}
-
-impl AbsentGpu {
-    fn properties(&self) -> Arc<DeviceProperties> {
-        self.properties.clone()
-    }
-
-    fn target(&self) -> Arc<TargetProperties> {
-        self.target.clone()
-    }
-
-    fn cubes(&self) -> CubeCount {
-        CubeCount::Static(8, 8, 1)
-    }
-
-    fn units(&self) -> CubeDim {
-        CubeDim::new_1d(128)
-    }
-
-    fn buffer(&self) -> BufferArg {
-        // SAFETY: 1024 elements of up to four bytes are 4096; nothing runs on them either.
-        unsafe { BufferArg::from_raw_parts(self.handle.clone(), 1024) }
-    }
-
-    fn buffers(&self, count: usize) -> impl Iterator<Item = BufferArg> {
-        (0..count).map(|_| self.buffer())
-    }
-
-    fn add(&mut self, name: String, kernel: impl CubeKernel) {
-        self.sources.add(name, kernel);
-    }
+    gpu.sources
 }
 
 /// What the assembler reports, or NVRTC's complaint.

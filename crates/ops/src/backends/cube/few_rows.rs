@@ -2,7 +2,7 @@
 //! splits. The kernels are [`crate::kernels::cube::few_rows`].
 
 use super::linear::{Sections, sections};
-use super::tensor::{cast, dims, each, elements, fresh, packed, storage, upload};
+use super::tensor::{cast, dims, each, elements, fresh, packed, storage, units, upload};
 use crate::format::WeightFormat;
 use crate::kernels::cube::few_rows::{
     ENTRY, FEW, FEW_FEATURES, TILE_DEPTH, TILE_FEATURES, project_few_kernel, project_rows_kernel,
@@ -207,7 +207,7 @@ impl Projection {
     fn tiled(&self, x: &CubeTensor, rows: usize) -> Sums {
         let client = x.client.clone();
         let tensor_cores = multiplies_tiles(&client, x.dtype);
-        let units = most_units(&client).min(128);
+        let units = units(&client, 128);
         // Two cubes for each multiprocessor, from splits along x where there are fewer tiles.
         let hardware = &client.properties().hardware;
         let cubes = 2 * hardware.num_streaming_multiprocessors.unwrap_or(4) as usize;
@@ -250,19 +250,9 @@ impl Projection {
     }
 }
 
-/// Units of a cube at most, a power of two because they meet in a tree.
-fn most_units(client: &Client) -> usize {
-    1 << client
-        .properties()
-        .hardware
-        .max_units_per_cube
-        .max(1)
-        .ilog2()
-}
-
 /// Of 128, 64 and 32 units the one that leaves the fewest idle while they stride over `pieces`.
 fn few_units(client: &Client, pieces: usize) -> usize {
-    let sizes = [128, 64, 32].map(|units: usize| units.min(most_units(client)));
+    let sizes = [128, 64, 32].map(|most| units(client, most));
     let idle = |units: usize| pieces.next_multiple_of(units) - pieces;
     let best = sizes.into_iter().min_by_key(|units| idle(*units));
     best.expect("there are three")
@@ -283,7 +273,7 @@ fn multiplies_tiles(client: &Client, dtype: DType) -> bool {
     };
     dtype == DType::BF16
         && planes
-        && most_units(client) >= 128
+        && units(client, 128) == 128
         && client.properties().features.matmul.cmma.contains(&tile)
 }
 

@@ -1,6 +1,6 @@
 //! Flash attention on a GPU: can the device, and the launches of its kernels.
 
-use super::tensor::{dims, fresh, storage, upload};
+use super::tensor::{dims, fresh, storage, units, upload};
 use super::visible::{Visible, query_spans};
 use crate::format::ComputeDtype;
 use crate::kernels::cube::flash::backward::{flash_dkdv_kernel, flash_dq_kernel};
@@ -56,8 +56,7 @@ pub(crate) fn plan(client: &Client, dtype: DType, o: &AttentionOptions) -> Resul
     };
     // A CPU has planes of one unit, a patch each, and shared memory without a limit.
     if hardware.num_cpu_cores.is_some() {
-        let most = hardware.max_units_per_cube.clamp(1, 4);
-        plan.units = 1 << most.ilog2();
+        plan.units = units(client, 4);
         plan.planes = plan.units;
         plan.tensor_cores = false;
         return Ok(plan);

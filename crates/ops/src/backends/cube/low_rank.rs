@@ -1,7 +1,7 @@
 //! What an adapter adds to a linear and to the gradient of its input on a GPU, and its dropout mask.
 
 use super::few_rows::unread;
-use super::tensor::{cast, dims, each, elements, fresh, owned, packed, storage};
+use super::tensor::{cast, dims, each, elements, fresh, owned, packed, storage, units};
 use crate::kernels::cube::dropout::{drop_kernel, row_keys_kernel};
 use crate::kernels::cube::low_rank::{ROWS, add_low_rank_kernel};
 use crate::kernels::dropout::Dropout;
@@ -99,9 +99,8 @@ pub(crate) fn add(
     let lanes = if width.is_multiple_of(wide) { wide } else { 1 };
     // As many as their q leaves shared memory for; the next power of two is one kernel for some ranks.
     let most_rank = rank.next_power_of_two();
-    let most_units = client.properties().hardware.max_units_per_cube as usize;
     let fitting = SHARED_BYTES / (most_rank * lanes * y.dtype.size());
-    let units = 1 << fitting.clamp(1, most_units.clamp(1, 128)).ilog2();
+    let units = units(&client, fitting.clamp(1, 128));
     let columns = width.div_ceil(lanes * units);
     let (masked, biased) = (mask.is_some(), bias.is_some());
     let (keys, threshold, scale) = match mask {

@@ -90,15 +90,16 @@ pub(crate) fn each(client: &Client, count: usize) -> (CubeCount, CubeDim) {
 /// One cube for each of `count` rows, and how many units it has: a power of two, because they meet
 /// in a tree.
 pub(crate) fn rows(client: &Client, count: usize) -> (CubeCount, CubeDim, usize) {
-    let most = client
-        .properties()
-        .hardware
-        .max_units_per_cube
-        .clamp(1, 128);
-    let units = 1 << most.ilog2();
+    let units = units(client, 128);
     // x goes to 2³¹ − 1, and a cube too many would write a row that is not there.
     let cubes = CubeCount::Static(count as u32, 1, 1);
-    (cubes, CubeDim::new_1d(units), units as usize)
+    (cubes, CubeDim::new_1d(units as u32), units)
+}
+
+/// Units of a cube, `most` of them or what the device has: a power of two, because they meet in a tree.
+pub(crate) fn units(client: &Client, most: usize) -> usize {
+    let has = client.properties().hardware.max_units_per_cube as usize;
+    1 << has.clamp(1, most).ilog2()
 }
 
 /// lhs·rhs over the last two dimensions, accumulated in f32, stored as `out`.
