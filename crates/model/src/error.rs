@@ -46,6 +46,10 @@ pub enum Error {
     NothingSupervised,
     #[error("the loss is {0}: not a finite number")]
     NonFiniteLoss(f64),
+    #[error(
+        "the hidden state of a token is not finite: weights of the base or of the adapter are damaged"
+    )]
+    NonFiniteState,
     #[error("no such device: {0}")]
     Device(String),
 }

@@ -189,6 +189,27 @@ fn a_whole_evaluation_compares_adapter_bases_and_lookups_in_one_table() {
 }
 
 #[test]
+fn a_model_whose_states_are_not_finite_gives_an_error_and_no_answers() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    let config = dir.path().join("base/config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let eps = text.lines().find(|l| l.contains("rms_norm_eps")).unwrap();
+    std::fs::write(&config, text.replace(eps, "\"rms_norm_eps\": -1000.0,")).unwrap();
+    let cases = "--base base --device cpu --cases test.jsonl --max-new-tokens 4 --out-dir out";
+    for how in ["", " --temperature 1"] {
+        let output = run(&dir, &format!("{cases}{how}"));
+        assert_eq!(output.status.code(), Some(2));
+        let said = stderr(&output);
+        assert!(
+            said.contains("the hidden state of a token is not finite"),
+            "{said}"
+        );
+        assert!(!dir.path().join("out").exists());
+    }
+}
+
+#[test]
 fn reports_are_the_same_bytes_for_any_number_of_threads() {
     let dir = folder();
     tiny_base(&dir, "llama-tied");

@@ -1,26 +1,31 @@
 //! `--doctor`: what this machine has of what a run needs, and whether every operation computes right.
 
+use std::io::{self, Write};
+
 use cli::Outcome;
 use model::{ComputeDtype, DeviceChoice};
 
 /// Looks, tests the device, and says what was found; the answer is no where a check fails.
-pub fn run(device: DeviceChoice) -> Outcome {
-    println!("devices this build knows: {}", DeviceChoice::names());
-    describe_gpus();
+pub fn run(device: DeviceChoice) -> anyhow::Result<Outcome> {
+    let out = &mut io::stdout();
+    writeln!(out, "devices this build knows: {}", DeviceChoice::names())?;
+    describe_gpus(out)?;
     let mut healthy = true;
     for compute in [ComputeDtype::F32, ComputeDtype::Bf16] {
         let checks = device.self_test(compute);
         let failed: Vec<_> = checks.iter().filter(|check| !check.passed()).collect();
-        println!(
+        writeln!(
+            out,
             "self test on {device} in {compute}: {} of {} checks passed",
             checks.len() - failed.len(),
             checks.len()
-        );
+        )?;
         for check in &failed {
-            println!(
+            writeln!(
+                out,
                 "  {}: off by {:.1e}, {:.0e} is allowed",
                 check.name, check.error, check.tolerance
-            );
+            )?;
         }
         healthy &= failed.is_empty();
         if !device.is_cpu() {
@@ -29,42 +34,47 @@ pub fn run(device: DeviceChoice) -> Outcome {
                     Ok(()) => "flash".to_string(),
                     Err(why) => format!("chunked, not flash: {why}"),
                 };
-                println!("attention in {compute}, heads of {head_dim}: {chosen}");
+                writeln!(out, "attention in {compute}, heads of {head_dim}: {chosen}")?;
             }
         }
     }
-    if healthy { Outcome::Done } else { Outcome::No }
+    Ok(if healthy { Outcome::Done } else { Outcome::No })
 }
 
 #[cfg(feature = "cuda")]
-fn describe_gpus() {
+fn describe_gpus(out: &mut impl Write) -> io::Result<()> {
     let survey = model::survey();
-    let said = |what: &str, found: &Result<String, String>| match found {
-        Ok(version) => println!("{what}: {version}"),
-        Err(why) => println!("{what}: missing, {why}"),
-    };
-    said("driver's CUDA", &survey.driver);
-    said("NVRTC, which compiles the kernels", &survey.nvrtc);
     let headers = survey.headers.map(|dir| dir.display().to_string());
-    said("CUDA headers, which the kernels include", &headers);
+    for (what, found) in [
+        ("driver's CUDA", &survey.driver),
+        ("NVRTC, which compiles the kernels", &survey.nvrtc),
+        ("CUDA headers, which the kernels include", &headers),
+    ] {
+        match found {
+            Ok(version) => writeln!(out, "{what}: {version}")?,
+            Err(why) => writeln!(out, "{what}: missing, {why}")?,
+        }
+    }
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     for gpu in &survey.gpus {
         let [major, minor] = gpu.compute_capability;
         let free =
             model::free_bytes(gpu.index).map_or(String::new(), |b| format!(", {:.1} free", gib(b)));
-        println!(
+        writeln!(
+            out,
             "cuda:{}: {}, compute capability {major}.{minor}, {:.1} GiB{free}",
             gpu.index,
             gpu.name,
             gib(gpu.memory_bytes)
-        );
+        )?;
     }
     if survey.driver.is_ok() && survey.gpus.is_empty() {
-        println!("the driver knows no GPU");
+        writeln!(out, "the driver knows no GPU")?;
     }
+    Ok(())
 }
 
 #[cfg(not(feature = "cuda"))]
-fn describe_gpus() {
-    println!("no GPU back end in this build; `make cuda` builds one");
+fn describe_gpus(out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "no GPU back end in this build; `make cuda` builds one")
 }

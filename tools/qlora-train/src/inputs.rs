@@ -35,8 +35,13 @@ pub fn describe(args: &Args, base: &checkpoint::Base) -> anyhow::Result<Value> {
     object.insert("train-shards".into(), json!(shards(&args.train)?));
     object.insert("eval-shards".into(), json!(shards(&args.eval)?));
     if let Some(init) = &args.lora.init_adapter {
-        let hash = hash(&init.join("adapter_model.safetensors"), whole)?;
-        object.insert("init-adapter-weights".into(), Value::String(hash));
+        for (key, name) in [
+            ("init-adapter-weights", "adapter_model.safetensors"),
+            ("init-adapter-config", "adapter_config.json"),
+        ] {
+            let hash = hash(&init.join(name), whole)?;
+            object.insert(key.into(), Value::String(hash));
+        }
     }
     Ok(Value::Object(object))
 }

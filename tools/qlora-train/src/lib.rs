@@ -31,7 +31,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         ..args
     };
     if let Some(device) = args.run.doctor {
-        return Ok(doctor::run(device));
+        return doctor::run(device);
     }
     model::tune_heap();
     model::use_threads(args.engine.threads)?;
@@ -58,6 +58,22 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         args.schedule.epochs,
         args.schedule.max_steps,
     );
+    let schedule = Schedule::new(
+        args.schedule.lr_scheduler,
+        args.schedule.learning_rate,
+        args.schedule.warmup_ratio,
+        plan.total_steps,
+    );
+    if schedule.warmup_steps >= plan.total_steps {
+        let error = anyhow::anyhow!(
+            "nothing would be learned: warm-up from a rate of 0 takes all of the run's {} steps",
+            plan.total_steps
+        );
+        return Err(error).hint(
+            "smaller --batch-size and --gradient-accumulation-steps or more --epochs make more \
+             steps, --warmup-ratio 0 begins at the full rate",
+        );
+    }
     let size = AdapterSize::new(&args, base.config(), init.as_ref());
     let largest = train.largest_batch(plan.batch_size);
     let recompute = memory::plan(&args, base.config(), size, largest)?;
@@ -87,7 +103,9 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let mut model = load(&base, &args)?;
     let adapter = match (&run_dir.resume_from, init) {
         (Some(checkpoint), _) => {
-            Adapter::from_peft(model.decoder(), &checkpoint::adapter::read(checkpoint)?)?
+            let peft = checkpoint::adapter::read(checkpoint).map_err(anyhow::Error::from);
+            let peft = peft.hint(DAMAGED_CHECKPOINT)?;
+            Adapter::from_peft(model.decoder(), &peft).hint(DAMAGED_CHECKPOINT)?
         }
         (None, Some(mut init)) => {
             init.config.lora_dropout = args.lora.dropout;
@@ -110,7 +128,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     };
     let mut optimizer = AdamW::new(&adapter, config);
     if let Some(checkpoint) = &run_dir.resume_from {
-        read_moments(checkpoint, state.step, &mut optimizer, &adapter)?;
+        read_moments(checkpoint, state.step, &mut optimizer, &adapter).hint(DAMAGED_CHECKPOINT)?;
         cli::note(format_args!(
             "going on after step {} of {}",
             state.step, plan.total_steps
@@ -120,12 +138,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
 
     let mut trainer = Trainer {
         args: &args,
-        schedule: Schedule::new(
-            args.schedule.lr_scheduler,
-            args.schedule.learning_rate,
-            args.schedule.warmup_ratio,
-            plan.total_steps,
-        ),
+        schedule,
         plan,
         train: &train,
         eval: &eval,
@@ -150,6 +163,9 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         End::Finished => publish(&run_dir, &trainer.state, prompting),
     }
 }
+
+/// The way out where a file of a checkpoint cannot be read.
+const DAMAGED_CHECKPOINT: &str = "remove that checkpoint folder to go on from the one before it";
 
 /// The best evaluated checkpoint, or the last one, becomes the result; the answer is no when no
 /// epoch was better than the start.

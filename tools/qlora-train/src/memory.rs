@@ -1,5 +1,7 @@
 //! How much memory a run takes, and so how many layers recompute their activations.
 
+use std::io::Write;
+
 use checkpoint::{Dtype, ModelConfig};
 use cli::Hint;
 use model::{ComputeDtype, Projection, Recompute};
@@ -236,7 +238,11 @@ pub fn print(
         // 4N a token, 6N where the forward pass is done twice
         "flop": flop * read as f64 * epochs as f64,
     });
-    println!("{}", serde_json::to_string_pretty(&report)?);
+    writeln!(
+        std::io::stdout(),
+        "{}",
+        serde_json::to_string_pretty(&report)?
+    )?;
     Ok(())
 }
 

@@ -70,7 +70,9 @@ impl RunDir {
         if args.run.resume == Resume::Require && !root.join("config.json").exists() {
             bail!("{}: there is no run to resume", root.display());
         }
+        refuse_foreign(&root, &args.base)?;
         let lock = Lock::acquire(&root)?;
+        remove_unfinished(&root)?;
         let config = serde_json::to_value(args)?;
         let found = newest_checkpoint(&root)?;
         let same = same_run(&root, &config, inputs);
@@ -253,6 +255,49 @@ fn is_checkpoint_file(name: &str) -> bool {
     ADAPTER_FILES.contains(&name) || [OPTIMIZER_FILE, STATE_FILE].contains(&name)
 }
 
+/// What a run leaves in its folder, beside the lock.
+const ENTRIES: [&str; 6] = [
+    "config.json",
+    "inputs.json",
+    "metrics.jsonl",
+    "timing.jsonl",
+    "checkpoints",
+    "adapter",
+];
+
+/// A folder that holds files of these names and is no run's is not touched, whatever the flags: a base has
+/// a config.json too.
+fn refuse_foreign(root: &Path, base: &Path) -> anyhow::Result<()> {
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    let is_base = real(root).is_some_and(|root| real(base) == Some(root));
+    if !is_base && root.join("inputs.json").exists() {
+        return Ok(());
+    }
+    let held = ENTRIES.iter().find(|name| root.join(name).exists());
+    let why = match (is_base, held) {
+        (true, _) => "it is the base".to_owned(),
+        (false, Some(name)) => format!("it holds {name} and is no run's folder"),
+        (false, None) => return Ok(()),
+    };
+    Err(anyhow::anyhow!("{}: {why}", root.display())).hint("choose another --out-dir")
+}
+
+/// Checkpoints and adapters that a killed run was writing. The lock is held: nobody is writing now.
+fn remove_unfinished(root: &Path) -> anyhow::Result<()> {
+    for folder in [root.to_owned(), root.join("checkpoints")] {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let unfinished = name.starts_with(".checkpoint-") || name.starts_with(".adapter.");
+            if unfinished && name.ends_with(".tmp") {
+                let path = entry.path();
+                fs::remove_dir_all(&path)
+                    .with_context(|| format!("removing {}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Whether there is work in the folder that somebody could miss.
 fn occupied(root: &Path) -> anyhow::Result<bool> {
     Ok(root.join("adapter").exists() || newest_checkpoint(root)?.is_some())
@@ -313,14 +358,7 @@ fn newest_checkpoint(root: &Path) -> anyhow::Result<Option<PathBuf>> {
 
 /// Removes what an earlier run left; the lock stays.
 fn clear(root: &Path) -> anyhow::Result<()> {
-    for name in [
-        "config.json",
-        "inputs.json",
-        "metrics.jsonl",
-        "timing.jsonl",
-        "checkpoints",
-        "adapter",
-    ] {
+    for name in ENTRIES {
         let path = root.join(name);
         let removed = if path.is_dir() {
             fs::remove_dir_all(&path)

@@ -183,7 +183,7 @@ impl State {
         };
         let file = read()
             .with_context(|| path.display().to_string())
-            .hint("remove that checkpoint folder to go on from the one before it")?;
+            .hint(crate::DAMAGED_CHECKPOINT)?;
         Ok(Self {
             step: file.global_step,
             log: file.log_history,

@@ -1,6 +1,7 @@
 //! What a run promises, seen from outside: same bytes, resumed or not; whole outputs; clear refusals.
 
 mod common;
+mod work;
 
 use std::{
     fs,
@@ -9,96 +10,8 @@ use std::{
 };
 
 use common::{adapter_values, examples, pack, succeed};
+use work::{Work, refused};
 use workspace_tests::{data, tool};
-
-/// A folder with packed training and evaluation rows for the tiny llama.
-struct Work {
-    dir: tempfile::TempDir,
-}
-
-impl Work {
-    fn new() -> Self {
-        let work = Self {
-            dir: tempfile::tempdir().expect("a temporary folder"),
-        };
-        let base = data("models/llama-tied");
-        pack(
-            examples(40, 1),
-            &base,
-            &["--max-seq-length", "64"],
-            &work.path("train.safetensors"),
-        );
-        pack(
-            examples(8, 1),
-            &base,
-            &["--max-seq-length", "64"],
-            &work.path("valid.safetensors"),
-        );
-        work
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// A short run with dropout and evaluation into `run`.
-    fn train(&self, run: &str) -> Command {
-        self.train_with(run, &[])
-    }
-
-    /// The same with some flags given other values, or more flags.
-    fn train_with(&self, run: &str, flags: &[&str]) -> Command {
-        let defaults = [
-            ("--epochs", "2"),
-            ("--batch-size", "2"),
-            ("--gradient-accumulation-steps", "2"),
-            ("--rank", "4"),
-            ("--learning-rate", "1e-2"),
-            ("--save-steps", "2"),
-            ("--save-total-limit", "9"),
-        ];
-        let mut command = tool("qlora-train");
-        command
-            .arg("--base")
-            .arg(data("models/llama-tied"))
-            .arg("--train")
-            .arg(self.path("train.safetensors"))
-            .arg("--eval")
-            .arg(self.path("valid.safetensors"))
-            .arg("--out-dir")
-            .arg(self.path(run));
-        for (flag, value) in defaults {
-            if !flags.contains(&flag) {
-                command.args([flag, value]);
-            }
-        }
-        command.args(flags);
-        command
-    }
-
-    fn read(&self, path: &str) -> Vec<u8> {
-        fs::read(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-    }
-
-    fn assert_same_result(&self, one: &str, other: &str) {
-        for file in [
-            "metrics.jsonl",
-            "adapter/adapter_model.safetensors",
-            "adapter/adapter_config.json",
-        ] {
-            let [a, b] = [one, other].map(|run| self.read(&format!("{run}/{file}")));
-            assert!(a == b, "{file} of {one} and {other} differ");
-        }
-    }
-}
-
-fn refused(command: &mut Command, status: i32, message: &str) {
-    let output = command.output().expect("it starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(status), "{said}");
-    assert!(said.contains(message), "{said}");
-    assert!(said.lines().count() <= 3, "{said}");
-}
 
 #[test]
 fn a_run_taken_up_at_any_checkpoint_ends_in_the_same_bytes_as_one_that_was_never_stopped() {

@@ -99,14 +99,15 @@ impl Model {
         let mut done = vec![None; prompts.len()];
         Team::like_rayon(|team| {
             let mut batch = Batch::new(self, prompts, options);
-            while batch.admit(team) || !batch.live.is_empty() {
+            while batch.admit(team)? || !batch.live.is_empty() {
                 batch.retire(&mut |index, completion| {
                     on_done(index, &completion);
                     done[index] = Some(completion);
                 });
-                batch.step(team);
+                batch.step(team)?;
             }
-        });
+            Ok::<_, Error>(())
+        })?;
         Ok(done
             .into_iter()
             .map(|c| c.expect("every prompt ended"))
@@ -156,11 +157,11 @@ impl<'a> Batch<'a> {
 
     /// Reads waiting prompts into free places, a quarter of the batch at a time, and chooses the first
     /// token of each. Says whether it did.
-    fn admit(&mut self, team: &mut Team<'_>) -> bool {
+    fn admit(&mut self, team: &mut Team<'_>) -> Result<bool, Error> {
         let places = self.options.batch_size.max(1);
         let free = places - self.live.len();
         if self.waiting.is_empty() || (free < places.div_ceil(4) && free < self.waiting.len()) {
-            return false;
+            return Ok(false);
         }
         let mut tokens = 0;
         let mut fresh = Vec::new();
@@ -181,8 +182,8 @@ impl<'a> Batch<'a> {
         self.cache.absorb(cache);
         let first = self.live.len();
         self.live.extend(fresh);
-        self.choose(team, &hidden, first);
-        true
+        self.choose(team, &hidden, first)?;
+        Ok(true)
     }
 
     /// Hands over the sequences that have ended; the others move together.
@@ -192,9 +193,9 @@ impl<'a> Batch<'a> {
     }
 
     /// Reads the newest token of every live sequence and chooses the next.
-    fn step(&mut self, team: &mut Team<'_>) {
+    fn step(&mut self, team: &mut Team<'_>) -> Result<(), Error> {
         if self.live.is_empty() {
-            return;
+            return Ok(());
         }
         let newest: Vec<u32> = self
             .live
@@ -213,20 +214,24 @@ impl<'a> Batch<'a> {
             .decoding
             .step(team, &newest, &cos, &sin, &mut self.cache)
             .to_vec();
-        self.choose(team, &hidden, 0);
+        self.choose(team, &hidden, 0)
     }
 
     /// The next token of the live sequences from `first` on, by the hidden states after their last.
-    fn choose(&mut self, team: &mut Team<'_>, hidden: &[f32], first: usize) {
+    fn choose(&mut self, team: &mut Team<'_>, hidden: &[f32], first: usize) -> Result<(), Error> {
+        if !hidden.iter().all(|value| value.is_finite()) {
+            return Err(Error::NonFiniteState);
+        }
         let live = &mut self.live[first..];
         if self.options.temperature <= 0.0 {
             let chosen = self.decoding.likeliest(team, hidden);
             for (sequence, token) in live.iter_mut().zip(chosen) {
                 sequence.tokens.push(token);
             }
-            return;
+            return Ok(());
         }
         draw(&self.decoding.logits(team, hidden), self.options, live);
+        Ok(())
     }
 }
 

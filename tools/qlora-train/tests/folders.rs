@@ -1,0 +1,171 @@
+//! What a run does to folders: it harms none that is not its own, leaves nothing half-written, and says the
+//! way out of what is damaged.
+
+mod common;
+mod work;
+
+use std::fs::{self, File};
+use std::process::Stdio;
+
+use common::{adapter_values, succeed};
+use work::{Work, refused};
+use workspace_tests::{data, tool};
+
+#[test]
+fn a_folder_that_is_no_runs_is_left_as_it_is_whatever_the_flags() {
+    let work = Work::new();
+    let base = work.path("base");
+    fs::create_dir(&base).unwrap();
+    for file in fs::read_dir(data("models/llama-tied")).unwrap().flatten() {
+        if file.path().is_file() {
+            fs::copy(file.path(), base.join(file.file_name())).unwrap();
+        }
+    }
+    let config = fs::read(base.join("config.json")).unwrap();
+    let foreign = work.path("foreign");
+    fs::create_dir_all(foreign.join("checkpoints")).unwrap();
+    fs::write(foreign.join("checkpoints/precious"), "mine").unwrap();
+    for flags in [&[][..], &["--overwrite"], &["--resume", "never"]] {
+        refused(
+            &mut work.train_with("base", flags),
+            2,
+            "base: it holds config.json and is no run's folder",
+        );
+        let mut over_the_base = tool("qlora-train");
+        for flag in ["--base", "--out-dir"] {
+            over_the_base.arg(flag).arg(&base);
+        }
+        let train = work.path("train.safetensors");
+        over_the_base.arg("--train").arg(train).args(flags);
+        refused(&mut over_the_base, 2, "base: it is the base");
+        refused(
+            &mut work.train_with("foreign", flags),
+            2,
+            "foreign: it holds checkpoints and is no run's folder\nhint: choose another --out-dir",
+        );
+    }
+    assert_eq!(fs::read(base.join("config.json")).unwrap(), config);
+    assert_eq!(
+        fs::read(foreign.join("checkpoints/precious")).unwrap(),
+        b"mine"
+    );
+    assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1, "no lock either");
+    fs::create_dir(work.path("empty")).unwrap();
+    succeed(&mut work.train_with("empty", &["--max-steps", "2"]));
+}
+
+#[test]
+fn a_run_of_one_step_is_refused_with_warm_up_and_learns_without() {
+    let work = Work::new();
+    refused(
+        &mut work.train_with("run", &["--max-steps", "1"]),
+        2,
+        "nothing would be learned: warm-up from a rate of 0 takes all of the run's 1 steps",
+    );
+    assert!(!work.path("run").exists());
+    succeed(&mut work.train_with("run", &["--max-steps", "1", "--warmup-ratio", "0"]));
+    let adapter = adapter_values(&work.path("run/adapter"));
+    let mut bs = adapter.iter().filter(|(key, _)| key.contains("lora_B"));
+    assert!(bs.all(|(_, b)| b.iter().any(|v| *v != 0.0)));
+}
+
+#[test]
+fn a_damaged_file_of_a_checkpoint_is_told_with_the_way_out() {
+    let work = Work::new();
+    for file in [
+        "optimizer.safetensors",
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "trainer_state.json",
+    ] {
+        succeed(&mut work.train_with("run", &["--overwrite"]));
+        fs::remove_dir_all(work.path("run/adapter")).unwrap();
+        let newest = fs::read_dir(work.path("run/checkpoints"))
+            .unwrap()
+            .flatten();
+        let step = |name: &str| name.rsplit('-').next().unwrap().parse::<u64>().unwrap();
+        let newest = newest
+            .max_by_key(|e| step(e.file_name().to_str().unwrap()))
+            .unwrap();
+        let path = newest.path().join(file);
+        let half = fs::read(&path).unwrap();
+        fs::write(&path, &half[..half.len() / 2]).unwrap();
+        refused(
+            &mut work.train("run"),
+            2,
+            "hint: remove that checkpoint folder to go on from the one before it",
+        );
+        fs::remove_dir_all(newest.path()).unwrap();
+        succeed(&mut work.train("run"));
+    }
+}
+
+#[test]
+fn what_a_killed_run_was_writing_is_removed_by_the_next() {
+    let work = Work::new();
+    succeed(&mut work.train_with("run", &["--max-steps", "2"]));
+    for left in [
+        "run/checkpoints/.checkpoint-9.x1Yz.tmp",
+        "run/.adapter.x1Yz.tmp",
+    ] {
+        fs::create_dir(work.path(left)).unwrap();
+        fs::write(work.path(left).join("adapter_model.safetensors"), "half").unwrap();
+    }
+    succeed(&mut work.train_with("run", &["--max-steps", "2"]));
+    for folder in ["run", "run/checkpoints"] {
+        let names = fs::read_dir(work.path(folder)).unwrap().flatten();
+        let names: Vec<String> = names
+            .map(|e| e.file_name().into_string().unwrap())
+            .collect();
+        assert!(
+            !names.iter().any(|name| name.ends_with(".tmp")),
+            "{names:?}"
+        );
+    }
+}
+
+#[test]
+fn an_adapter_that_is_gone_on_with_is_an_input_with_its_configuration() {
+    let work = Work::new();
+    succeed(&mut work.train_with("first", &["--max-steps", "2"]));
+    let first = work.path("first/adapter");
+    let flags = [
+        "--max-steps",
+        "2",
+        "--init-adapter",
+        first.to_str().unwrap(),
+    ];
+    succeed(&mut work.train_with("second", &flags));
+    let path = first.join("adapter_config.json");
+    let config = fs::read_to_string(&path).unwrap();
+    let louder = config.replacen("\"lora_alpha\": 32", "\"lora_alpha\": 64", 1);
+    assert_ne!(config, louder);
+    fs::write(&path, louder).unwrap();
+    refused(
+        &mut work.train_with("second", &flags),
+        2,
+        "init-adapter-config was",
+    );
+}
+
+#[test]
+fn a_dry_run_into_a_closed_pipe_is_quiet_and_into_a_full_disk_an_error() {
+    let work = Work::new();
+    let mut closed = work.train_with("run", &["--dry-run"]);
+    let mut child = closed
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    if let Ok(full) = File::options().write(true).open("/dev/full") {
+        refused(
+            work.train_with("run", &["--dry-run"]).stdout(full),
+            2,
+            "No space left on device",
+        );
+    }
+}
