@@ -194,6 +194,10 @@ fn parse(config: &Object) -> Result<ModelConfig, Error> {
         let message = format!("is {activation:?}; only silu is supported");
         return Err(config.error("hidden_act", message));
     }
+    if num_hidden_layers > MOST_LAYERS {
+        let message = format!("is {num_hidden_layers}; no model has more than {MOST_LAYERS}");
+        return Err(config.error("num_hidden_layers", message));
+    }
     let max_position_embeddings =
         size("max_position_embeddings", defaults.max_position_embeddings)?;
     let eos_token_ids = match config.value().contains_key("eos_token_id") {
@@ -236,6 +240,9 @@ fn parse(config: &Object) -> Result<ModelConfig, Error> {
         quantized: quantized(config)?,
     })
 }
+
+/// A damaged number of layers would have all their names made before one is missed.
+const MOST_LAYERS: usize = 10_000;
 
 fn dtype(config: &Object) -> Result<Dtype, Error> {
     let (key, name) = match config.string("dtype")? {

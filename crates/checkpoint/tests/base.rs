@@ -355,6 +355,12 @@ fn what_the_config_asks_for_must_be_there_in_its_shape() {
     edit_config(dir.path(), "intermediate_size", 96.into());
     assert!(refusal(dir.path()).contains("where config.json asks for [96, 64]"));
     let dir = copy("llama-tied");
+    edit_config(dir.path(), "num_hidden_layers", 1_000_000_000_000u64.into());
+    let message = refusal(dir.path());
+    assert!(
+        message.contains("num_hidden_layers is 1000000000000; no model has"),
+        "{message}"
+    );
     edit_config(dir.path(), "num_hidden_layers", 3.into());
     assert!(refusal(dir.path()).contains("model.layers.2.self_attn.q_proj.weight"));
 }

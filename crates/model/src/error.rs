@@ -14,6 +14,8 @@ pub enum Error {
         got_out: usize,
         got_in: usize,
     },
+    #[error("{0}.weight holds values that are not finite")]
+    NonFiniteWeight(String),
     #[error("{tensor} has {got} values, config.json asks for {expected}")]
     TensorSize {
         tensor: String,

@@ -142,7 +142,7 @@ impl Reader<'_> {
                             Dtype::F16 => nf4::Dtype::F16,
                             _ => nf4::Dtype::F32,
                         };
-                        self.quantized(&view, shape, dtype, double_quant)?
+                        self.quantized(module, &view, shape, dtype, double_quant)?
                     }
                     Quantize::AsStored | Quantize::None => dense(&view, shape, self.device)?,
                 }
@@ -162,6 +162,7 @@ impl Reader<'_> {
     /// A GPU quantises what it can hold whole blocks of; the host does the rest.
     fn quantized(
         &self,
+        module: &str,
         view: &TensorView<'_>,
         shape: [usize; 2],
         dtype: nf4::Dtype,
@@ -186,7 +187,12 @@ impl Reader<'_> {
                 ));
             }
         }
-        let quantized = nf4::quantize(&view.to_f32()?, shape, dtype, double_quant);
+        let values = view.to_f32()?;
+        // Four bits would make a number of it.
+        if !values.iter().all(|value| value.is_finite()) {
+            return Err(Error::NonFiniteWeight(module.to_owned()));
+        }
+        let quantized = nf4::quantize(&values, shape, dtype, double_quant);
         Ok(Weight::nf4(&quantized, self.device))
     }
 

@@ -65,6 +65,15 @@ impl Rows {
         self.shards[shard].row_length(row)
     }
 
+    /// Tokens of the longest sequence: the positions that it takes.
+    pub fn longest_sequence(&self) -> usize {
+        let lengths = (0..self.len()).flat_map(|row| {
+            let offsets = self.batch(&[row]).offsets;
+            offsets.windows(2).map(|two| two[1] - two[0]).max()
+        });
+        lengths.max().unwrap_or(0)
+    }
+
     /// Tokens of the longest micro-batch there can be.
     pub fn largest_batch(&self, batch_size: usize) -> usize {
         let mut lengths: Vec<usize> = (0..self.len()).map(|row| self.tokens(row)).collect();

@@ -41,6 +41,15 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let vocab_size = base.config().vocab_size;
     let train = Rows::open(&args.train, &fingerprint, vocab_size)?;
     let eval = Rows::open(&args.eval, &fingerprint, vocab_size)?;
+    let (longest, positions) = (
+        train.longest_sequence().max(eval.longest_sequence()),
+        base.config().max_position_embeddings,
+    );
+    if longest > positions {
+        cli::note(format_args!(
+            "warning: sequences of up to {longest} tokens, and the base knows {positions} positions"
+        ));
+    }
     let prompting = data::printed_date(&train, &eval)?.map(|date| Prompting { date });
     for target in &args.lora.target_modules {
         model::Projection::by_name(target)?;

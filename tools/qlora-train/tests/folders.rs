@@ -5,15 +5,15 @@ mod common;
 mod work;
 
 use std::fs::{self, File};
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use common::{adapter_values, succeed};
 use work::{Work, refused};
 use workspace_tests::{data, tool};
 
-#[test]
-fn a_folder_that_is_no_runs_is_left_as_it_is_whatever_the_flags() {
-    let work = Work::new();
+/// A copy of the base that a test may damage.
+fn own_base(work: &Work) -> PathBuf {
     let base = work.path("base");
     fs::create_dir(&base).unwrap();
     for file in fs::read_dir(data("models/llama-tied")).unwrap().flatten() {
@@ -21,6 +21,23 @@ fn a_folder_that_is_no_runs_is_left_as_it_is_whatever_the_flags() {
             fs::copy(file.path(), base.join(file.file_name())).unwrap();
         }
     }
+    base
+}
+
+/// A short run over that copy.
+fn train_over(base: &Path, work: &Work) -> Command {
+    let mut command = tool("qlora-train");
+    command.arg("--base").arg(base);
+    command.arg("--train").arg(work.path("train.safetensors"));
+    command.arg("--out-dir").arg(work.path("run"));
+    command.args(["--batch-size", "2", "--max-steps", "2"]);
+    command
+}
+
+#[test]
+fn a_folder_that_is_no_runs_is_left_as_it_is_whatever_the_flags() {
+    let work = Work::new();
+    let base = own_base(&work);
     let config = fs::read(base.join("config.json")).unwrap();
     let foreign = work.path("foreign");
     fs::create_dir_all(foreign.join("checkpoints")).unwrap();
@@ -168,4 +185,40 @@ fn a_dry_run_into_a_closed_pipe_is_quiet_and_into_a_full_disk_an_error() {
             "No space left on device",
         );
     }
+}
+
+#[test]
+fn four_bits_do_not_hide_a_weight_that_is_not_a_number() {
+    let work = Work::new();
+    let base = own_base(&work);
+    let path = base.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..header]).unwrap();
+    let name = "model.layers.1.self_attn.q_proj";
+    let begin = &tensors[format!("{name}.weight")]["data_offsets"][0];
+    let at = header + begin.as_u64().unwrap() as usize + 12;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    refused(
+        &mut train_over(&base, &work),
+        2,
+        &format!("{name}.weight holds values that are not finite"),
+    );
+}
+
+#[test]
+fn sequences_longer_than_the_bases_positions_are_told() {
+    let work = Work::new();
+    let base = own_base(&work);
+    let config = fs::read_to_string(base.join("config.json")).unwrap();
+    let old = config
+        .lines()
+        .find(|line| line.contains("max_position_embeddings"))
+        .unwrap();
+    let short = config.replace(old, "\"max_position_embeddings\": 16,");
+    fs::write(base.join("config.json"), short).unwrap();
+    let said = succeed(&mut train_over(&base, &work));
+    let said = String::from_utf8_lossy(&said.stderr);
+    assert!(said.contains("and the base knows 16 positions"), "{said}");
 }
