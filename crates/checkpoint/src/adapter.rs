@@ -130,6 +130,13 @@ fn check_pairs(
             .rsplitn(3, '.')
             .last()
             .unwrap_or_default();
+        // PEFT drops what its configuration does not name.
+        if let TargetModules::List(names) = &config.target_modules
+            && !names.iter().any(|name| is_named(module, name))
+        {
+            let message = "is of no module that target_modules in adapter_config.json names";
+            return Err(Error::tensor(path, name, message));
+        }
         let expected = config.rank(module);
         if rank != expected {
             let message = format!("has rank {rank}, where adapter_config.json says {expected}");
@@ -137,6 +144,12 @@ fn check_pairs(
         }
     }
     Ok(())
+}
+
+/// As PEFT reads a list: the module's whole path, or the end of it.
+fn is_named(module: &str, name: &str) -> bool {
+    let before = module.strip_suffix(name);
+    before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 /// Writes a folder that PEFT loads. Each file appears whole or not at all, the config last.

@@ -132,6 +132,26 @@ fn what_would_be_computed_otherwise_is_refused_by_name() {
 }
 
 #[test]
+fn a_tensor_that_the_configuration_does_not_name_is_refused() {
+    let dir = copy();
+    edit(dir.path(), "target_modules", serde_json::json!(["q_proj"]));
+    let message = adapter::read(dir.path()).unwrap_err().to_string();
+    assert!(
+        message.contains("of no module that target_modules"),
+        "{message}"
+    );
+    // A name is a module's last, not the end of its letters.
+    edit(dir.path(), "target_modules", serde_json::json!(["proj"]));
+    assert!(adapter::read(dir.path()).is_err());
+    edit(
+        dir.path(),
+        "target_modules",
+        serde_json::json!("all-linear"),
+    );
+    assert!(adapter::read(dir.path()).is_ok());
+}
+
+#[test]
 fn a_missing_twin_and_a_truncated_file_are_errors() {
     let dir = copy();
     let mut adapter = adapter::read(dir.path()).unwrap();

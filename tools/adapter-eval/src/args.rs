@@ -45,7 +45,13 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     pub train: Option<Input>,
     /// Numbers of examples to try in the few-shot prompt
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [8, 32], conflicts_with = "data")]
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "8,32",
+        conflicts_with = "data"
+    )]
     pub shots: Vec<usize>,
     /// Where the best number of shots is chosen, chat JSONL; never the test cases
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
