@@ -9,7 +9,7 @@ fn the_date_that_was_trained_with_is_the_date_that_is_asked_with() {
         scene.path(),
         &format!("{PACK}; pack train 2026-11-24; pack valid 2026-11-25"),
     );
-    let train = "qlora-train --base base --train train.safetensors --eval valid.safetensors --max-steps 1 --out-dir run || [ $? = 1 ]";
+    let train = "qlora-train --base base --train train.safetensors --eval valid.safetensors --max-steps 2 --out-dir run || [ $? = 1 ]";
     let two_dates = shell(scene.path(), train);
     let said = text(&two_dates.stderr);
     assert!(
