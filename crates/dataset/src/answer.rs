@@ -11,6 +11,14 @@ use crate::keys;
 use crate::record::AnswerKeys;
 use crate::rules::Rule;
 
+/// The last answer of an example.
+#[derive(Clone, Copy)]
+pub(crate) struct Answer<'a> {
+    pub text: &'a str,
+    /// Where it stands, for a message.
+    pub place: &'a dyn Fn() -> String,
+}
+
 /// Judges last answers.
 pub(crate) struct Answers<'o> {
     options: &'o Options,
@@ -36,24 +44,23 @@ impl<'o> Answers<'o> {
         label.is_some_and(|path| path.split('.').next() == Some(key))
     }
 
-    /// `answer` is the last one, and the index of its message. Without `line` the label can only be
-    /// in the answer.
+    /// Without `line` the label can only be in the answer.
     pub fn check(
         &mut self,
         line: Option<&str>,
-        answer: Option<(usize, &str)>,
+        answer: Option<Answer>,
         findings: &mut Findings,
         facts: &mut Facts,
     ) {
-        if let (true, Some((index, answer))) = (self.options.assistant_json, answer) {
-            self.json(index, answer, findings, facts);
+        if let (true, Some(answer)) = (self.options.assistant_json, answer) {
+            self.json(answer, findings, facts);
         }
         if let Some(path) = &self.options.label {
             let label = match line {
                 Some(line) => serde_json::from_str(line)
                     .ok()
                     .and_then(|line| keys::field(&line, path)),
-                None => answer.and_then(|(_, answer)| keys::field_of_answer(answer, path)),
+                None => answer.and_then(|answer| keys::field_of_answer(answer.text, path)),
             };
             if label.is_some() {
                 facts.more().label = label;
@@ -61,16 +68,17 @@ impl<'o> Answers<'o> {
         }
     }
 
-    fn json(&mut self, index: usize, answer: &str, findings: &mut Findings, facts: &mut Facts) {
+    fn json(&mut self, answer: Answer, findings: &mut Findings, facts: &mut Facts) {
+        let Answer { text, place } = answer;
         self.keys.clear();
-        let mut parser = serde_json::Deserializer::from_str(answer);
+        let mut parser = serde_json::Deserializer::from_str(text);
         let parsed = AnswerKeys(&mut self.keys)
             .deserialize(&mut parser)
             .and_then(|()| parser.end());
         if let Err(error) = parsed {
             let error = crate::Error::from(error);
             findings.add(Rule::AssistantNotJson, || {
-                format!("messages[{index}].content is not JSON: {error}")
+                format!("{} is not JSON: {error}", place())
             });
             return;
         }
@@ -78,11 +86,11 @@ impl<'o> Answers<'o> {
             facts.more().answer_keys = Some(self.key_hashes());
         }
         if let Some(schema) = &self.options.schema {
-            match serde_json::from_str(answer) {
-                Ok(value) => matches(schema, &value, index, findings),
+            match serde_json::from_str(text) {
+                Ok(value) => matches(schema, &value, place, findings),
                 Err(error) => {
                     findings.add(Rule::AssistantNotJson, || {
-                        format!("messages[{index}].content is not JSON: {error}")
+                        format!("{} is not JSON: {error}", place())
                     });
                 }
             }
@@ -102,16 +110,18 @@ impl<'o> Answers<'o> {
 }
 
 /// Every breach of a schema is a finding.
-fn matches(schema: &jsonschema::Validator, value: &Value, index: usize, findings: &mut Findings) {
+fn matches(
+    schema: &jsonschema::Validator,
+    value: &Value,
+    place: &dyn Fn() -> String,
+    findings: &mut Findings,
+) {
     if schema.is_valid(value) {
         return;
     }
     for error in schema.iter_errors(value) {
         findings.add(Rule::AssistantSchema, || {
-            format!(
-                "messages[{index}].content{}: {error}",
-                error.instance_path()
-            )
+            format!("{}{}: {error}", place(), error.instance_path())
         });
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::answer::Answers;
 use crate::bytes::{self, AT, BACKSLASH, DENSE_DIGITS, Kinds};
-use crate::conversation;
+use crate::conversation::{self, Lists};
 use crate::facts::{Facts, Gatherer};
 use crate::finding::{Finding, Findings};
 use crate::other_shapes;
@@ -210,13 +210,33 @@ impl<'o> Checker<'o> {
                 None
             }
             Some(List::Messages(messages)) => Some(conversation::check(
-                self, text, messages, record, words, findings,
+                self,
+                text,
+                messages,
+                Lists::Messages,
+                record,
+                words,
+                findings,
             )),
             Some(List::Other(kind)) => {
                 findings.add(Rule::DataType, || format!("messages is {kind}, not a list"));
                 None
             }
-            None if record.has_other_shape => other_shapes::check(self, text, words, findings),
+            None if record.has_other_shape => match record.prompt_and_completion() {
+                Some((messages, _)) if messages.is_empty() => {
+                    findings.add(Rule::MissingMessagesList, || {
+                        "prompt and completion are empty".into()
+                    });
+                    None
+                }
+                Some((messages, prompt)) => {
+                    let lists = Lists::PromptAndCompletion(prompt);
+                    Some(conversation::check(
+                        self, text, &messages, lists, record, words, findings,
+                    ))
+                }
+                None => other_shapes::check(self, text, words, findings),
+            },
             None => {
                 let what = "none of messages, prompt and completion, text, input_ids is there";
                 findings.add(Rule::MissingMessagesList, || what.into());

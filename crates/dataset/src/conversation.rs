@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::Role;
+use crate::answer::Answer;
 use crate::characters::Letters;
 use crate::check::Checker;
 use crate::facts::Facts;
@@ -11,11 +12,40 @@ use crate::record::{Message, Record, Written};
 use crate::rules::Rule;
 use crate::words::Words;
 
+/// Where the messages of a line stand.
+#[derive(Clone, Copy)]
+pub(crate) enum Lists {
+    /// All of them under `messages`.
+    Messages,
+    /// TRL's two lists, of which the second is learned; so many are the first's.
+    PromptAndCompletion(usize),
+}
+
+impl Lists {
+    /// What a message is called there.
+    pub fn place(self, index: usize) -> String {
+        match self {
+            Lists::Messages => format!("messages[{index}]"),
+            Lists::PromptAndCompletion(prompt) if index < prompt => format!("prompt[{index}]"),
+            Lists::PromptAndCompletion(prompt) => format!("completion[{}]", index - prompt),
+        }
+    }
+
+    /// The number of messages that are never learned, whatever their weight.
+    fn context(self) -> usize {
+        match self {
+            Lists::Messages => 0,
+            Lists::PromptAndCompletion(prompt) => prompt,
+        }
+    }
+}
+
 /// Judges the messages of a line, and gathers its facts.
 pub(crate) fn check(
     checker: &mut Checker,
     line: &str,
     messages: &[Message],
+    lists: Lists,
     record: &Record,
     words: &Words,
     findings: &mut Findings,
@@ -23,22 +53,25 @@ pub(crate) fn check(
     let mut letters = Letters::default();
     let mut order = Order::default();
     checker.gatherer.clear();
-    let last = messages
+    let context = lists.context();
+    let last = messages[context..]
         .iter()
-        .rposition(|message| role_of(message) == Some(Role::Assistant));
+        .rposition(|message| role_of(message) == Some(Role::Assistant))
+        .map(|last| context + last);
     for (index, message) in messages.iter().enumerate() {
         if let Some(kind) = message.instead {
             findings.add(Rule::DataType, || {
-                format!("messages[{index}] is {kind}, not an object")
+                format!("{} is {kind}, not an object", lists.place(index))
             });
             continue;
         }
-        keys_of(index, message, findings);
-        let role = known_role(index, message, findings);
-        let text = content(index, message, role, words, findings, &mut letters);
-        weight(index, message, role, findings);
+        let place = || lists.place(index);
+        keys_of(&place, message, findings);
+        let role = known_role(&place, message, findings);
+        let text = content(&place, message, role, words, findings, &mut letters);
+        weight(&place, message, role, findings);
         if let Some(role) = role {
-            order.next(index, role, message, findings);
+            order.next(&place, role, message, findings);
             let is_asked = last.is_none_or(|last| index < last);
             checker.gatherer.message(role, text.as_bytes(), is_asked);
         }
@@ -49,10 +82,18 @@ pub(crate) fn check(
             .any(|message| message.tool_calls.is_some() || is_tool(message))
     {
         let said = &mut checker.gatherer.said;
-        checker.tools.check(record.tools, messages, findings, said);
+        checker
+            .tools
+            .check(record.tools, messages, lists, findings, said);
     }
-    learned(messages, last, findings);
-    let answer = last.and_then(|last| Some((last, messages[last].content.as_ref()?.text()?)));
+    learned(messages, lists, last, findings);
+    let place = || format!("{}.content", lists.place(last.unwrap_or_default()));
+    let answer = last.and_then(|last| {
+        Some(Answer {
+            text: messages[last].content.as_ref()?.text()?,
+            place: &place,
+        })
+    });
     let mut facts = checker
         .gatherer
         .facts(&letters, checker.options.near_duplicates.is_some());
@@ -62,17 +103,21 @@ pub(crate) fn check(
     facts
 }
 
-fn known_role(index: usize, message: &Message, findings: &mut Findings) -> Option<Role> {
+fn known_role(
+    place: &dyn Fn() -> String,
+    message: &Message,
+    findings: &mut Findings,
+) -> Option<Role> {
     match &message.role {
-        None => findings.add(Rule::MessageMissingKey, || format!("messages[{index}] has no role")),
+        None => findings.add(Rule::MessageMissingKey, || format!("{} has no role", place())),
         Some(Written::Text(name)) => match Role::from_name(name) {
             Some(role) => return Some(role),
             None => findings.add(Rule::UnrecognizedRole, || {
-                format!("messages[{index}].role {name:?} is none of system, developer, user, assistant, tool, function")
+                format!("{}.role {name:?} is none of system, developer, user, assistant, tool, function", place())
             }),
         },
         Some(other) => {
-            findings.add(Rule::DataType, || format!("messages[{index}].role is {}, not text", other.kind()));
+            findings.add(Rule::DataType, || format!("{}.role is {}, not text", place(), other.kind()));
         }
     }
     None
@@ -80,7 +125,7 @@ fn known_role(index: usize, message: &Message, findings: &mut Findings) -> Optio
 
 /// Judges the content of a message and gives its text.
 fn content<'m>(
-    index: usize,
+    message_place: &dyn Fn() -> String,
     message: &'m Message,
     role: Option<Role>,
     words: &Words,
@@ -89,12 +134,12 @@ fn content<'m>(
 ) -> Cow<'m, str> {
     let may_lack = role == Some(Role::Assistant)
         && (message.tool_calls.is_some() || message.has_function_call);
-    let place = || format!("messages[{index}].content");
+    let place = || format!("{}.content", message_place());
     match &message.content {
         None | Some(Written::Null) if may_lack => Cow::Borrowed(""),
         None | Some(Written::Null) => {
             findings.add(Rule::MissingContent, || {
-                format!("messages[{index}] has no content")
+                format!("{} has no content", message_place())
             });
             Cow::Borrowed("")
         }
@@ -132,52 +177,60 @@ fn is_tool(message: &Message) -> bool {
     role_of(message) == Some(Role::Tool)
 }
 
-fn keys_of(index: usize, message: &Message, findings: &mut Findings) {
+fn keys_of(place: &dyn Fn() -> String, message: &Message, findings: &mut Findings) {
     for key in &message.repeated_keys {
         findings.add(Rule::DuplicateKey, || {
-            format!("messages[{index}]: key {key:?} is there twice")
+            format!("{}: key {key:?} is there twice", place())
         });
     }
     for key in &message.unknown_keys {
         findings.add(Rule::MessageUnrecognizedKey, || {
-            format!("messages[{index}] has the unknown key {key:?}")
+            format!("{} has the unknown key {key:?}", place())
         });
     }
 }
 
-fn weight(index: usize, message: &Message, role: Option<Role>, findings: &mut Findings) {
+fn weight(
+    place: &dyn Fn() -> String,
+    message: &Message,
+    role: Option<Role>,
+    findings: &mut Findings,
+) {
     match &message.weight {
         None | Some(Written::Null) => {}
         Some(Written::Number(number)) if *number == 0.0 || *number == 1.0 => {
             if role != Some(Role::Assistant) {
                 let role = role.map_or("no one", Role::name);
                 findings.add(Rule::BadWeight, || {
-                    format!("messages[{index}] has a weight and is {role}'s")
+                    format!("{} has a weight and is {role}'s", place())
                 });
             }
         }
         Some(Written::Number(number)) => {
             findings.add(Rule::BadWeight, || {
-                format!("messages[{index}].weight is {number}; it is 0 or 1")
+                format!("{}.weight is {number}; it is 0 or 1", place())
             });
         }
         Some(other) => findings.add(Rule::BadWeight, || {
-            format!("messages[{index}].weight is {}", other.kind())
+            format!("{}.weight is {}", place(), other.kind())
         }),
     }
 }
 
 /// Is there anything to learn, and is it last?
-fn learned(messages: &[Message], last: Option<usize>, findings: &mut Findings) {
+fn learned(messages: &[Message], lists: Lists, last: Option<usize>, findings: &mut Findings) {
     if messages.len() < 2 {
         findings.add(Rule::TooFewMessages, || "has one message".into());
     }
     let Some(last) = last else {
-        findings.add(Rule::MissingAssistant, || "has no assistant message".into());
+        findings.add(Rule::MissingAssistant, || match lists {
+            Lists::Messages => "has no assistant message".into(),
+            Lists::PromptAndCompletion(_) => "the completion has no assistant message".into(),
+        });
         return;
     };
     let is_ignored = |message: &&Message| matches!(message.weight, Some(Written::Number(0.0)));
-    let mut assistant = messages
+    let mut assistant = messages[lists.context()..]
         .iter()
         .filter(|message| role_of(message) == Some(Role::Assistant));
     if assistant.all(|message| is_ignored(&message)) {
@@ -201,7 +254,13 @@ struct Order {
 }
 
 impl Order {
-    fn next(&mut self, index: usize, role: Role, message: &Message, findings: &mut Findings) {
+    fn next(
+        &mut self,
+        place: &dyn Fn() -> String,
+        role: Role,
+        message: &Message,
+        findings: &mut Findings,
+    ) {
         let wrong = match (role, self.previous) {
             (Role::System | Role::Developer, Some(_)) => Some("is not the first message"),
             (Role::User, Some(Role::User)) => Some("follows another user message"),
@@ -213,9 +272,7 @@ impl Order {
             _ => None,
         };
         if let Some(wrong) = wrong {
-            findings.add(Rule::RoleOrder, || {
-                format!("messages[{index}] ({role}) {wrong}")
-            });
+            findings.add(Rule::RoleOrder, || format!("{} ({role}) {wrong}", place()));
         }
         self.has_open_call = match role {
             Role::Assistant => message.tool_calls.is_some() || message.has_function_call,

@@ -142,16 +142,23 @@ fn walk(value: &Value, path: &str) -> Option<Value> {
 }
 
 fn answer(line: &Value) -> Option<Value> {
-    let content = match line.get("messages") {
-        Some(messages) => messages
-            .as_array()?
+    let said = line.get("messages").or_else(|| line.get("completion"))?;
+    let content = match said {
+        Value::Array(messages) => messages
             .iter()
             .rev()
             .find(|message| message["role"] == "assistant")?
             .get("content")?,
-        None => line.get("completion")?,
+        text => text,
     };
-    serde_json::from_str(content.as_str()?).ok()
+    match content {
+        Value::String(text) => serde_json::from_str(text).ok(),
+        Value::Array(parts) => {
+            let texts = parts.iter().map(|part| part.get("text")?.as_str());
+            serde_json::from_str(&texts.collect::<Option<String>>()?).ok()
+        }
+        _ => None,
+    }
 }
 
 /// A number in [0, 1) for a group under a seed: the same today and when the file has grown.
@@ -232,5 +239,14 @@ mod tests {
             Some("assistant")
         );
         assert_eq!(field(&line, "absent"), None);
+        for answer in [
+            serde_json::json!("{\"code\": \"B35\"}"),
+            serde_json::json!([{"role": "assistant", "content": "{\"code\": \"B35\"}"}]),
+            serde_json::json!([{"role": "assistant", "content": [
+                {"type": "text", "text": "{\"code\":"}, {"type": "text", "text": " \"B35\"}"}]}]),
+        ] {
+            let line = serde_json::json!({"prompt": "q", "completion": answer});
+            assert_eq!(field(&line, "code").as_deref(), Some("B35"), "{line}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
+use crate::Example;
+use crate::answer::Answer;
 use crate::characters::Letters;
 use crate::check::Checker;
 use crate::facts::Facts;
@@ -10,7 +12,6 @@ use crate::keys;
 use crate::language::Language;
 use crate::rules::Rule;
 use crate::words::Words;
-use crate::{Example, Role};
 
 /// Judges the line; `None` when it is no example.
 pub(crate) fn check(
@@ -47,26 +48,8 @@ pub(crate) fn check(
         }
         Example::Text { text } => part("text", text, findings),
         Example::Tokens { input_ids, labels } => tokens(input_ids, labels.as_deref(), findings),
-        Example::Chat(chat) => {
-            for (index, message) in chat.messages.iter().enumerate() {
-                let text = message.content.as_deref().unwrap_or_default();
-                let place = || format!("message {index} of prompt and completion");
-                let is_user = message.role == Role::User;
-                words.check(
-                    text,
-                    &place,
-                    is_user,
-                    text.is_empty(),
-                    findings,
-                    &mut letters,
-                );
-            }
-            if !chat.messages.iter().any(crate::Message::is_learned) {
-                findings.add(Rule::MissingAssistant, || {
-                    "the completion has no assistant message".into()
-                });
-            }
-        }
+        // Read as a conversation before it comes here.
+        Example::Chat(_) => {}
     }
     checker.gatherer.clear();
     let told = |text: Option<&str>| text.and_then(|text| Language::of(text.as_bytes()));
@@ -81,7 +64,11 @@ pub(crate) fn check(
     if checker.options.near_duplicates.is_some() && !matches!(example, Example::Tokens { .. }) {
         facts.more().signature = Some(crate::minhash::Signature::of(&keys::prompt_text(&example)));
     }
-    let answer = answer.map(|answer| (0, answer));
+    let place = || "completion".to_owned();
+    let answer = answer.map(|text| Answer {
+        text,
+        place: &place,
+    });
     checker
         .answers
         .check(Some(line), answer, findings, &mut facts);

@@ -14,7 +14,11 @@ use serde_json::value::RawValue;
 #[derive(Debug, Default)]
 pub(crate) struct Record<'a> {
     pub messages: Option<List<'a>>,
+    /// TRL's two lists of messages, or two texts; read where it is known which.
+    pub prompt: Option<&'a RawValue>,
+    pub completion: Option<&'a RawValue>,
     pub tools: Option<&'a RawValue>,
+    pub has_input_ids: bool,
     /// One of `prompt`, `completion`, `text`, `input_ids` is there.
     pub has_other_shape: bool,
     pub unknown_keys: Vec<Cow<'a, str>>,
@@ -82,6 +86,21 @@ impl<'a> Record<'a> {
     pub fn parse(line: &'a str) -> Result<Record<'a>, serde_json::Error> {
         serde_json::from_str(line)
     }
+
+    /// The messages of TRL's `{"prompt": […], "completion": […]}`, and how many are the prompt's.
+    pub fn prompt_and_completion(&self) -> Option<(Vec<Message<'a>>, usize)> {
+        let list = |value: Option<&'a RawValue>| match serde_json::from_str(value?.get()) {
+            Ok(List::Messages(messages)) => Some(messages),
+            _ => None, // a text, most of the time
+        };
+        if self.has_input_ids {
+            return None;
+        }
+        let (mut messages, completion) = (list(self.prompt)?, list(self.completion)?);
+        let prompt = messages.len();
+        messages.extend(completion);
+        Some((messages, prompt))
+    }
 }
 
 /// Defines the visits of values that are not the one expected.
@@ -126,7 +145,14 @@ impl<'de> Visitor<'de> for RecordVisitor {
                 }
                 known => {
                     let index = OTHER_KEYS.iter().position(|other| *other == known);
-                    map.next_value::<IgnoredAny>()?;
+                    match known {
+                        "prompt" => record.prompt = Some(map.next_value()?),
+                        "completion" => record.completion = Some(map.next_value()?),
+                        "input_ids" => {
+                            record.has_input_ids = map.next_value::<&RawValue>()?.get() != "null";
+                        }
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
                     match index {
                         Some(index) => {
                             record.has_other_shape |= index < SHAPES;

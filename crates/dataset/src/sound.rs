@@ -5,6 +5,7 @@
 //! the rules themselves, which this never contradicts: a test compares the two.
 
 use crate::Role;
+use crate::answer::Answer;
 use crate::bytes::{AT, CONTROL, DENSE_DIGITS, Kinds, NOT_ASCII};
 use crate::characters::{Letters, Script};
 use crate::check::Checker;
@@ -114,9 +115,12 @@ fn check_answer(
     } else {
         None
     };
-    checker
-        .answers
-        .check(whole, Some((messages.len() - 1, answer)), findings, facts);
+    let place = || format!("messages[{}].content", messages.len() - 1);
+    let answer = Answer {
+        text: answer,
+        place: &place,
+    };
+    checker.answers.check(whole, Some(answer), findings, facts);
     Some(())
 }
 

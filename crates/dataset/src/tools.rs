@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::conversation::Lists;
 use crate::finding::Findings;
 use crate::record::{Message, Written};
 use crate::rules::Rule;
@@ -33,6 +34,7 @@ impl Tools {
         &mut self,
         tools: Option<&RawValue>,
         messages: &[Message],
+        lists: Lists,
         findings: &mut Findings,
         said: &mut Vec<u8>,
     ) {
@@ -45,12 +47,19 @@ impl Tools {
         }
         let mut made = HashSet::new();
         for (index, message) in messages.iter().enumerate() {
+            let place = || lists.place(index);
             if let Some(calls) = message.tool_calls {
                 said.extend_from_slice(calls.get().as_bytes());
-                check_calls(index, calls.get(), declared.as_deref(), findings, &mut made);
+                check_calls(
+                    &place,
+                    calls.get(),
+                    declared.as_deref(),
+                    findings,
+                    &mut made,
+                );
             }
             if matches!(&message.role, Some(Written::Text(role)) if role == "tool") {
-                check_result(index, message, &made, findings);
+                check_result(&place, message, &made, findings);
             }
         }
     }
@@ -108,7 +117,7 @@ impl Declared {
 }
 
 fn check_calls(
-    index: usize,
+    message_place: &dyn Fn() -> String,
     calls: &str,
     declared: Option<&Declared>,
     findings: &mut Findings,
@@ -119,12 +128,12 @@ fn check_calls(
         Ok(Value::Null) => return,
         _ => {
             return findings.add(Rule::BadToolCall, || {
-                format!("messages[{index}].tool_calls is no list")
+                format!("{}.tool_calls is no list", message_place())
             });
         }
     };
     for (number, call) in calls.iter().enumerate() {
-        let place = || format!("messages[{index}].tool_calls[{number}]");
+        let place = || format!("{}.tool_calls[{number}]", message_place());
         match call.get("id").and_then(Value::as_str) {
             Some(id) => drop(made.insert(id.to_owned())),
             None => findings.add(Rule::BadToolCall, || format!("{} has no id", place())),
@@ -164,16 +173,21 @@ fn check_calls(
     }
 }
 
-fn check_result(index: usize, message: &Message, made: &HashSet<String>, findings: &mut Findings) {
+fn check_result(
+    place: &dyn Fn() -> String,
+    message: &Message,
+    made: &HashSet<String>,
+    findings: &mut Findings,
+) {
     match &message.tool_call_id {
         Some(Written::Text(id)) if made.contains(id.as_ref()) => {}
         Some(Written::Text(id)) => {
             findings.add(Rule::ToolResult, || {
-                format!("messages[{index}] answers the call {id:?}, which was not made")
+                format!("{} answers the call {id:?}, which was not made", place())
             });
         }
         _ => findings.add(Rule::ToolResult, || {
-            format!("messages[{index}] has no tool_call_id")
+            format!("{} has no tool_call_id", place())
         }),
     }
 }

@@ -133,6 +133,56 @@ fn answers_are_held_to_their_schema() {
     );
 }
 
+/// The same conversation as `chat`, in TRL's two lists.
+fn two_lists(user: &str, assistant: &str) -> String {
+    serde_json::json!({"prompt": [{"role": "user", "content": user}],
+        "completion": [{"role": "assistant", "content": assistant}]})
+    .to_string()
+}
+
+#[test]
+fn prompt_and_completion_as_messages_are_held_to_the_rules_of_messages() {
+    let folder = tempfile::tempdir().unwrap();
+    let schema = folder.path().join("schema.json");
+    fs::write(&schema, r#"{"required": ["code"]}"#).unwrap();
+    let order = r#"{"prompt": [{"role": "user", "content": "a question once"}, {"role": "user", "content": "and once more"}], "completion": [{"role": "assistant", "content": "{\"code\": 1}"}]}"#;
+    let none = r#"{"prompt": [{"role": "user", "content": "a question twice"}, {"role": "assistant", "content": "{\"code\": 1}"}], "completion": [{"role": "user", "content": "is not answered"}]}"#;
+    let lines = [
+        two_lists("what is the code of it", r#"{"code": "B35"}"#),
+        two_lists("what is the code of that", "B35"),
+        two_lists("what is the code of this", "{}"),
+        two_lists("", r#"{"code": "B35"}"#),
+        two_lists("What is the code of it", r#"{"code": "B36"}"#),
+        order.to_owned(),
+        none.to_owned(),
+        chat("what is the code of it", r#"{"code": "B35"}"#),
+        two_lists("what is the code of those", r#"{"code": 7}"#)
+            .replace("\"content\"", "\"content\": \"x\", \"content\""),
+    ];
+    let got = run(
+        tool().args(["--label=code", "--schema"]).arg(schema),
+        &lines.join("\n"),
+    );
+    let said = text(&got.stderr);
+    for finding in [
+        "2: completion[0].content is not JSON",
+        "3: completion[0].content: \"code\" is a required property",
+        "4: prompt[0].content is empty",
+        "5: asks the same as line 1 and answers otherwise",
+        "6: prompt[1] (user) follows another user message",
+        "7: the completion has no assistant message",
+        "8: says the same as line 1",
+        "9: prompt[0]: key \"content\" is there twice",
+        "1: label \"B35\" has 1 of at least 5 examples",
+    ] {
+        assert!(
+            said.contains(&format!("<stdin>:{finding}")),
+            "{finding}: {said}"
+        );
+    }
+    assert_eq!(text(&got.stdout).lines().count(), 2, "{said}");
+}
+
 #[test]
 fn an_experts_no_comes_back_as_a_rule() {
     let folder = tempfile::tempdir().unwrap();
