@@ -3,7 +3,7 @@
 mod delimited;
 
 use std::fmt::{self, Display};
-use std::io::BufRead;
+use std::io::{self, BufRead, Read};
 
 use serde_json::{Map, Value};
 
@@ -16,7 +16,7 @@ pub enum Format {
     Delimited(u8),
     /// One JSON object a line.
     Jsonl,
-    /// One array of objects, as `sqlite3 -json` and `duckdb -json` print it.
+    /// Arrays of objects, as `sqlite3 -json` and `duckdb -json` print one for each query.
     Json,
     /// Every line is a row with one column, `text`.
     Text,
@@ -27,7 +27,7 @@ pub enum Format {
 pub enum Place {
     /// Counted from 1.
     Line(u64),
-    /// An element of a JSON array, counted from 1.
+    /// An element of a JSON array, counted from 1, on through all arrays of the file.
     Row(u64),
 }
 
@@ -61,8 +61,10 @@ enum Source<R> {
         is_text: bool,
     },
     Array {
-        reader: R,
+        reader: Lined<R>,
         row: u64,
+        /// No element of this array has been read.
+        is_fresh: bool,
     },
 }
 
@@ -91,10 +93,18 @@ impl<R: BufRead> Rows<R> {
                 is_text: true,
             },
             Format::Json => {
+                let mut reader = Lined {
+                    inner: reader,
+                    line: 1,
+                };
                 if next_mark(&mut reader)? != Some(b'[') {
                     return Err(Error::shape("is no JSON array"));
                 }
-                Source::Array { reader, row: 0 }
+                Source::Array {
+                    reader,
+                    row: 0,
+                    is_fresh: true,
+                }
             }
         };
         Ok(Rows { source })
@@ -121,7 +131,11 @@ impl<R: BufRead> Iterator for Rows<R> {
                 buffer,
                 is_text,
             } => next_line(reader, line, buffer, *is_text).transpose(),
-            Source::Array { reader, row } => next_element(reader, row).transpose(),
+            Source::Array {
+                reader,
+                row,
+                is_fresh,
+            } => next_element(reader, row, is_fresh).transpose(),
         }
     }
 }
@@ -155,21 +169,38 @@ fn next_line<R: BufRead>(
     }
 }
 
-fn next_element<R: BufRead>(reader: &mut R, row: &mut u64) -> Result<Option<Row>, Error> {
+fn next_element<R: BufRead>(
+    reader: &mut Lined<R>,
+    row: &mut u64,
+    is_fresh: &mut bool,
+) -> Result<Option<Row>, Error> {
     *row += 1;
     let place = Place::Row(*row);
-    match peek_mark(reader)? {
-        Some(b',') if *row > 1 => reader.consume(1),
-        Some(b']') => return Ok(None),
-        None => {
-            return Err(Error::at(
-                place,
-                "the array has no end: is the file cut short?",
-            ));
+    loop {
+        match peek_mark(reader)? {
+            Some(b',') if !*is_fresh => break reader.consume(1),
+            Some(b']') => reader.consume(1),
+            None => {
+                return Err(Error::at(
+                    place,
+                    "the array has no end: is the file cut short?",
+                ));
+            }
+            Some(_) if !*is_fresh => return Err(Error::at(place, "expected , or ]")),
+            Some(_) => break,
         }
-        Some(_) if *row > 1 => return Err(Error::at(place, "expected , or ]")),
-        Some(_) => {}
+        // The array has ended: another may follow, and nothing else.
+        match peek_mark(reader)? {
+            None => return Ok(None),
+            Some(b'[') => reader.consume(1),
+            Some(_) => {
+                let line = Place::Line(reader.line);
+                return Err(Error::at(line, "something follows the array"));
+            }
+        }
+        *is_fresh = true;
     }
+    *is_fresh = false;
     // An object ends with its brace, so the parser takes no byte of what follows.
     let mut element =
         serde_json::Deserializer::from_reader(&mut *reader).into_iter::<Map<String, Value>>();
@@ -181,6 +212,37 @@ fn next_element<R: BufRead>(reader: &mut R, row: &mut u64) -> Result<Option<Row>
             "the array has no end: is the file cut short?",
         )),
     }
+}
+
+/// A reader that knows on which line it is, counted from 1.
+struct Lined<R> {
+    inner: R,
+    line: u64,
+}
+
+impl<R: Read> Read for Lined<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        self.line += newlines(&buffer[..length]);
+        Ok(length)
+    }
+}
+
+impl<R: BufRead> BufRead for Lined<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, length: usize) {
+        if let Ok(buffer) = self.inner.fill_buf() {
+            self.line += newlines(&buffer[..length]);
+        }
+        self.inner.consume(length);
+    }
+}
+
+fn newlines(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 
 fn skip_byte_order_mark<R: BufRead>(reader: &mut R) -> Result<(), Error> {
@@ -287,6 +349,29 @@ mod tests {
             "a quoted field may span lines"
         );
         assert_eq!(json[1].place, Place::Row(2));
+    }
+
+    #[test]
+    fn every_array_of_a_file_is_read_and_nothing_else() {
+        let text = b"[{\"a\":1},\n{\"a\":2}]\n[]\n[{\"a\":3}][{\"a\":4}]\n";
+        let rows = rows(text, Format::Json).unwrap();
+        let numbers: Vec<_> = rows.iter().map(|row| row.columns["a"].clone()).collect();
+        assert_eq!(numbers, [1, 2, 3, 4]);
+        assert_eq!(rows[3].place, Place::Row(4));
+        for (more, want) in [
+            ("junk", "2: something follows the array"),
+            ("\n\n{\"a\":5}", "4: something follows the array"),
+            ("\n]", "3: something follows the array"),
+            (
+                "[{\"a\":5}",
+                "row 4: the array has no end: is the file cut short?",
+            ),
+            ("[,{\"a\":5}]", "row 3: expected value at column 1"),
+            ("[{\"a\":5} {}]", "row 4: expected , or ]"),
+        ] {
+            let text = format!("[{{\"a\":1}},\n{{\"a\":2}}]{more}");
+            assert_eq!(error(text.as_bytes(), Format::Json), want);
+        }
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub enum TableFormat {
     Tsv,
     /// One JSON object a line
     Jsonl,
-    /// One JSON array of objects
+    /// A JSON array of objects, or several one after the other
     Json,
     /// Each line is a row with one column, text
     Text,

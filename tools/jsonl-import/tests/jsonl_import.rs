@@ -108,6 +108,23 @@ fn a_skipped_row_is_in_the_ledger() {
 }
 
 #[test]
+fn the_arrays_of_two_queries_are_both_read() {
+    let flags = ["--user", "{{ q }}", "--assistant", "{{ a }}"];
+    let two =
+        "[{\"q\":\"x\",\"a\":\"1\"},\n{\"q\":\"y\",\"a\":\"2\"}]\n[{\"q\":\"z\",\"a\":\"3\"}]\n";
+    let got = run(tool().args(flags), two);
+    assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
+    assert_eq!(text(&got.stdout).lines().count(), 3);
+    let got = run(tool().args(flags), &format!("{two}junk"));
+    assert_eq!(got.status.code(), Some(2));
+    assert!(
+        text(&got.stderr).contains("<stdin>:4: something follows the array"),
+        "{}",
+        text(&got.stderr)
+    );
+}
+
+#[test]
 fn an_mlx_lm_folder_is_read_whole() {
     let folder = tempfile::tempdir().unwrap();
     for (name, line) in [
