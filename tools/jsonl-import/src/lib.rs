@@ -29,7 +29,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         return Err(anyhow::anyhow!("{}: holds no rows", args.input.name()))
             .hint("an empty training file would train on nothing");
     }
-    sink.commit()
+    sink.commit(&args.input.name())
 }
 
 fn import(
@@ -234,11 +234,24 @@ impl Sink {
             .record(file, line, Fate::Dropped { rule: "empty_cell" })?)
     }
 
-    fn commit(self) -> anyhow::Result<Outcome> {
+    /// Publishes what was written. Where every row is left out an older output stays.
+    fn commit(self, input_name: &str) -> anyhow::Result<Outcome> {
         let counts = self.ledger.counts;
-        self.output.commit()?;
+        if counts.kept > 0 {
+            self.output.commit()?;
+        }
         if let Some(ledger) = self.ledger.finish()? {
             ledger.commit()?;
+        }
+        if counts.kept == 0 {
+            return Err(anyhow::anyhow!(
+                "{input_name}: all {} rows have an empty cell and were left out; nothing is written",
+                counts.dropped
+            ))
+            .hint(
+                "an empty training file would train on nothing; --on-empty error names the first \
+                 empty cell, --ledger FILE lists the rows",
+            );
         }
         match counts.dropped {
             0 => cli::note(format_args!(

@@ -143,6 +143,35 @@ fn an_mlx_lm_folder_is_read_whole() {
 }
 
 #[test]
+fn an_import_of_nothing_leaves_the_old_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    fs::write(file("chat.jsonl"), "old").unwrap();
+    let flags = [
+        "--user",
+        "{{ q }}",
+        "--assistant",
+        "{{ a }}",
+        "--on-empty",
+        "skip",
+    ];
+    let mut command = tool();
+    command.args(flags).arg("-o").arg(file("chat.jsonl"));
+    let got = run(command.arg("--ledger").arg(file("ledger")), "q,a\nx,\n,y\n");
+    let said = text(&got.stderr);
+    assert_eq!(got.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("<stdin>: all 2 rows have an empty cell"),
+        "{said}"
+    );
+    assert_eq!(fs::read_to_string(file("chat.jsonl")).unwrap(), "old");
+    assert_eq!(
+        fs::read_to_string(file("ledger")).unwrap().lines().count(),
+        3
+    );
+}
+
+#[test]
 fn a_failed_import_leaves_the_old_output() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("chat.jsonl");

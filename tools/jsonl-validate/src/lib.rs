@@ -60,9 +60,23 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     report.add(&judge.finish())?;
     let counts = sink.ledger.counts;
     sink.commit()?;
-    sample.write(&args)?;
+    if counts.kept > 0 {
+        sample.write(&args)?;
+    }
     report.finish(counts, &judge.labels())?;
-    Ok(outcome(&args, &report))
+    let outcome = outcome(&args, &report);
+    if counts.kept == 0 && outcome == Outcome::Done {
+        let name = args.input.name();
+        return Err(anyhow::anyhow!(
+            "{name}: no line passes, {} were left out; nothing is written",
+            counts.dropped
+        ))
+        .hint(
+            "an empty training file would train on nothing; --rejects FILE keeps what is left out, \
+             --report FILE says why",
+        );
+    }
+    Ok(outcome)
 }
 
 fn options(args: &Args) -> anyhow::Result<Options> {
@@ -152,9 +166,13 @@ impl Sink {
         Ok(verdict == Verdict::Keep)
     }
 
+    /// Publishes what was written. Where no line passes an older output stays.
     fn commit(self) -> anyhow::Result<()> {
+        let has_examples = self.ledger.counts.kept > 0;
         let ledger = self.ledger.finish().map_err(cli::ledger_error)?; // a foreign one stops the run with nothing written
-        self.output.commit()?;
+        if has_examples {
+            self.output.commit()?;
+        }
         for file in [self.rejects, ledger].into_iter().flatten() {
             file.commit()?;
         }

@@ -82,6 +82,28 @@ fn the_output_is_the_same_with_any_number_of_threads() {
 }
 
 #[test]
+fn where_no_line_passes_the_old_output_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    for (input, flags, status) in [
+        ("{}\n[]\n", vec!["--drop-invalid"], 2),
+        ("\n \n", vec![], 2),
+        ("{}\n[]\n", vec![], 1), // findings are a no
+    ] {
+        fs::write(file("out"), "old").unwrap();
+        let mut command = tool();
+        command.args(flags).arg("--rejects").arg(file("bad"));
+        let got = run(command.arg("-o").arg(file("out")), input);
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(status), "{said}");
+        assert_eq!(fs::read_to_string(file("out")).unwrap(), "old");
+        assert_eq!(fs::read_to_string(file("bad")).unwrap(), input);
+        let is_said = said.contains("<stdin>: no line passes, 2 were left out");
+        assert_eq!(is_said, status == 2, "{said}");
+    }
+}
+
+#[test]
 fn severities_decide_what_passes() {
     let input = chat("a", "b") + "\n";
     assert_eq!(run(&mut tool(), &input).status.code(), Some(0));
