@@ -18,7 +18,8 @@ Examples:
   jsonl-validate --explain role_order
 
 Lines without errors go to the output, byte for byte; warnings let a line pass. Exit status 1 says
-that there were errors, unless --drop-invalid says that leaving them out is what is wanted.
+that there were errors, unless --drop-invalid says that leaving them out is what is wanted. Where no
+line passes, an older output stays as it was, and what would be 0 is 2.
 Rules about the whole file (rare_label, low_diversity, other_script, other_language, mixed_languages,
 few_examples, crlf) speak at the end, when the lines have passed. Memory: some 20 MB, and 50 bytes for
 each different example, whatever the size of the file.";
@@ -36,7 +37,8 @@ pub struct Args {
     /// Where the lines that do not pass go, unchanged
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<Output>,
-    /// Exit with 0 when lines were left out for errors
+    /// Errors that left a line out are no no; others (--severity few_examples=error) and
+    /// --fail-on warning still are
     #[arg(long)]
     pub drop_invalid: bool,
     /// What counts as a no, exit status 1

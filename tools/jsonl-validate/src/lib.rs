@@ -12,7 +12,7 @@ use std::io::Write;
 use anyhow::Context;
 use cli::{Hint, Input, Outcome, Output, OutputWriter};
 use dataset::ledger::{Fate, Ledger};
-use dataset::{Judge, Options, Severities, Severity, Verdict};
+use dataset::{Finding, Judge, Options, Severities, Severity, Verdict};
 
 pub use args::Args;
 use args::{FailOn, parse_severity};
@@ -57,14 +57,15 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         return Err(anyhow::anyhow!("{}: is empty", args.input.name()))
             .hint("an empty training file would train on nothing");
     }
-    report.add(&judge.finish())?;
+    let at_end = judge.finish();
+    report.add(&at_end)?;
     let counts = sink.ledger.counts;
     sink.commit()?;
     if counts.kept > 0 {
         sample.write(&args)?;
     }
     report.finish(counts, &judge.labels())?;
-    let outcome = outcome(&args, &report);
+    let outcome = outcome(&args, &report, &at_end, &options.severities);
     if counts.kept == 0 && outcome == Outcome::Done {
         let name = args.input.name();
         return Err(anyhow::anyhow!(
@@ -108,16 +109,20 @@ fn read_schema(path: &std::path::Path) -> anyhow::Result<jsonschema::Validator> 
         .map_err(|error| anyhow::anyhow!("{name}: not a JSON schema: {error}"))
 }
 
-fn outcome(args: &Args, report: &Report) -> Outcome {
-    let is_no = match args.fail_on {
-        FailOn::Warning => report.count(Severity::Warning) + report.count(Severity::Error) > 0,
-        FailOn::Error => report.count(Severity::Error) > 0,
-    };
-    if is_no && !args.drop_invalid {
-        Outcome::No
+/// `--drop-invalid` excuses the errors that left a line out, not those about the whole file, which
+/// speak `at_end` and leave nothing out.
+fn outcome(args: &Args, report: &Report, at_end: &[Finding], severities: &Severities) -> Outcome {
+    let is_error = |finding: &&Finding| severities.of(finding.rule) == Severity::Error;
+    let errors = if args.drop_invalid {
+        at_end.iter().filter(is_error).count() as u64
     } else {
-        Outcome::Done
-    }
+        report.count(Severity::Error)
+    };
+    let is_no = match args.fail_on {
+        FailOn::Warning => report.count(Severity::Warning) + errors > 0,
+        FailOn::Error => errors > 0,
+    };
+    if is_no { Outcome::No } else { Outcome::Done }
 }
 
 /// Where the lines go.

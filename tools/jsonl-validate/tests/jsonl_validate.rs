@@ -104,6 +104,26 @@ fn where_no_line_passes_the_old_output_stays() {
 }
 
 #[test]
+fn drop_invalid_excuses_only_what_left_a_line_out() {
+    let sound: Vec<String> = (0..10)
+        .map(|n| chat(&format!("question number {n}"), "x") + "\n")
+        .collect();
+    let status = |input: &str, flags: &[&str]| {
+        let got = run(tool().arg("--drop-invalid").args(flags), input);
+        got.status.code()
+    };
+    let ten = sound.concat() + "{}\n";
+    assert_eq!(status(&ten, &[]), Some(0));
+    assert_eq!(status(&ten, &["--fail-on=warning"]), Some(0));
+    let short = ten.clone() + &chat("a", "b");
+    assert_eq!(status(&short, &[]), Some(0));
+    assert_eq!(status(&short, &["--fail-on=warning"]), Some(1));
+    let one = sound[0].clone() + "{}\n";
+    assert_eq!(status(&one, &[]), Some(0));
+    assert_eq!(status(&one, &["--severity=few_examples=error"]), Some(1));
+}
+
+#[test]
 fn severities_decide_what_passes() {
     let input = chat("a", "b") + "\n";
     assert_eq!(run(&mut tool(), &input).status.code(), Some(0));
