@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Parser, ValueEnum};
 use cli::{CommonArgs, Input, Output};
 use serde::Serialize;
@@ -100,8 +101,8 @@ pub struct Args {
     /// Explain a rule with an example, or list all of them, and stop
     #[arg(long, value_name = "RULE|all")]
     pub explain: Option<String>,
-    /// Threads that check lines; the output is the same with any number
-    #[arg(long, value_name = "N")]
+    /// Threads that check lines, 1 to 1024; the output is the same with any number
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub threads: Option<usize>,
     #[command(flatten)]
     #[serde(flatten)]

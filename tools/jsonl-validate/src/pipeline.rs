@@ -13,7 +13,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::Context;
-use cli::{Progress, Unit};
+use cli::{Hint, Progress, Unit};
 use dataset::{Checked, Checker, Options};
 
 use crate::args::Args;
@@ -44,8 +44,7 @@ pub fn each_block(
 ) -> anyhow::Result<()> {
     let threads = args
         .threads
-        .unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into))
-        .max(1);
+        .unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
     let work = Work {
         source: Mutex::new(Source {
             reader: args.input.open_raw()?,
@@ -68,8 +67,20 @@ pub fn each_block(
         done
     };
     thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
-        let mut done = run();
+        let mut others = Vec::with_capacity(threads);
+        let mut done = Ok(());
+        for number in 1..threads {
+            match thread::Builder::new().spawn_scoped(scope, run) {
+                Ok(other) => others.push(other),
+                Err(error) => {
+                    work.stop();
+                    let what = format!("starting thread {} of {threads}", number + 1);
+                    done = Err(error).context(what).hint("--threads N takes fewer");
+                    break;
+                }
+            }
+        }
+        done = done.and_then(|()| run());
         for other in others {
             match other.join() {
                 Ok(result) => done = done.and(result),

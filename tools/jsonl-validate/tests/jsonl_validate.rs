@@ -124,6 +124,19 @@ fn drop_invalid_excuses_only_what_left_a_line_out() {
 }
 
 #[test]
+fn a_number_of_threads_that_no_machine_has_is_refused() {
+    for number in ["0", "1025", "18446744073709551615"] {
+        let got = run(tool().args(["--threads", number]), "");
+        assert_eq!(got.status.code(), Some(2), "{}", text(&got.stderr));
+        assert!(
+            text(&got.stderr).contains("1..=1024"),
+            "{}",
+            text(&got.stderr)
+        );
+    }
+}
+
+#[test]
 fn severities_decide_what_passes() {
     let input = chat("a", "b") + "\n";
     assert_eq!(run(&mut tool(), &input).status.code(), Some(0));
