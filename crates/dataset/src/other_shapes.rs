@@ -54,7 +54,7 @@ pub(crate) fn check(
     checker.gatherer.clear();
     let told = |text: Option<&str>| text.and_then(|text| Language::of(text.as_bytes()));
     let mut facts = Facts {
-        example: xxh3_128(line.trim().as_bytes()),
+        example: identity(&example),
         prompt: keys::prompt_key(&example),
         answer: xxh3_64(answer.unwrap_or_default().as_bytes()),
         asked_in: told(asked),
@@ -73,6 +73,32 @@ pub(crate) fn check(
         .answers
         .check(Some(line), answer, findings, &mut facts);
     Some(facts)
+}
+
+/// What an example says, however its line is written: escapes, the order of keys and what else stands
+/// beside are no part of it.
+fn identity(example: &Example) -> u128 {
+    let mut said = Vec::new();
+    match example {
+        Example::Completion { prompt, completion } => {
+            said.push(b'c');
+            said.extend_from_slice(&(prompt.len() as u64).to_le_bytes()); // "ab" + "c" is not "a" + "bc"
+            said.extend_from_slice(prompt.as_bytes());
+            said.extend_from_slice(completion.as_bytes());
+        }
+        Example::Text { text } => {
+            said.push(b't');
+            said.extend_from_slice(text.as_bytes());
+        }
+        Example::Tokens { input_ids, labels } => {
+            said.push(b'i');
+            said.extend(input_ids.iter().flat_map(|id| id.to_le_bytes()));
+            let labels = labels.iter().flatten();
+            said.extend(labels.flat_map(|label| label.map_or(-1, i64::from).to_le_bytes()));
+        }
+        Example::Chat(_) => {} // read as a conversation before it comes here
+    }
+    xxh3_128(&said)
 }
 
 fn tokens(input_ids: &[u32], labels: Option<&[Option<u32>]>, findings: &mut Findings) {

@@ -137,6 +137,44 @@ fn a_number_of_threads_that_no_machine_has_is_refused() {
 }
 
 #[test]
+fn a_duplicate_is_found_however_its_line_is_written() {
+    let pairs = [
+        (
+            r#"{"prompt": "a café question", "completion": "b"}"#,
+            r#"{"completion":"b","prompt":"a caf\u00e9 question"}"#,
+        ),
+        (
+            r#"{"text": "a text of some words/"}"#,
+            r#"{"text":"a text of some words\/", "id": 7}"#,
+        ),
+        (
+            r#"{"input_ids": [1, 5, 2], "labels": [-100, 5, 2]}"#,
+            r#"{"labels":[-100,5,2],"input_ids":[1,5,2]}"#,
+        ),
+    ];
+    let others = [
+        r#"{"prompt": "a café questionb", "completion": ""}"#,
+        r#"{"input_ids": [1, 5, 2], "labels": [-100, -100, 2]}"#,
+        r#"{"input_ids": [1, 5, 2]}"#,
+    ];
+    let lines: Vec<&str> = pairs
+        .iter()
+        .flat_map(|(a, b)| [*a, *b])
+        .chain(others)
+        .collect();
+    let got = run(
+        tool().arg("--severity=empty_content=off"),
+        &lines.join("\n"),
+    );
+    let said = text(&got.stderr);
+    assert!(said.contains("error exact_duplicate: 3 found"), "{said}");
+    for line in [2, 4, 6] {
+        let want = format!("<stdin>:{line}: says the same as line {}", line - 1);
+        assert!(said.contains(&want), "{said}");
+    }
+}
+
+#[test]
 fn severities_decide_what_passes() {
     let input = chat("a", "b") + "\n";
     assert_eq!(run(&mut tool(), &input).status.code(), Some(0));
