@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::cost::Costs;
+use crate::prices::Prices;
 
 /// Instructions longer than this are worth training away.
 const LONG_INSTRUCTIONS: u64 = 500;
@@ -91,22 +92,23 @@ fn pays(
         against.push(
             "what a token costs is not known, so neither is what is saved: give --prices".into(),
         );
-        return costs.reduction > 0.0;
+        return costs.reduction.is_some_and(|share| share > 0.0);
     };
     let horizon = u64::from(needs.horizon_days);
     let currency = &money.currency;
     if money.saved_per_day <= 0.0 {
         against.push(format!(
-            "the tuned model costs {:.2} {currency} a day, the prompted one {:.2}",
-            money.per_day.tuned, money.per_day.prompted
+            "the tuned model costs {} a day, the prompted one {:.2}",
+            Prices::amount(money.per_day.tuned, currency),
+            money.per_day.prompted
         ));
         return false;
     }
     match (money.break_even_day, money.training) {
         (Some(day), _) if day <= horizon => {
             cheaper.push(format!(
-                "it saves {:.2} {currency} a day and has paid for its training by day {day}",
-                money.saved_per_day
+                "it saves {} a day and has paid for its training by day {day}",
+                Prices::amount(money.saved_per_day, currency)
             ));
             true
         }
@@ -117,9 +119,15 @@ fn pays(
             false
         }
         (None, _) => {
-            against.push(
-                "what training costs is not known: give --train and --tokens-per-second".into(),
-            );
+            against.push(format!(
+                "it saves {} a day, but what training costs is not known: give {}",
+                Prices::amount(money.saved_per_day, currency),
+                if money.has_training_price {
+                    "--train and --tokens-per-second"
+                } else {
+                    "[training] in the prices"
+                }
+            ));
             false
         }
     }
@@ -129,7 +137,7 @@ fn pays(
 mod tests {
     use super::*;
     use crate::cost::{Volume, costs};
-    use crate::prices::{Model, Prices};
+    use crate::prices::{Model, Prices, Training};
 
     fn advice(prompted_tokens: u64, tuned_price: f64, needs: Needs) -> Advice {
         let volume = Volume {
@@ -146,6 +154,7 @@ mod tests {
         let prices = Prices {
             prompted: model(1.0),
             tuned: model(tuned_price),
+            training: Some(Training::default()),
             ..Prices::default()
         };
         advise(
@@ -165,7 +174,7 @@ mod tests {
         assert!(
             dear.against_tuning
                 .iter()
-                .any(|reason| reason.contains("costs 1.00  a day")),
+                .any(|reason| reason.contains("costs 1.00 a day")),
             "{dear:?}"
         );
     }

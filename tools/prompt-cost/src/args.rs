@@ -13,15 +13,16 @@ use serde::Serialize;
 /// only tokens are compared. The recommendation gives its reasons, and they can speak against tuning.
 #[derive(Debug, Parser, Serialize)]
 #[command(name = "prompt-cost", version, after_help = EXAMPLES)]
-#[command(group(ArgGroup::new("prompt").required(true).args(["files", "prompt_tokens"])))]
+#[command(group(ArgGroup::new("prompt").args(["files", "prompt_tokens"])))]
 #[serde(rename_all = "kebab-case")]
 pub struct Args {
     /// The prompt as it is sent with every request, without the request itself; several files are
-    /// one prompt (system message, few-shot examples); `-` is standard input
+    /// one prompt (system message, few-shot examples); `-` is standard input, and with --base and
+    /// without --prompt-tokens so is no FILE
     #[arg(value_name = "FILE", requires = "base")]
     pub files: Vec<Input>,
     /// Folder of the model whose tokenizer counts
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", required_unless_present = "prompt_tokens")]
     pub base: Option<PathBuf>,
     /// Tokens of the prompt, where they are known
     #[arg(long, value_name = "N")]
@@ -43,7 +44,8 @@ pub struct Args {
     /// Prices as TOML: [prompted], [tuned] and [training]; see the example below
     #[arg(long, value_name = "FILE")]
     pub prices: Option<PathBuf>,
-    /// Tokens of an answer, on the average; counts only where the two models' prices differ
+    /// Tokens of an answer, on the average; part of what a day costs, and of what is saved where the
+    /// two models' prices differ
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub answer_tokens: u64,
     /// Tokens of the request itself, on the average; likewise
@@ -106,7 +108,7 @@ Prices, in a currency of yours:
   output_per_million_tokens = 0.0
   per_hour = 0.0                     # a machine that runs all day
   [tuned]                            # the same keys for the tuned model
-  [training]
+  [training]                         # without it, what training costs is not known
   per_hour = 0.0
   once = 0.0                         # preparing the data, say";
 

@@ -30,8 +30,8 @@ pub struct Costs {
     pub requests_per_day: u64,
     pub tokens_per_day: Pair<u64>,
     pub tokens_per_month: Pair<u64>,
-    /// Share of the prompt's tokens that a tuned model saves.
-    pub reduction: f64,
+    /// Share of the prompt's tokens that a tuned model saves; none of no tokens.
+    pub reduction: Option<f64>,
     pub training: Option<Training>,
     pub money: Option<Money>,
 }
@@ -49,8 +49,11 @@ pub struct Money {
     pub per_day: Pair<f64>,
     pub per_month: Pair<f64>,
     pub saved_per_day: f64,
-    /// None where the training speed is not known but training has a price by the hour.
+    /// None where the prices have no [training], or it has a price by the hour and the training speed
+    /// is not known.
     pub training: Option<f64>,
+    #[serde(skip)]
+    pub has_training_price: bool,
     /// First day by whose end the savings have paid for the training; none if never, or unknown.
     pub break_even_day: Option<u64>,
 }
@@ -78,7 +81,8 @@ pub fn costs(volume: &Volume, training: Option<Training>, prices: Option<&Prices
             prompted: tokens_per_day.prompted.saturating_mul(DAYS_IN_A_MONTH),
             tuned: tokens_per_day.tuned.saturating_mul(DAYS_IN_A_MONTH),
         },
-        reduction: 1.0 - tuned_tokens as f64 / prompted_tokens.max(1) as f64,
+        reduction: (tokens_per_day.prompted > 0)
+            .then(|| 1.0 - tuned_tokens as f64 / prompted_tokens as f64),
         training,
         money: prices.map(|prices| money(volume, training, prices)),
     }
@@ -101,12 +105,14 @@ fn money(volume: &Volume, training: Option<Training>, prices: &Prices) -> Money 
     let month = |day: f64| day * DAYS_IN_A_MONTH as f64;
     let saved_per_day = per_day.prompted - per_day.tuned;
     let hours = training.and_then(|training| training.hours);
-    let by_the_hour = if prices.training.per_hour == 0.0 {
-        Some(0.0)
-    } else {
-        hours.map(|hours| hours * prices.training.per_hour)
-    };
-    let training = by_the_hour.map(|hours| hours + prices.training.once);
+    let training = prices.training.and_then(|price| {
+        let by_the_hour = if price.per_hour == 0.0 {
+            0.0
+        } else {
+            hours? * price.per_hour
+        };
+        Some(by_the_hour + price.once)
+    });
     let break_even_day = training
         .filter(|_| saved_per_day > 0.0)
         .map(|once| (once / saved_per_day).ceil().max(1.0) as u64);
@@ -119,6 +125,7 @@ fn money(volume: &Volume, training: Option<Training>, prices: &Prices) -> Money 
         },
         saved_per_day,
         training,
+        has_training_price: prices.training.is_some(),
         break_even_day,
     }
 }
@@ -147,7 +154,7 @@ mod tests {
                 tuned: 500_000
             }
         );
-        assert_eq!((costs.reduction * 100.0).round(), 92.0);
+        assert_eq!((costs.reduction.unwrap() * 100.0).round(), 92.0);
         assert_eq!(costs.tokens_per_month.prompted, 180_000_000);
     }
 
@@ -160,10 +167,10 @@ mod tests {
         let prices = Prices {
             prompted: model(2.0),
             tuned: model(2.0),
-            training: TrainingPrices {
+            training: Some(TrainingPrices {
                 per_hour: 4.0,
                 once: 100.0,
-            },
+            }),
             ..Prices::default()
         };
         let training = Training {

@@ -64,6 +64,7 @@ fn volume(args: &Args) -> anyhow::Result<Volume> {
     };
     let prompted_tokens = match args.prompt_tokens {
         Some(tokens) => tokens,
+        None if args.files.is_empty() => count(&Input::Stdin)?,
         None => args.files.iter().map(count).sum::<anyhow::Result<u64>>()?,
     };
     let tuned_tokens = match &args.tuned_prompt {

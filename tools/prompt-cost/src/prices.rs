@@ -12,8 +12,8 @@ pub struct Prices {
     pub currency: String,
     pub prompted: Model,
     pub tuned: Model,
-    #[serde(default)]
-    pub training: Training,
+    /// None: what training costs is not known, which is not nothing.
+    pub training: Option<Training>,
 }
 
 /// What a model costs to run.
@@ -44,6 +44,11 @@ pub struct Training {
 }
 
 impl Prices {
+    /// An amount with its currency, if that has a name.
+    pub fn amount(amount: f64, currency: &str) -> String {
+        format!("{amount:.2} {currency}").trim_end().to_owned()
+    }
+
     pub fn read(path: &Path) -> anyhow::Result<Prices> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let prices: Prices = toml::from_str(&text).with_context(|| path.display().to_string())?;
@@ -67,7 +72,7 @@ impl Prices {
                 );
             }
         }
-        let Training { per_hour, once } = prices.training;
+        let Training { per_hour, once } = prices.training.unwrap_or_default();
         if [per_hour, once]
             .iter()
             .any(|price| !price.is_finite() || *price < 0.0)

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::advice::{Advice, Verdict};
 use crate::cost::{Costs, DAYS_IN_A_MONTH, Pair};
+use crate::prices::Prices;
 
 #[derive(Serialize)]
 pub struct Report<'a> {
@@ -37,7 +38,7 @@ pub fn csv(report: &Report) -> String {
         costs.tokens_per_day.tuned.to_string(),
         costs.tokens_per_month.prompted.to_string(),
         costs.tokens_per_month.tuned.to_string(),
-        costs.reduction.to_string(),
+        amount(costs.reduction),
         or_empty(money.map(|money| format!("\"{}\"", money.currency.replace('"', "\"\"")))),
         amount(money.map(|money| money.per_day.prompted)),
         amount(money.map(|money| money.per_day.tuned)),
@@ -61,7 +62,7 @@ pub fn text(report: &Report) -> String {
     let mut row = |name: &str, prompted: &str, tuned: &str, saved: &str| {
         let _ = writeln!(text, "{name:<24}{prompted:>18}{tuned:>18}{saved:>12}");
     };
-    let saved = format!("{:.1} %", 100.0 * costs.reduction);
+    let saved = share(costs.reduction);
     row("", "prompted", "tuned", "saved");
     let mut tokens = |name: &str, pair: Pair<u64>| {
         row(name, &grouped(pair.prompted), &grouped(pair.tuned), &saved);
@@ -74,12 +75,7 @@ pub fn text(report: &Report) -> String {
     );
     if let Some(money) = &costs.money {
         let mut amounts = |name: &str, pair: Pair<f64>| {
-            let saved = 100.0 * (1.0 - pair.tuned / pair.prompted);
-            let saved = if saved.is_finite() {
-                format!("{saved:.1} %")
-            } else {
-                "–".into()
-            };
+            let saved = share(Some(1.0 - pair.tuned / pair.prompted));
             row(
                 name,
                 &format!("{:.2}", pair.prompted),
@@ -87,7 +83,10 @@ pub fn text(report: &Report) -> String {
                 &saved,
             );
         };
-        let currency = &money.currency;
+        let currency = match money.currency.as_str() {
+            "" => "cost",
+            currency => currency,
+        };
         amounts(&format!("{currency} a day"), money.per_day);
         amounts(
             &format!("{currency} in {DAYS_IN_A_MONTH} days"),
@@ -108,7 +107,8 @@ pub fn text(report: &Report) -> String {
     }
     if let Some(money) = &costs.money {
         if let Some(training) = money.training {
-            let _ = writeln!(text, "training costs {training:.2} {}", money.currency);
+            let training = Prices::amount(training, &money.currency);
+            let _ = writeln!(text, "training costs {training}");
         }
         let _ = match money.break_even_day {
             Some(day) => writeln!(text, "break-even: day {day}"),
@@ -126,6 +126,13 @@ pub fn text(report: &Report) -> String {
         }
     }
     text
+}
+
+fn share(share: Option<f64>) -> String {
+    match share.filter(|share| share.is_finite()) {
+        Some(share) => format!("{:.1} %", 100.0 * share),
+        None => "–".into(),
+    }
 }
 
 fn verdict(verdict: Verdict) -> &'static str {

@@ -134,3 +134,105 @@ fn a_mistake_in_the_prices_is_named() {
         "{message}"
     );
 }
+
+#[test]
+fn training_without_a_price_is_not_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let prices =
+        "[prompted]\ninput_per_million_tokens = 2\n[tuned]\ninput_per_million_tokens = 2\n";
+    fs::write(dir.path().join("prices.toml"), prices).unwrap();
+    let flags = [
+        "--prompt-tokens=600",
+        "--requests-per-day=10000",
+        "--prices=prices.toml",
+    ];
+    let text = stdout(&tool(dir.path(), &flags));
+    assert!(text.contains("break-even: unknown"), "{text}");
+    assert!(text.contains("recommendation: prompt"), "{text}");
+    assert!(!text.contains("\ntraining costs"), "{text}");
+    assert!(
+        text.contains(
+            "it saves 11.00 a day, but what training costs is not known: give [training]"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("\ncost a day "), "{text}");
+    let free = prices.to_owned() + "[training]\n";
+    fs::write(dir.path().join("prices.toml"), free).unwrap();
+    let text = stdout(&tool(dir.path(), &flags));
+    assert!(
+        text.contains("training costs 0.00\nbreak-even: day 1\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn of_nothing_no_share_is_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    for flags in [
+        ["--prompt-tokens=0", "--requests-per-day=10"],
+        ["--prompt-tokens=600", "--requests-per-day=0"],
+    ] {
+        let text = stdout(&tool(dir.path(), &flags));
+        assert!(text.contains('–') && !text.contains(" %"), "{text}");
+        let csv = stdout(&tool(dir.path(), &[&flags[..], &["--format=csv"]].concat()));
+        assert!(csv.lines().nth(1).unwrap().contains(",,"), "{csv}");
+    }
+}
+
+#[test]
+fn answers_move_what_a_day_costs_and_not_what_is_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = "input_per_million_tokens = 2\noutput_per_million_tokens = 2\n";
+    let prices = format!("[prompted]\n{model}[tuned]\n{model}[training]\n");
+    fs::write(dir.path().join("prices.toml"), prices).unwrap();
+    let money = |answer: &str| {
+        let json = stdout(&tool(
+            dir.path(),
+            &[
+                "--prompt-tokens=600",
+                "--requests-per-day=10000",
+                "--prices=prices.toml",
+                "--format=json",
+                "--answer-tokens",
+                answer,
+            ],
+        ));
+        serde_json::from_str::<serde_json::Value>(&json).unwrap()["money"].clone()
+    };
+    let (without, with) = (money("0"), money("100"));
+    assert_eq!(without["saved_per_day"], with["saved_per_day"]);
+    assert_eq!(with["per_day"]["tuned"], 3.0);
+    let help = stdout(&tool(dir.path(), &["--help"]));
+    assert!(!help.contains("counts only where"), "{help}");
+}
+
+#[test]
+fn no_file_is_standard_input() {
+    let base = data("tokens/base").display().to_string();
+    let flags = [
+        "--base",
+        &base,
+        "--requests-per-day",
+        "10",
+        "--format",
+        "json",
+    ];
+    let count = |more: &[&str], input: &str| {
+        let mut tool = workspace_tests::tool("prompt-cost");
+        let json = stdout(&run(tool.args(flags).args(more), input));
+        let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+        report["prompt_tokens"]["prompted"].as_u64().unwrap()
+    };
+    let prompt = "You are a medical coding assistant.\n";
+    assert!(count(&[], prompt) > 3);
+    assert_eq!(count(&[], prompt), count(&["-"], prompt));
+    assert_eq!(count(&["--prompt-tokens", "7"], prompt), 7);
+    let nothing = tool(&std::env::temp_dir(), &["--requests-per-day", "10"]);
+    assert_eq!(nothing.status.code(), Some(2));
+    assert!(
+        text(&nothing.stderr).contains("--base"),
+        "{}",
+        text(&nothing.stderr)
+    );
+}
