@@ -32,9 +32,9 @@ pub struct Args {
     /// How the bytes are laid out; else told by the file's name, else by its first byte
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<TableFormat>,
-    /// What separates the columns of a csv
-    #[arg(long, value_name = "CHAR", default_value_t = ',')]
-    pub delimiter: char,
+    /// What separates the columns of a csv [default: ,]
+    #[arg(long, value_name = "CHAR")]
+    pub delimiter: Option<char>,
     /// Names for the columns of a table without a header (sqlite3 -csv), separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub columns: Option<Vec<String>>,
@@ -124,10 +124,39 @@ impl From<Alpaca> for AlpacaPrompt {
     }
 }
 
+/// The keys that records are read by, in any of their shapes.
+const KNOWN_KEYS: [&str; 18] = [
+    "messages",
+    "role",
+    "content",
+    "conversations",
+    "from",
+    "value",
+    "system",
+    "tools",
+    "instruction",
+    "input",
+    "output",
+    "history",
+    "prompt",
+    "completion",
+    "text",
+    "chat_template_kwargs",
+    "parallel_tool_calls",
+    "metadata",
+];
+
 /// Checked here, taken apart in `run`: a config prints and reads it as it was written.
 fn pair(text: &str) -> Result<String, String> {
     match text.split_once('=') {
-        Some((ours, theirs)) if !ours.is_empty() && !theirs.is_empty() => Ok(text.to_owned()),
+        Some((ours, theirs)) if !ours.is_empty() && !theirs.is_empty() => {
+            if KNOWN_KEYS.contains(&ours) {
+                Ok(text.to_owned())
+            } else {
+                let known = KNOWN_KEYS.join(", ");
+                Err(format!("no key {ours:?} is known here; known are {known}"))
+            }
+        }
         _ => Err("write OURS=THEIRS".into()),
     }
 }

@@ -5,7 +5,6 @@ mod source;
 
 use std::io::Write;
 
-use anyhow::Context;
 use cli::{Hint, Outcome, OutputWriter, Progress, Unit};
 use dataset::convert::{self, NameMap};
 use dataset::ledger::{Fate, Ledger};
@@ -41,7 +40,8 @@ fn import(
     let name = source.input.name();
     let progress = Progress::new("import", source.input.bytes(), Unit::Bytes);
     let (reader, format) = source.open(args, &progress)?;
-    let rows = Rows::new(reader, format, args.columns.clone()).with_context(|| name.clone())?;
+    let rows =
+        Rows::new(reader, format, args.columns.clone()).map_err(|error| explained(error, &name))?;
     if let Some(header) = rows.header() {
         converter
             .check_header(header)
@@ -190,7 +190,12 @@ fn explained(error: Error, name: &str) -> anyhow::Error {
         ),
         _ => None,
     };
-    let error = anyhow::anyhow!("{name}:{error}");
+    let error = match error {
+        Error::At { .. } | Error::MissingColumn { .. } | Error::EmptyCell { .. } => {
+            anyhow::anyhow!("{name}:{error}")
+        }
+        of_no_place => anyhow::Error::new(of_no_place).context(name.to_owned()),
+    };
     match hint {
         Some(hint) => error.hint(hint),
         None => error,

@@ -3,8 +3,9 @@
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
-use anyhow::{Context, bail};
-use cli::{Input, Progress};
+use anyhow::{Context, anyhow, bail};
+use clap::ValueEnum;
+use cli::{Hint, Input, Progress};
 use dataset::rows::Format;
 
 use crate::args::{Args, TableFormat};
@@ -64,9 +65,10 @@ impl Source {
             Some(format) => format,
             None => by_first_byte(reader.fill_buf().with_context(|| self.input.name())?),
         };
+        self.check_flags(args, format)?;
         let format = match format {
             TableFormat::Csv => Format::Delimited(
-                u8::try_from(args.delimiter)
+                u8::try_from(args.delimiter.unwrap_or(','))
                     .ok()
                     .filter(u8::is_ascii)
                     .context("--delimiter is one ASCII character")?,
@@ -77,6 +79,24 @@ impl Source {
             TableFormat::Text => Format::Text,
         };
         Ok((reader, format))
+    }
+
+    /// A flag that the format does not know would be ignored.
+    fn check_flags(&self, args: &Args, format: TableFormat) -> anyhow::Result<()> {
+        let is_table = matches!(format, TableFormat::Csv | TableFormat::Tsv);
+        let (flag, of) = if args.delimiter.is_some() && format != TableFormat::Csv {
+            ("--delimiter", "csv")
+        } else if args.columns.is_some() && !is_table {
+            ("--columns", "csv and tsv")
+        } else {
+            return Ok(());
+        };
+        let (name, value) = (self.input.name(), format.to_possible_value());
+        let format = value.as_ref().map_or("", |value| value.get_name());
+        Err(anyhow!(
+            "{name}: {flag} is for {of}, and this is read as {format}"
+        ))
+        .hint(format!("leave out {flag}, or say --format csv"))
     }
 
     /// A `.json` may hold an array or lines: its first byte tells.

@@ -143,6 +143,46 @@ fn an_mlx_lm_folder_is_read_whole() {
 }
 
 #[test]
+fn a_flag_that_would_be_ignored_is_refused() {
+    let lines = r#"{"q":"x","a":"y"}"#;
+    let templates = ["--user", "{{ q }}", "--assistant", "{{ a }}"];
+    for (flags, input, want) in [
+        (
+            vec!["--format=tsv", "--delimiter=;"],
+            "q\ta\nx\ty\n",
+            "--delimiter is for csv, and this is read as tsv",
+        ),
+        (
+            vec!["--columns=q,a"],
+            lines,
+            "--columns is for csv and tsv, and this is read as jsonl",
+        ),
+        (
+            vec!["--delimiter=;"],
+            lines,
+            "--delimiter is for csv, and this is read as jsonl",
+        ),
+    ] {
+        let got = run(tool().args(templates).args(flags), input);
+        assert_eq!(got.status.code(), Some(2));
+        assert!(text(&got.stderr).contains(want), "{}", text(&got.stderr));
+    }
+    let got = run(tool().arg("--map=mesages=dialog"), lines);
+    assert_eq!(got.status.code(), Some(2));
+    let said = text(&got.stderr);
+    assert!(
+        said.contains(r#"no key "mesages" is known here; known are messages, role"#),
+        "{said}"
+    );
+    let got = run(tool().args(templates), "q,q\nx,y\n");
+    let said = text(&got.stderr);
+    assert!(
+        said.contains("<stdin>:1: column \"q\" is there twice"),
+        "{said}"
+    );
+}
+
+#[test]
 fn an_import_of_nothing_leaves_the_old_output() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);

@@ -57,6 +57,17 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         return Err(anyhow::anyhow!("{}: is empty", args.input.name()))
             .hint("an empty training file would train on nothing");
     }
+    if let (Some(label), true, true) = (
+        &args.label,
+        judge.labels().is_empty(),
+        sink.ledger.counts.kept > 0,
+    ) {
+        let name = args.input.name();
+        return Err(anyhow::anyhow!(
+            "{name}: no line that passes has the field {label:?}"
+        ))
+        .hint("--label is a key of the line (metadata.code) or of the JSON in the answer");
+    }
     let at_end = judge.finish();
     report.add(&at_end)?;
     let counts = sink.ledger.counts;

@@ -175,6 +175,22 @@ fn a_duplicate_is_found_however_its_line_is_written() {
 }
 
 #[test]
+fn a_label_that_no_line_has_is_an_error() {
+    let input = chat("what is the code of it", r#"{"code": "B35"}"#);
+    assert_eq!(
+        run(tool().arg("--label=code"), &input).status.code(),
+        Some(0)
+    );
+    let got = run(tool().arg("--label=cod"), &input);
+    let said = text(&got.stderr);
+    assert_eq!(got.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains(r#"no line that passes has the field "cod""#),
+        "{said}"
+    );
+}
+
+#[test]
 fn severities_decide_what_passes() {
     let input = chat("a", "b") + "\n";
     assert_eq!(run(&mut tool(), &input).status.code(), Some(0));
