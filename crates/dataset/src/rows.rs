@@ -1,10 +1,12 @@
 //! What rows does a table hold? CSV, TSV, JSONL, a JSON array, or plain lines, one row at a time.
 
 mod delimited;
+mod integers;
 
 use std::fmt::{self, Display};
 use std::io::{self, BufRead, Read};
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::Error;
@@ -162,8 +164,7 @@ fn next_line<R: BufRead>(
         let columns = if is_text {
             Map::from_iter([("text".to_owned(), Value::String(text.to_owned()))])
         } else {
-            serde_json::from_str(text)
-                .map_err(|error| Error::at(place, Error::from(error).to_string()))?
+            columns_of(text, place)?
         };
         return Ok(Some(Row { place, columns }));
     }
@@ -203,15 +204,25 @@ fn next_element<R: BufRead>(
     *is_fresh = false;
     // An object ends with its brace, so the parser takes no byte of what follows.
     let mut element =
-        serde_json::Deserializer::from_reader(&mut *reader).into_iter::<Map<String, Value>>();
+        serde_json::Deserializer::from_reader(&mut *reader).into_iter::<Box<RawValue>>();
     match element.next() {
-        Some(Ok(columns)) => Ok(Some(Row { place, columns })),
+        Some(Ok(text)) => {
+            let columns = columns_of(text.get(), place)?;
+            Ok(Some(Row { place, columns }))
+        }
         Some(Err(error)) => Err(Error::at(place, Error::from(error).to_string())),
         None => Err(Error::at(
             place,
             "the array has no end: is the file cut short?",
         )),
     }
+}
+
+fn columns_of(text: &str, place: Place) -> Result<Map<String, Value>, Error> {
+    let mut columns = serde_json::from_str(text)
+        .map_err(|error| Error::at(place, Error::from(error).to_string()))?;
+    integers::keep_exact(&mut columns, text).map_err(|what| Error::at(place, what))?;
+    Ok(columns)
 }
 
 /// A reader that knows on which line it is, counted from 1.

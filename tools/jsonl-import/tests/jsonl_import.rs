@@ -183,6 +183,25 @@ fn a_flag_that_would_be_ignored_is_refused() {
 }
 
 #[test]
+fn an_integer_beyond_64_bits_is_refused_not_rounded() {
+    let flags = ["--user", "{{ id }}", "--assistant", "{{ a }}"];
+    let huge = r#"{"id":12345678901234567890123,"a":"y"}"#;
+    for (input, place) in [
+        (format!("{}\n{huge}\n", r#"{"id":-0,"a":"y"}"#), "2"),
+        (format!("[{huge}]"), "row 1"),
+    ] {
+        let got = run(tool().args(flags), &input);
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(2), "{said}");
+        let want = format!("<stdin>:{place}: \"id\" is 12345678901234567890123, an integer beyond");
+        assert!(said.contains(&want) && said.contains("quote it"), "{said}");
+    }
+    let got = run(tool().args(flags), r#"{"id":-0,"a":18446744073709551615}"#);
+    let want = r#"{"messages":[{"role":"user","content":"0"},{"role":"assistant","content":"18446744073709551615"}]}"#;
+    assert_eq!(text(&got.stdout), format!("{want}\n"));
+}
+
+#[test]
 fn an_import_of_nothing_leaves_the_old_output() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);

@@ -1,0 +1,105 @@
+//! Is every integer of a row what was written? Beyond 64 bits the parser rounds, and makes -0 a fraction.
+
+use std::collections::HashMap;
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+/// 2⁶³: whatever the parser has rounded is at least as large.
+const LARGE: f64 = 9_223_372_036_854_775_808.0;
+
+/// Makes -0 the integer 0, as Python reads it, and refuses integers that were rounded. `text` is what
+/// the columns were read from.
+pub(super) fn keep_exact(columns: &mut Map<String, Value>, text: &str) -> Result<(), String> {
+    if !columns.values().any(may_differ) {
+        return Ok(());
+    }
+    let mut written = members(text)?;
+    for (name, value) in columns {
+        if let Some(written) = written.remove(name) {
+            restore(value, written, name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Nearly no row holds such a number, and its text is only looked at if one does.
+fn may_differ(value: &Value) -> bool {
+    match value {
+        Value::Number(number) if number.is_f64() => number.as_f64().is_some_and(|number| {
+            number.abs() >= LARGE || (number == 0.0 && number.is_sign_negative())
+        }),
+        Value::Array(values) => values.iter().any(may_differ),
+        Value::Object(members) => members.values().any(may_differ),
+        _ => false,
+    }
+}
+
+fn restore(value: &mut Value, written: &RawValue, path: &str) -> Result<(), String> {
+    let text = written.get();
+    match value {
+        Value::Number(number) if number.is_f64() && !text.contains(['.', 'e', 'E']) => {
+            if text != "-0" {
+                return Err(format!(
+                    "{path:?} is {text}, an integer beyond 64 bits that would be rounded; quote it as a string"
+                ));
+            }
+            *value = 0.into();
+        }
+        Value::Array(values) => {
+            let written: Vec<&RawValue> =
+                serde_json::from_str(text).map_err(|error| error.to_string())?;
+            for (index, (value, written)) in values.iter_mut().zip(written).enumerate() {
+                restore(value, written, &format!("{path}[{index}]"))?;
+            }
+        }
+        Value::Object(values) => {
+            let mut written = members(text)?;
+            for (name, value) in values {
+                if let Some(written) = written.remove(name) {
+                    restore(value, written, &format!("{path}.{name}"))?;
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Of a key that is there twice the last counts, as in the parser.
+fn members(text: &str) -> Result<HashMap<String, &RawValue>, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exact(text: &str) -> Result<String, String> {
+        let mut columns = serde_json::from_str(text).unwrap();
+        keep_exact(&mut columns, text)?;
+        Ok(Value::Object(columns).to_string())
+    }
+
+    #[test]
+    fn an_integer_is_kept_or_refused_and_a_fraction_is_left_alone() {
+        for text in [
+            r#"{"a":18446744073709551615,"b":-9223372036854775808}"#,
+            r#"{"a":1e+22,"b":[-0.0,1.5]}"#,
+        ] {
+            assert_eq!(exact(text).unwrap(), text);
+        }
+        assert_eq!(
+            exact(r#"{"a":-0,"b":{"c":[1,-0]}}"#).unwrap(),
+            r#"{"a":0,"b":{"c":[1,0]}}"#
+        );
+        for (text, path) in [
+            (r#"{"a":18446744073709551616}"#, "a"),
+            (r#"{"a":-9223372036854775809}"#, "a"),
+            (r#"{"a":{"b":[1,12345678901234567890123]}}"#, "a.b[1]"),
+        ] {
+            let error = exact(text).unwrap_err();
+            assert!(error.starts_with(&format!("{path:?} is ")), "{error}");
+        }
+    }
+}
