@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -38,10 +39,12 @@ impl AtomicDir {
         let staged = tempfile::Builder::new()
             .prefix(&format!(".{name}."))
             .suffix(".tmp")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777)) // less the umask
+            .permissions(fs::Permissions::from_mode(0o777)) // less the umask
             .tempdir_in(folder)
             .with_context(|| format!("writing {}", target.display()))?;
         signals::remove_on_exit(staged.path());
+        keep_mode(&target, staged.path())
+            .with_context(|| format!("writing {}", target.display()))?;
         Ok(AtomicDir { staged, target })
     }
 
@@ -59,6 +62,10 @@ impl AtomicDir {
     pub fn publish(self) -> anyhow::Result<()> {
         let AtomicDir { staged, target } = self;
         let put = || -> io::Result<()> {
+            for entry in fs::read_dir(staged.path())? {
+                let entry = entry?;
+                keep_mode(&target.join(entry.file_name()), &entry.path())?;
+            }
             sync_all(staged.path())?;
             if !target.exists() {
                 fs::rename(staged.path(), &target)?;
@@ -75,6 +82,20 @@ impl AtomicDir {
         signals::keep(staged.path());
         drop(staged); // after an exchange this is the older folder
         Ok(())
+    }
+}
+
+/// Who may read the old one may read the new one, and nobody else.
+fn keep_mode(old: &Path, new: &Path) -> io::Result<()> {
+    match fs::metadata(old) {
+        Ok(old) => {
+            let mut permissions = old.permissions();
+            if old.is_dir() {
+                permissions.set_mode(permissions.mode() | 0o700); // it is yet to be filled
+            }
+            fs::set_permissions(new, permissions)
+        }
+        Err(_) => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! | status | meaning |
 //! |---|---|
-//! | 0 | done, or the reader of our output went away |
+//! | 0 | done, or the reader of our output went away and no file was left to write |
 //! | 1 | done, and the answer is no |
 //! | 2 | could not: usage, missing file, full disk |
 //! | 75 | another run holds the lock |
@@ -14,7 +14,9 @@
 
 mod args;
 mod config;
+mod descriptor;
 mod directory;
+mod files;
 mod generate;
 mod hint;
 mod input;
@@ -26,6 +28,7 @@ mod signals;
 
 pub use args::CommonArgs;
 pub use directory::AtomicDir;
+pub use files::Files;
 pub use hint::{Hint, ledger_error};
 pub use input::Input;
 pub use lock::{Lock, Locked};
@@ -37,6 +40,7 @@ pub use signals::interrupted;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use serde::Serialize;
 
@@ -61,8 +65,14 @@ pub fn main<A: Parser + Serialize>(run: impl FnOnce(A) -> anyhow::Result<Outcome
         Ok(args::Resolved::Run(args)) => exit_code(&name, run(*args)),
         Ok(args::Resolved::Answered) => exit_code(&name, Ok(Outcome::Done)),
         Err(args::Error::Usage(error)) => {
-            let _ = error.print(); // nobody is left to tell when stderr is gone
-            ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+            let printed = error.print().and_then(|()| io::stdout().flush());
+            match error.use_stderr() {
+                true => ExitCode::from(2), // nobody is left to tell when stderr is gone
+                false => {
+                    let printed = printed.context("writing <stdout>");
+                    exit_code(&name, printed.map(|()| Outcome::Done))
+                }
+            }
         }
         Err(args::Error::Other(error)) => exit_code(&name, Err(error)),
     }
@@ -73,8 +83,12 @@ fn exit_code(name: &str, result: anyhow::Result<Outcome>) -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
         Ok(Outcome::Interrupted(signal)) => ExitCode::from(signals::status(signal)),
-        Err(error) if hint::io_kind(&error) == Some(io::ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) && !signals::is_output_pending() => ExitCode::SUCCESS,
         Err(error) => {
+            let error = match is_closed_pipe(&error) {
+                true => error.hint("its reader went away before all was written; no other output of this run is complete"),
+                false => error,
+            };
             let mut stderr = io::stderr().lock();
             let _ = writeln!(stderr, "{name}: {error:#}");
             for hint in hint::hints(&error) {
@@ -84,4 +98,8 @@ fn exit_code(name: &str, result: anyhow::Result<Outcome>) -> ExitCode {
             ExitCode::from(if is_locked.is_some() { 75 } else { 2 })
         }
     }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    hint::io_kind(error) == Some(io::ErrorKind::BrokenPipe)
 }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt::{self, Display};
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use anyhow::Context;
 use serde::{Serialize, Serializer};
 use tempfile::NamedTempFile;
 
-use crate::signals;
+use crate::{descriptor, signals};
 
 const BUFFER_BYTES: usize = 1 << 18;
 
@@ -36,8 +36,8 @@ impl Output {
         }
     }
 
-    /// Begins to write. Nothing is seen at the path before [`OutputWriter::commit`]; a pipe or a
-    /// device is written to directly. Open the inputs first.
+    /// Begins to write. Nothing is seen at the path before [`OutputWriter::commit`]; a pipe, a device
+    /// or a descriptor is written to directly. Open the inputs first.
     pub fn create(&self) -> anyhow::Result<OutputWriter> {
         let target = match self {
             Output::Stdout => {
@@ -47,18 +47,20 @@ impl Output {
                     .context("<stdout>")?;
                 Target::Direct(File::from(stdout))
             }
-            Output::File(path) => match fs::metadata(path) {
-                Ok(meta) if meta.is_dir() => anyhow::bail!("{}: is a directory", self.name()),
-                Ok(meta) if !meta.is_file() => Target::Direct(
+            Output::File(path) => match (descriptor::named_by(path), fs::metadata(path)) {
+                // What the shell has opened is gone on with where it stands, never replaced.
+                (Some(number), _) => {
+                    Target::Direct(descriptor::duplicate(number).with_context(|| self.name())?)
+                }
+                (_, Ok(meta)) if meta.is_dir() => anyhow::bail!("{}: is a directory", self.name()),
+                (_, Ok(meta)) if !meta.is_file() => Target::Direct(
                     OpenOptions::new()
                         .write(true)
                         .open(path)
                         .with_context(|| self.name())?,
                 ),
-                // A link stays a link; what it points to is replaced.
-                Ok(_) => Target::beside(fs::canonicalize(path).with_context(|| self.name())?)
-                    .with_context(|| format!("writing {}", self.name()))?,
-                Err(_) => Target::beside(path.clone())
+                // A link stays a link; what it points to is replaced, or made.
+                (_, old) => Target::beside(resolved(path), old.ok())
                     .with_context(|| format!("writing {}", self.name()))?,
             },
         };
@@ -122,7 +124,10 @@ enum Target {
 }
 
 impl Target {
-    fn beside(path: PathBuf) -> io::Result<Target> {
+    /// A file in the folder of `path`, with the mode of the `old` one there: notes that only their
+    /// writer may read stay so.
+    fn beside(path: PathBuf, old: Option<Metadata>) -> io::Result<Target> {
+        let mode = old.map(|old| old.permissions().mode() & 0o7777);
         let folder = parent(&path);
         let name = path
             .file_name()
@@ -132,9 +137,13 @@ impl Target {
         let temporary = tempfile::Builder::new()
             .prefix(&format!(".{name}."))
             .suffix(".tmp")
-            .permissions(Permissions::from_mode(0o666)) // the umask is taken off by the kernel
+            .permissions(Permissions::from_mode(mode.unwrap_or(0o666))) // the umask is taken off by the kernel
             .tempfile_in(folder)?;
         signals::remove_on_exit(temporary.path());
+        if let Some(mode) = mode {
+            let file = temporary.as_file();
+            file.set_permissions(Permissions::from_mode(mode))?;
+        }
         Ok(Target::Beside { temporary, path })
     }
 }
@@ -157,6 +166,22 @@ fn publish(temporary: NamedTempFile, path: &Path) -> io::Result<()> {
     temporary.persist(path).map_err(|error| error.error)?;
     signals::keep(&was);
     sync_folder(parent(path))
+}
+
+/// The path that a write to `path` ends at: links are followed, to a file that is not there yet too.
+pub(crate) fn resolved(path: &Path) -> PathBuf {
+    const LINKS: usize = 40; // as many as Linux follows
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        match fs::read_link(&path) {
+            Ok(target) => path = parent(&path).join(target),
+            Err(_) => break,
+        }
+    }
+    match (fs::canonicalize(parent(&path)), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => fs::canonicalize(&path).unwrap_or(path), // it ends in `..`
+    }
 }
 
 /// The folder a path lies in.

@@ -65,6 +65,13 @@ pub(crate) fn keep(path: &Path) {
     }
 }
 
+/// Was a file or folder begun that has not been put in its place?
+pub(crate) fn is_output_pending() -> bool {
+    TEMPORARIES
+        .lock()
+        .is_ok_and(|temporaries| !temporaries.is_empty())
+}
+
 fn remove_temporaries() {
     if let Ok(temporaries) = TEMPORARIES.lock() {
         for path in temporaries.iter() {

@@ -302,3 +302,95 @@ fn of_a_flag_given_twice_the_last_one_counts_and_lists_grow() {
     let config: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap();
     assert_eq!(config["no_word"], serde_json::json!(["x", "y"]));
 }
+
+/// Runs `script` in bash, in `folder`, with the tool as `$copy`.
+fn bash(folder: &Path, script: &str) -> std::process::Output {
+    let mut bash = Command::new("bash");
+    bash.args(["-u", "-c", script]).current_dir(folder);
+    run(bash.env("copy", copy().get_program()), "a\n")
+}
+
+#[test]
+fn a_redirected_descriptor_is_gone_on_with_and_never_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    for (path, redirection) in [
+        ("/dev/stdout", ">> out"),
+        ("/dev/fd/1", ">> out"),
+        ("/proc/self/fd/1", ">> out"),
+        ("/dev/stderr", "2>> out"),
+        ("/dev/fd/7", "7>> out"),
+        ("/dev/fd/7", "7<> out >&7"),
+        ("link", ">> out"),
+    ] {
+        fs::write(&out, "first\n").unwrap();
+        let _ = std::os::unix::fs::symlink("/dev/stdout", folder.path().join("link"));
+        let seek = if redirection.contains("<>") {
+            "read -r -u 7; "
+        } else {
+            ""
+        };
+        let script = format!("{{ {seek}\"$copy\" --prefix= -o {path} in; }} {redirection}");
+        fs::write(folder.path().join("in"), "second\n").unwrap();
+        let got = bash(folder.path(), &script);
+        assert_eq!(
+            got.status.code(),
+            Some(0),
+            "{script}\n{}",
+            text(&got.stderr)
+        );
+        assert_eq!(
+            fs::read_to_string(&out).unwrap(),
+            "first\nsecond\n",
+            "{script}"
+        );
+    }
+    let got = run(copy().args(["--prefix=", "-o", "/dev/fd/77"]), "a\n");
+    assert_eq!(got.status.code(), Some(2));
+}
+
+#[test]
+fn a_replaced_output_keeps_who_may_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    for mode in [0o600, 0o640, 0o666] {
+        let out = file(folder.path(), "out", "old");
+        fs::set_permissions(&out, fs::Permissions::from_mode(mode)).unwrap();
+        let got = run(copy().args(["--prefix=", "-o"]).arg(&out), "a\n");
+        assert_eq!(got.status.code(), Some(0));
+        let is = fs::metadata(&out).unwrap().permissions().mode() & 0o777;
+        assert_eq!(
+            (is, fs::read_to_string(&out).unwrap()),
+            (mode, "a\n".into())
+        );
+    }
+}
+
+#[test]
+fn a_link_to_what_is_not_there_yet_stays_a_link() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("there")).unwrap();
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink("there/new", &link).unwrap();
+    let got = run(copy().args(["--prefix=", "-o"]).arg(&link), "a\n");
+    assert_eq!(got.status.code(), Some(0));
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(
+        fs::read_to_string(folder.path().join("there/new")).unwrap(),
+        "a\n"
+    );
+}
+
+#[test]
+fn help_that_could_not_be_written_is_status_2_and_a_closed_pipe_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    for what in ["--help", "--version", "--generate=man"] {
+        let got = bash(folder.path(), &format!("\"$copy\" {what} > /dev/full"));
+        assert_eq!(got.status.code(), Some(2), "{what}");
+        let said = text(&got.stderr);
+        assert!(said.contains("No space left"), "{what}: {said}");
+        let closed = format!("\"$copy\" {what} | true; exit ${{PIPESTATUS[0]}}");
+        let got = bash(folder.path(), &closed);
+        assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""));
+    }
+}
