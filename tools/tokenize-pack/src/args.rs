@@ -59,14 +59,14 @@ pub struct Args {
     pub output_shards: Option<u32>,
     /// Write the fate of every line as CSV: kept, dropped or truncated, why, and in which row it is
     #[arg(long, value_name = "FILE")]
-    pub ledger: Option<PathBuf>,
+    pub ledger: Option<Output>,
     /// Go on from the ledger of the tool that wrote the input: the fates are then those of the lines
     /// that the first tool read
     #[arg(long, value_name = "FILE", requires = "ledger")]
     pub ledger_from: Option<PathBuf>,
     /// Instead of packing, show the first N examples token by token, what is learned marked;
     /// a page if --output ends in .html
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["ledger", "output_shards"])]
     pub show_mask: Option<usize>,
     /// Threads [default: one a core]; the output is the same for any number
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]

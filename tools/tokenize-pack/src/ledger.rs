@@ -55,8 +55,7 @@ pub struct Cases {
 
 impl Ledger {
     pub fn open(args: &Args) -> anyhow::Result<Ledger> {
-        let path = args.ledger.clone();
-        let out = path.map(|path| Output::File(path).create()).transpose()?;
+        let out = args.ledger.as_ref().map(Output::create).transpose()?;
         let is_wanted = out.is_some();
         let written = ledger::Ledger::new(out)?;
         let written = match &args.ledger_from {

@@ -13,7 +13,7 @@ pub use args::Args;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use cli::{Hint, Input, Outcome, Output, OutputWriter};
+use cli::{Files, Hint, Input, Outcome, Output, OutputWriter};
 use tokens::{Chat, Encoded, Meta, Packing, pack, shard};
 
 use args::{Format, Long};
@@ -45,6 +45,16 @@ pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
 }
 
 fn check(args: &Args) -> anyhow::Result<()> {
+    let files = Files::default()
+        .reads("FILE", &args.files)
+        .reads_paths("--chat-template", &args.chat_template)
+        .reads_paths("--ledger-from", &args.ledger_from);
+    match args.output_shards {
+        None => files.writes_main("-o", &args.output),
+        Some(_) => files.writes("-o", &write::outputs(args)),
+    }
+    .writes("--ledger", &args.ledger)
+    .check()?;
     if args.output_shards.is_some() && args.output == Output::Stdout {
         return Err(anyhow!("--output-shards needs files to write"))
             .hint("-o train.safetensors writes train-00001-of-0000N.safetensors and so on");

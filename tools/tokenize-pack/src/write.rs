@@ -76,6 +76,12 @@ fn share(rows: usize, file: usize, files: usize) -> Range<usize> {
     file * rows / files..(file + 1) * rows / files
 }
 
+/// All files that will be written.
+pub fn outputs(args: &Args) -> Vec<Output> {
+    let files = args.output_shards.unwrap_or(1) as usize;
+    (0..files).map(|file| file_of(args, file)).collect()
+}
+
 fn file_of(args: &Args, file: usize) -> Output {
     match args.output_shards {
         Some(files) => numbered(&args.output, file + 1, files),

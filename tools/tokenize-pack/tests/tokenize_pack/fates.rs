@@ -183,3 +183,25 @@ fn two_machines_complete_one_ledger() {
         ]
     );
 }
+
+#[test]
+fn a_ledger_goes_to_standard_output_too() {
+    let (dir, base) = folder(&chats(3));
+    let flags = ["train.jsonl", "--base", &base, "-o", "t.safetensors"];
+    let output = tool(dir.path(), &[&flags[..], &["--ledger", "-"]].concat());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let ledger = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(ledger.lines().count(), 4, "{ledger}");
+    assert!(!dir.path().join("-").exists());
+}
+
+#[test]
+fn a_look_at_the_mask_takes_no_flag_that_it_would_not_heed() {
+    let (dir, base) = folder(&chats(3));
+    for other in [["--ledger", "l.csv"], ["--output-shards", "2"]] {
+        let flags = ["train.jsonl", "--base", &base, "--show-mask", "1"];
+        let output = tool(dir.path(), &[&flags[..], &other].concat());
+        assert_eq!(code(&output), 2, "{other:?}");
+        assert!(stderr(&output).contains("cannot be used with"));
+    }
+}
