@@ -1,10 +1,11 @@
 //! What can be asked of jsonl-split?
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Parser;
 use cli::{CommonArgs, Input, Output};
-use dataset::split::{Counts, Ratios};
+use dataset::split::{Counts, Ratios, Split};
 use serde::Serialize;
 
 const EXAMPLES: &str = "\
@@ -32,10 +33,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
     pub out_dir: Option<PathBuf>,
     /// Shares of train, valid and test: 90,10 or 80,10,10 or train=0.8,test=0.2
-    #[arg(long, default_value = "90,10", conflicts_with = "counts")]
+    #[arg(long, default_value = "90,10", conflicts_with = "counts", value_parser = named_once::<Ratios>)]
     pub ratios: Ratios,
     /// Numbers of examples, of each stratum with --stratify: train=12,valid=2,test=3 or train=rest,test=3
-    #[arg(long)]
+    #[arg(long, value_parser = named_once::<Counts>)]
     pub counts: Option<Counts>,
     /// Meet the ratios exactly, instead of in the long run
     #[arg(long, conflicts_with = "counts")]
@@ -58,13 +59,15 @@ pub struct Args {
     )]
     pub near_duplicates: Option<f64>,
     /// Leave out examples whose prompt is in this file, e.g. a test set that is fixed, and the whole
-    /// group of an example in it: all that --near-duplicates and --group-by keep together
+    /// group of an example in it: all that --near-duplicates and --group-by keep together. If it came
+    /// out of a split, give another --seed than that had
     #[arg(long, value_name = "FILE")]
-    pub against: Vec<PathBuf>,
-    /// Another seed is another split
+    pub against: Vec<Input>,
+    /// Another seed is another split. What a split left, split again with the same seed, is cut at
+    /// the same places: nothing is held out. Give another one then
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Count, and write nothing
+    /// Count, and write nothing, no --ledger either
     #[arg(long)]
     pub dry_run: bool,
     /// Write the fate of every line to this CSV
@@ -83,4 +86,21 @@ fn share(text: &str) -> Result<f64, String> {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("a similarity is a number from 0 to 1".into()),
     }
+}
+
+/// Reads shares or counts in which no set is named twice: one of the two would be forgotten.
+fn named_once<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {
+    let wanted = text.parse()?;
+    let mut named = Vec::new();
+    for (index, part) in text.split([',', '/']).enumerate() {
+        let name = match part.split_once('=') {
+            Some((name, _)) => name.trim(),
+            None => Split::ALL[index].name(), // no more than three, or it would not have been read
+        };
+        if named.contains(&name) {
+            return Err(format!("{name} is named twice"));
+        }
+        named.push(name);
+    }
+    Ok(wanted)
 }

@@ -1,50 +1,53 @@
 //! Which prompts must not leak, because a fixed test set holds them?
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 
-use anyhow::Context;
 use dataset::Example;
 use dataset::keys::prompt_key;
 
 use crate::Args;
+use crate::lines::{self, Line, Lines};
+use crate::place;
 
-/// The prompts of all `--against` files.
-pub struct FixedSet(HashSet<u64>);
+/// The prompts of all `--against` files, and their lines where groups are looked for.
+pub struct FixedSet {
+    prompts: HashSet<u64>,
+    files: Vec<Lines>,
+}
 
 impl FixedSet {
     pub fn read(args: &Args) -> anyhow::Result<FixedSet> {
+        let twice = place::looks_for_groups(args);
+        let files = args.against.iter().map(|file| lines::open(file, twice));
+        let mut set = FixedSet {
+            prompts: HashSet::new(),
+            files: files.collect::<anyhow::Result<_>>()?,
+        };
         let mut prompts = HashSet::new();
-        each_line(args, &mut |_, example| {
+        set.each_line(&mut |_, example| {
             prompts.insert(prompt_key(example));
             Ok(())
         })?;
-        Ok(FixedSet(prompts))
+        set.prompts = prompts;
+        Ok(set)
     }
 
     /// Is this prompt asked there?
     pub fn holds(&self, prompt: u64) -> bool {
-        self.0.contains(&prompt)
+        self.prompts.contains(&prompt)
     }
-}
 
-/// Calls `each` for every example of the `--against` files, as its line and as what that says.
-pub fn each_line(
-    args: &Args,
-    each: &mut dyn FnMut(&str, &Example) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    for path in &args.against {
-        let name = path.display();
-        let reader = BufReader::new(File::open(path).with_context(|| name.to_string())?);
-        for (index, line) in reader.lines().enumerate() {
-            let place = || format!("{name}:{}", index + 1);
-            let line = line.with_context(place)?;
-            if !line.trim().is_empty() {
-                let example = Example::from_json(&line).with_context(place)?;
-                each(&line, &example).with_context(place)?;
-            }
+    /// Calls `each` for every example of the files, as its line and as what that says.
+    pub fn each_line(
+        &self,
+        each: &mut dyn FnMut(&Line, &Example) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        for file in &self.files {
+            file.each(&mut |line| match line.index {
+                Some(_) => each(line, &line.example()?),
+                None => Ok(()),
+            })?;
         }
+        Ok(())
     }
-    Ok(())
 }

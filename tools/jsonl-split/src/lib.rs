@@ -11,7 +11,7 @@ use std::fs;
 use std::io::{BufWriter, Write};
 
 use anyhow::Context;
-use cli::{AtomicDir, Hint, Input, Outcome, Output, OutputWriter, Progress, Unit};
+use cli::{AtomicDir, Files, Hint, Input, Outcome, Output, OutputWriter, Progress, Unit};
 use dataset::ledger::{Fate, Ledger};
 use dataset::split::Split;
 
@@ -26,6 +26,7 @@ const BLANK_LINE: &str = "blank_line";
 
 /// Reads, places, writes, publishes.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    check(&args)?;
     let fixed = FixedSet::read(&args)?;
     let input = lines::open(&args.input, place::needs_two_passes(&args))?;
     let place = place::decide(&args, &input, &fixed)?;
@@ -36,6 +37,20 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     sink.publish(&args, &report, place.strata())?;
     report.print(place.strata());
     Ok(Outcome::Done)
+}
+
+fn check(args: &Args) -> anyhow::Result<()> {
+    let files = Files::default()
+        .reads("FILE", [&args.input])
+        .reads("--against", &args.against)
+        .reads_paths("--ledger-from", &args.ledger_from);
+    match &args.out_dir {
+        Some(folder) if !args.dry_run => files
+            .writes("--ledger", &args.ledger)
+            .replaces("--out-dir", folder)
+            .check(),
+        _ => files.check(),
+    }
 }
 
 fn write_all(
@@ -72,7 +87,8 @@ struct Sink {
 
 impl Sink {
     fn create(args: &Args) -> anyhow::Result<Sink> {
-        let ledger = args.ledger.as_ref().map(Output::create).transpose()?;
+        let ledger = args.ledger.as_ref().filter(|_| !args.dry_run);
+        let ledger = ledger.map(Output::create).transpose()?;
         let mut sink = Sink {
             folder: None,
             files: [None, None, None],
@@ -134,7 +150,8 @@ impl Sink {
 }
 
 fn follow(ledger: Ledger<OutputWriter>, args: &Args) -> anyhow::Result<Ledger<OutputWriter>> {
-    Ok(match (&args.ledger_from, &args.input) {
+    let from = args.ledger_from.as_ref().filter(|_| !args.dry_run);
+    Ok(match (from, &args.input) {
         (Some(path), Input::Stdin) => ledger.following_through_a_pipe(path)?,
         (Some(path), Input::File(_)) => ledger.following(path)?,
         (None, _) => ledger,

@@ -45,25 +45,27 @@ impl Line<'_> {
 
 /// The input, readable as often as was asked.
 pub enum Lines {
-    /// A file, or standard input, read as it comes.
+    /// Read as it comes: a file, as often as is asked; anything else once.
     Once(Input),
-    /// A copy of standard input, which goes away by itself.
+    /// A copy of standard input, of a pipe or of a device, which goes away by itself.
     Spooled { input: Input, copy: File },
 }
 
-/// Opens the input; standard input is copied to a temporary file when it must be read twice.
+/// Opens the input. What is no regular file gives its bytes once: it is copied to a temporary file
+/// when it must be read twice.
 pub fn open(input: &Input, twice: bool) -> anyhow::Result<Lines> {
-    match input {
-        Input::Stdin if twice => {
-            let mut copy = tempfile::tempfile().context("copying standard input")?;
-            io::copy(&mut input.open_raw()?, &mut copy).context("copying standard input")?;
-            Ok(Lines::Spooled {
-                input: input.clone(),
-                copy,
-            })
-        }
-        _ => Ok(Lines::Once(input.clone())),
+    let is_regular = input.bytes().is_some();
+    if is_regular || !twice {
+        return Ok(Lines::Once(input.clone()));
     }
+    let copying = || format!("copying {}", input.name());
+    let mut source = input.open_raw()?;
+    let mut copy = tempfile::tempfile().with_context(copying)?;
+    io::copy(&mut source, &mut copy).with_context(copying)?;
+    Ok(Lines::Spooled {
+        input: input.clone(),
+        copy,
+    })
 }
 
 impl Lines {
@@ -114,9 +116,9 @@ impl Lines {
         match self {
             Lines::Once(input) => Ok(input.open()?),
             Lines::Spooled { copy, .. } => {
-                let mut copy = copy.try_clone().context("reading standard input again")?;
-                copy.seek(SeekFrom::Start(0))
-                    .context("reading standard input again")?;
+                let again = || format!("reading {} again", self.name());
+                let mut copy = copy.try_clone().with_context(again)?;
+                copy.seek(SeekFrom::Start(0)).with_context(again)?;
                 Ok(Box::new(BufReader::with_capacity(1 << 18, copy)))
             }
         }

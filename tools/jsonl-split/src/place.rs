@@ -63,11 +63,12 @@ impl Rule {
 
 /// Must the whole file be seen before the first line is written?
 pub fn needs_two_passes(args: &Args) -> bool {
-    args.exact
-        || args.counts.is_some()
-        || args.stratify.is_some()
-        || args.group_by.is_some()
-        || args.near_duplicates.is_some()
+    args.exact || args.counts.is_some() || args.stratify.is_some() || looks_for_groups(args)
+}
+
+/// Is there more than the prompt that keeps examples together?
+pub fn looks_for_groups(args: &Args) -> bool {
+    args.group_by.is_some() || args.near_duplicates.is_some()
 }
 
 /// Does anything go to this split?
@@ -84,7 +85,7 @@ pub fn decide<'a>(args: &'a Args, input: &Lines, fixed: &'a FixedSet) -> anyhow:
         return Ok(Place::Streaming { args, fixed });
     }
     let mut seen = Seen::new(args);
-    seen.add_fixed(args)?;
+    seen.add_fixed(args, fixed)?;
     input.each(&mut |line| seen.add(line, args))?;
     let mut fates = seen.join(fixed);
     let Seen {

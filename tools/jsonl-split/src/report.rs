@@ -21,8 +21,13 @@ pub struct Report {
     /// eight bytes a line, where a map of groups would take three times as much.
     placed: Vec<u64>,
     groups: usize,
+    /// Of the groups' sizes: what the shares' variance grows with.
+    sum_of_squares: f64,
     would_have_leaked: u64,
 }
+
+/// Less than this below its share a set is by chance in one run of three million.
+const FAR_BELOW: f64 = 5.0; // standard deviations
 
 const BLIND_BITS: u64 = 0b11;
 
@@ -54,6 +59,7 @@ impl Report {
             strata: BTreeMap::new(),
             placed: Vec::new(),
             groups: 0,
+            sum_of_squares: 0.0,
             would_have_leaked: 0,
         }
     }
@@ -84,16 +90,40 @@ impl Report {
                 .hint("see --ledger for the reasons"),
             });
         }
-        for split in self
-            .wanted
-            .iter()
-            .filter(|split| self.lines[**split as usize] == 0)
-        {
-            cli::note(format_args!(
-                "{split} is empty: the file is small for these ratios; --exact meets them"
-            ));
+        for split in &self.wanted {
+            let lines = self.lines[*split as usize];
+            if let Some(expected) = self.far_below(*split, args) {
+                let told = format!(
+                    "{split} holds {lines} examples, where its share is {expected:.0}: was this file, or \
+                     the one of --against, split with --seed {} before?",
+                    args.seed
+                );
+                let way_out =
+                    "give another --seed: the same one cuts what it left at the same places";
+                if lines == 0 {
+                    return Err(anyhow!(told).hint(way_out));
+                }
+                cli::note(format_args!("{told} If so, {way_out}"));
+            } else if lines == 0 {
+                cli::note(format_args!(
+                    "{split} is empty: the file is small for these ratios; --exact meets them"
+                ));
+            }
         }
         Ok(())
+    }
+
+    /// The number of examples that a split by hash should hold, where it holds so few that this is no
+    /// chance. A group goes whole: the variance is share · (1 − share) · Σ size².
+    fn far_below(&self, split: Split, args: &Args) -> Option<f64> {
+        if args.exact || args.counts.is_some() || args.stratify.is_some() {
+            return None;
+        }
+        let share = args.ratios.share(split);
+        let expected = share * self.lines.iter().sum::<u64>() as f64;
+        let deviation = (share * (1.0 - share) * self.sum_of_squares).sqrt();
+        let is_far = (self.lines[split as usize] as f64) < expected - FAR_BELOW * deviation;
+        is_far.then_some(expected)
     }
 
     /// Counts the groups, and the examples that a split line by line would have held out although
@@ -107,6 +137,7 @@ impl Report {
             let in_training = |line: &&u64| *line & BLIND_BITS == Split::Train as u64;
             let trained = group.iter().filter(in_training).count();
             self.groups += 1;
+            self.sum_of_squares += (group.len() as f64).powi(2);
             if trained > 0 {
                 self.would_have_leaked += (group.len() - trained) as u64;
             }

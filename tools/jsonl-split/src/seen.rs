@@ -8,9 +8,10 @@ use dataset::Example;
 use dataset::keys::{field, field_key, prompt_key, prompt_text};
 use dataset::minhash::{Index, Signature};
 use dataset::split::{Groups, Members};
+use serde_json::{Value, json};
 
 use crate::Args;
-use crate::fixed::{self, FixedSet};
+use crate::fixed::FixedSet;
 use crate::lines::Line;
 use crate::place::{Fate, Rule};
 
@@ -52,17 +53,15 @@ impl Seen {
     }
 
     /// The fixed set joins the groups like any other line, if there are groups.
-    pub fn add_fixed(&mut self, args: &Args) -> anyhow::Result<()> {
+    pub fn add_fixed(&mut self, args: &Args, fixed: &FixedSet) -> anyhow::Result<()> {
         if self.together.is_none() {
             return Ok(());
         }
         let mut without_field = 0;
-        fixed::each_line(args, &mut |line, example| {
+        fixed.each_line(&mut |line, example| {
             let prompt = prompt_key(example);
             let key = match &args.group_by {
-                Some(path) => {
-                    field(&serde_json::from_str(line)?, path).map(|value| of(path, &value))
-                }
+                Some(path) => value_of(&line.value()?, path).map(|value| of(path, &value)),
                 None => None,
             };
             without_field += u64::from(key.is_none());
@@ -97,7 +96,7 @@ impl Seen {
             None
         };
         let get = |path: &String| {
-            let value = value.as_ref().and_then(|value| field(value, path));
+            let value = value.as_ref().and_then(|value| value_of(value, path));
             value
                 .ok_or_else(|| anyhow!("{}: no field {path:?} in the line or in its answer", line.place()))
                 .hint("a FIELD is a key of the line (metadata.patient) or of the JSON in the answer (code)")
@@ -182,6 +181,14 @@ impl Together {
             });
         }
     }
+}
+
+/// The text of a field of the line or of its answer, which TRL writes as a list of messages too.
+fn value_of(line: &Value, path: &str) -> Option<String> {
+    field(line, path).or_else(|| match line.get("completion") {
+        Some(messages @ Value::Array(_)) => field(&json!({ "messages": messages }), path),
+        _ => None,
+    })
 }
 
 /// The key of all that have this value in the field.

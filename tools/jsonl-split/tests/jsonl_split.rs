@@ -364,3 +364,137 @@ fn a_blank_line_has_its_fate_in_the_ledger() {
         "{ledger}"
     );
 }
+
+/// Runs `script` in bash, in `folder`, with the tool as `$split`.
+fn bash(folder: &Path, script: &str) -> std::process::Output {
+    let mut bash = Command::new("bash");
+    bash.args(["-u", "-c", script]).current_dir(folder);
+    run(bash.env("split", tool().get_program()), "")
+}
+
+#[test]
+fn a_fixed_set_that_comes_through_a_pipe_keeps_out_as_much_as_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let note = |n: usize, more: &str| {
+        let words: Vec<String> = (0..20).map(|word| format!("w{}", 100 * n + word)).collect();
+        chat(&(words.join(" ") + more), &format!("C{}", n % 20))
+    };
+    let all: String = (0..100).map(|n| note(n, "")).collect();
+    let fixed: String = (0..7).map(|n| note(n, " more")).collect();
+    fs::write(folder.path().join("all"), all).unwrap();
+    fs::write(folder.path().join("fixed"), fixed).unwrap();
+    for flags in ["--near-duplicates", "--group-by code", ""] {
+        let said = |fixed: &str| {
+            let script = format!("\"$split\" all --against {fixed} --dry-run {flags}");
+            text(&bash(folder.path(), &script).stderr).to_owned()
+        };
+        let wanted = said("fixed");
+        assert!(wanted.contains("fixed_set") || flags.is_empty(), "{wanted}");
+        assert_eq!(said("<(cat fixed)"), wanted, "{flags}");
+        assert_eq!(said("/dev/stdin < <(cat fixed)"), wanted, "{flags}");
+        assert_eq!(said("- < <(cat fixed)"), wanted, "{flags}");
+        assert_eq!(said("- < fixed"), wanted, "{flags}");
+    }
+}
+
+#[test]
+fn examples_come_through_a_pipe_with_a_name_in_every_mode() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("all"), notes(100)).unwrap();
+    for flags in [
+        "",
+        "--exact",
+        "--stratify code",
+        "--group-by code",
+        "--near-duplicates",
+    ] {
+        let script = |from: &str| format!("rm -rf out; \"$split\" {from} {flags} --out-dir out");
+        let split = |script: &str| {
+            let got = bash(folder.path(), script);
+            assert_eq!(got.status.code(), Some(0), "{flags}\n{}", text(&got.stderr));
+            ["train", "valid"].map(|name| set(&folder.path().join("out"), name))
+        };
+        let wanted = split(&script("all"));
+        assert_eq!(split(&script("<(cat all)")), wanted);
+        // Of a name that stays: opened twice, it would wait for ever.
+        let fifo = format!("mkfifo fifo; (cat all > fifo) & {}", script("fifo"));
+        assert_eq!(split(&fifo), wanted);
+        fs::remove_file(folder.path().join("fifo")).unwrap();
+    }
+}
+
+#[test]
+fn a_dry_run_writes_no_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("all"), notes(100)).unwrap();
+    fs::write(folder.path().join("old.csv"), "mine").unwrap();
+    let got = bash(
+        folder.path(),
+        "\"$split\" all --dry-run --ledger new.csv && \"$split\" all --dry-run --ledger old.csv",
+    );
+    assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
+    assert!(!folder.path().join("new.csv").exists());
+    assert_eq!(
+        fs::read_to_string(folder.path().join("old.csv")).unwrap(),
+        "mine"
+    );
+}
+
+#[test]
+fn what_a_split_left_is_not_split_again_with_the_same_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("all"), notes(1000)).unwrap();
+    let split = |line: &str| bash(folder.path(), &format!("\"$split\" {line}"));
+    let first = split("all --ratios train=90,test=10 --out-dir s1");
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stderr));
+    for again in [
+        "s1/train.jsonl --ratios 90,10 --out-dir s2",
+        "all --against s1/test.jsonl --ratios 90,10 --out-dir s2",
+    ] {
+        let got = split(again);
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(2), "{said}");
+        assert!(said.contains("split with --seed 0 before?"), "{said}");
+        assert!(said.contains("hint: give another --seed"), "{said}");
+        let other = split(&format!("{again} --seed 1"));
+        assert_eq!(other.status.code(), Some(0));
+        assert!(!text(&other.stderr).contains("before?"));
+    }
+    let few = split("s1/train.jsonl --ratios 70,30 --out-dir s3");
+    assert_eq!(few.status.code(), Some(0));
+    assert!(
+        text(&few.stderr).contains("before?"),
+        "{}",
+        text(&few.stderr)
+    );
+}
+
+#[test]
+fn a_set_that_is_named_twice_is_an_error() {
+    for flag in [
+        "--counts=train=5,train=6",
+        "--ratios=train=0.8,train=0.2",
+        "--ratios=90,train=10",
+    ] {
+        let got = run(tool().args([flag, "--dry-run"]), &notes(20));
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(2), "{said}");
+        assert!(said.contains("train is named twice"), "{said}");
+    }
+}
+
+#[test]
+fn a_field_is_found_in_a_completion_that_is_a_list_of_messages() {
+    let line = |n: usize| {
+        let answer = serde_json::json!({"code": n % 2}).to_string();
+        let prompt = serde_json::json!([{"role": "user", "content": format!("note {n}")}]);
+        let completion = serde_json::json!([{"role": "assistant", "content": answer}]);
+        format!(
+            "{}\n",
+            serde_json::json!({"prompt": prompt, "completion": completion})
+        )
+    };
+    let input: String = (0..20).map(line).collect();
+    let [train, _, test] = split(&input, &["--stratify=code", "--counts=train=rest,test=2"]);
+    assert_eq!((train.len(), test.len()), (16, 4));
+}
