@@ -5,7 +5,7 @@ mod source;
 
 use std::io::Write;
 
-use cli::{Hint, Outcome, OutputWriter, Progress, Unit};
+use cli::{Files, Hint, Outcome, OutputWriter, Progress, Unit};
 use dataset::convert::{self, NameMap};
 use dataset::ledger::{Fate, Ledger};
 use dataset::rows::{Place, Row, Rows};
@@ -19,6 +19,11 @@ use source::Source;
 /// Reads every source, converts every row, publishes the outputs.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let sources = source::find(&args)?;
+    Files::default()
+        .reads("FILE", sources.iter().map(|source| &source.input))
+        .writes_main("-o", &args.output)
+        .writes("--ledger", &args.ledger)
+        .check()?;
     let converter = Converter::new(&args)?;
     let mut sink = Sink::new(&args)?;
     for source in &sources {

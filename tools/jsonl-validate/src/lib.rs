@@ -10,7 +10,7 @@ mod tokens_check;
 use std::io::Write;
 
 use anyhow::Context;
-use cli::{Hint, Input, Outcome, Output, OutputWriter};
+use cli::{Files, Hint, Input, Outcome, Output, OutputWriter};
 use dataset::ledger::{Fate, Ledger};
 use dataset::{Finding, Judge, Options, Severities, Severity, Verdict};
 
@@ -23,6 +23,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     if let Some(what) = &args.explain {
         return explain::print(what);
     }
+    files(&args).check()?;
     let options = options(&args)?;
     let mut judge = Judge::new(&options, args.min_per_label);
     let mut sink = Sink::create(&args)?;
@@ -89,6 +90,18 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         );
     }
     Ok(outcome)
+}
+
+fn files(args: &Args) -> Files {
+    Files::default()
+        .reads("FILE", [&args.input])
+        .reads_paths("--schema", &args.schema)
+        .reads_paths("--verdicts", &args.verdicts)
+        .reads_paths("--ledger-from", &args.ledger_from)
+        .writes_main("-o", &args.output)
+        .writes("--rejects", &args.rejects)
+        .writes("--report", &args.report)
+        .writes("--ledger", &args.ledger)
 }
 
 fn options(args: &Args) -> anyhow::Result<Options> {

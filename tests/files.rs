@@ -1,0 +1,125 @@
+//! Does any tool lose what a user has by writing over it? Two flags for one file, real processes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use workspace_tests::{data, run, text, tool};
+
+const CHAT: &str = r#"{"messages":[{"role":"user","content":"what is the code of a cold"},{"role":"assistant","content":"J00"}]}"#;
+
+/// Runs a tool on a command line in `folder`.
+fn say(folder: &Path, line: &str, stdin: &str) -> Output {
+    let mut words = line.split(' ');
+    let mut tool = tool(words.next().expect("a tool"));
+    run(tool.current_dir(folder).args(words), stdin)
+}
+
+/// All files below a folder, by their contents.
+fn contents(folder: &Path) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => all.extend(contents(&path)),
+            false => all.push((
+                path.display().to_string(),
+                fs::read_to_string(&path).unwrap(),
+            )),
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn an_output_over_another_or_over_an_input_is_refused_and_nothing_is_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let chats: String = (0..200)
+        .map(|n| format!("{}\n", CHAT.replace("cold", &format!("cold {n}"))))
+        .collect();
+    fs::write(here.join("v.jsonl"), &chats).unwrap();
+    fs::write(here.join("w.jsonl"), &chats).unwrap();
+    fs::write(here.join("a.csv"), "q,a\nx,y\n").unwrap();
+    std::os::unix::fs::symlink("v.jsonl", here.join("link")).unwrap();
+    let made = say(
+        here,
+        "jsonl-split w.jsonl --ratios 80,10,10 --out-dir sp",
+        "",
+    );
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    let before = contents(here);
+    let base = data("tokens/base").display().to_string();
+    for line in [
+        "jsonl-validate v.jsonl -o same --rejects same",
+        "jsonl-validate v.jsonl -o same --rejects ./same",
+        "jsonl-validate v.jsonl -o o --report same --ledger same",
+        "jsonl-validate v.jsonl --rejects v.jsonl",
+        "jsonl-validate link --rejects v.jsonl",
+        "jsonl-validate v.jsonl --rejects -",
+        "jsonl-validate v.jsonl --rejects /dev/stdout",
+        "jsonl-import a.csv --user {{q}} --assistant {{a}} -o o --ledger a.csv",
+        "jsonl-import a.csv --user {{q}} --assistant {{a}} -o o --ledger o",
+        "tokenize-pack v.jsonl --base BASE -o v.st --ledger v.st",
+        "tokenize-pack v.jsonl --base BASE -o v.st --ledger v.jsonl",
+        "tokenize-pack v.jsonl w.jsonl --base BASE -o w.jsonl",
+        "tokenize-pack v.jsonl --base BASE -o v.st --output-shards 2 --ledger v-00002-of-00002.st",
+        "tokenize-pack - - --base BASE -o v.st",
+        "jsonl-split w.jsonl --against sp/test.jsonl --out-dir sp",
+        "jsonl-split sp/train.jsonl --out-dir sp",
+        "jsonl-split w.jsonl --out-dir sp --ledger sp/ledger.csv",
+        "jsonl-split w.jsonl --out-dir new --ledger w.jsonl",
+        "jsonl-split - --against - --out-dir new",
+    ] {
+        let got = say(here, &line.replace("BASE", &base), "");
+        assert_eq!(got.status.code(), Some(2), "{line}\n{}", text(&got.stderr));
+        assert_eq!(contents(here), before, "{line}");
+    }
+}
+
+#[test]
+fn a_single_file_is_edited_in_place_and_devices_take_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    fs::write(here.join("v.jsonl"), format!("{CHAT}\nbroken\n")).unwrap();
+    for line in [
+        "jsonl-validate v.jsonl --drop-invalid -o /dev/null --rejects /dev/null --ledger /dev/null",
+        "jsonl-validate - --drop-invalid -o -",
+        "jsonl-validate v.jsonl --drop-invalid -o v.jsonl --rejects bad",
+    ] {
+        let got = say(here, line, &format!("{CHAT}\n"));
+        assert_eq!(got.status.code(), Some(0), "{line}\n{}", text(&got.stderr));
+    }
+    let read = |name: &str| fs::read_to_string(here.join(name)).unwrap();
+    assert_eq!(read("v.jsonl"), format!("{CHAT}\n"));
+    assert_eq!(read("bad"), "broken\n");
+}
+
+#[test]
+fn a_reader_that_goes_away_hides_no_file_that_was_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    fs::write(here.join("many.jsonl"), "broken\n".repeat(200_000)).unwrap();
+    let closed = |flags: &[&str]| {
+        let mut child = tool("jsonl-validate")
+            .current_dir(here)
+            .args(flags)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        child.wait_with_output().unwrap()
+    };
+    let got = closed(&["many.jsonl", "-o", "clean.jsonl", "--rejects", "-"]);
+    assert_eq!(got.status.code(), Some(2));
+    let said = text(&got.stderr);
+    assert!(
+        said.contains("writing <stdout>: ") && said.contains("\nhint: "),
+        "{said}"
+    );
+    assert!(!here.join("clean.jsonl").exists());
+    let got = closed(&["many.jsonl", "-o", "/dev/null", "--rejects", "-"]);
+    assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
+}
