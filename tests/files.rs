@@ -79,6 +79,36 @@ fn an_output_over_another_or_over_an_input_is_refused_and_nothing_is_touched() {
 }
 
 #[test]
+fn a_file_that_the_shell_redirected_is_a_file_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let opened = |name: &str| {
+        fs::File::options()
+            .read(true)
+            .append(true)
+            .open(here.join(name))
+    };
+    for (flags, status) in [
+        (["-o", "o", "--rejects", "v.jsonl"], 2),
+        (["-o", "-", "--rejects", "log"], 2),
+        (["-o", "v.jsonl", "--rejects", "/dev/stderr"], 0),
+    ] {
+        fs::write(here.join("v.jsonl"), format!("{CHAT}\n")).unwrap();
+        fs::write(here.join("log"), "").unwrap();
+        let mut tool = tool("jsonl-validate");
+        tool.current_dir(here).args(flags);
+        tool.stdin(opened("v.jsonl").unwrap());
+        tool.stdout(opened("log").unwrap());
+        tool.stderr(opened("log").unwrap());
+        let got = tool.status().unwrap();
+        let said = fs::read_to_string(here.join("log")).unwrap();
+        assert_eq!(got.code(), Some(status), "{flags:?}\n{said}");
+        let kept = fs::read_to_string(here.join("v.jsonl")).unwrap();
+        assert_eq!(kept, format!("{CHAT}\n"));
+    }
+}
+
+#[test]
 fn a_single_file_is_edited_in_place_and_devices_take_anything() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();

@@ -135,7 +135,13 @@ impl Files {
         let Some((flag, folder)) = &self.replaced else {
             return Ok(());
         };
-        let inside = |file: &&Named| matches!(&file.place, Place::Path { path, .. } if path.starts_with(folder));
+        let inside = |file: &&Named| match &file.place {
+            Place::Path { path, .. } => path.starts_with(folder),
+            Place::Descriptor(number) => {
+                behind(*number).is_some_and(|path| path.starts_with(folder))
+            }
+            Place::Device => false,
+        };
         match self.read.iter().chain(&self.written).find(inside) {
             Some(file) => Err(anyhow!(
                 "{file} lies in {flag} {}, which is replaced whole",
@@ -148,8 +154,16 @@ impl Files {
 }
 
 impl Named {
+    /// Two descriptors may share a file, as after `> log 2>&1`; a name beside one may not.
     fn is_at(&self, other: &Named) -> bool {
-        self.place == other.place && self.place != Place::Device
+        match (&self.place, &other.place) {
+            (Place::Device, _) | (_, Place::Device) => false,
+            (Place::Descriptor(number), Place::Path { path, .. })
+            | (Place::Path { path, .. }, Place::Descriptor(number)) => {
+                behind(*number).as_ref() == Some(path)
+            }
+            (place, other) => place == other,
+        }
     }
 
     fn is_read_once(&self) -> bool {
@@ -168,6 +182,12 @@ impl std::fmt::Display for Named {
 
 fn named(flag: &'static str, name: String, place: Place) -> Named {
     Named { flag, name, place }
+}
+
+/// The file that the shell redirected a descriptor to, if it is one.
+fn behind(number: i32) -> Option<PathBuf> {
+    let path = fs::canonicalize(format!("/proc/self/fd/{number}")).ok()?;
+    path.is_file().then_some(path)
 }
 
 fn place(path: &Path) -> Place {
