@@ -177,6 +177,23 @@ mod tests {
     }
 
     #[test]
+    fn a_replaced_folder_and_its_files_keep_who_may_read_them() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("split");
+        let file = target.join("train.jsonl");
+        fs::create_dir(&target).unwrap();
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let dir = AtomicDir::create(&target, |_| true).unwrap();
+        fs::write(dir.path().join("train.jsonl"), "new").unwrap();
+        dir.publish().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&target), mode(&file)), (0o700, 0o600));
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+    }
+
+    #[test]
     fn a_folder_with_foreign_files_is_refused() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("thesis.tex"), "").unwrap();
