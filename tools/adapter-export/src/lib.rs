@@ -9,10 +9,18 @@ pub use args::Args;
 use anyhow::{Context, anyhow, bail};
 use checkpoint::adapter::{self, Adapter};
 use checkpoint::{Base, Dtype, Role};
-use cli::{AtomicDir, Hint, Outcome};
+use cli::{AtomicDir, Files, Hint, Outcome};
 use std::collections::BTreeMap;
 
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    let files = Files::default()
+        .reads_paths("--base", [&args.base])
+        .reads_paths("--adapter", [&args.adapter])
+        .writes("--output", &args.output);
+    match &args.out_dir {
+        Some(folder) => files.replaces("--out-dir", folder).check()?,
+        None => files.check()?,
+    }
     let base = Base::open(&args.base)?;
     let adapter = adapter::read(&args.adapter)?;
     check(&base, &adapter)?;

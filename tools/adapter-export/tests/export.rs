@@ -200,6 +200,23 @@ fn an_adapter_of_another_base_is_refused() {
 }
 
 #[test]
+fn the_base_is_not_replaced_by_the_merge_whatever_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("base");
+    copy(&models().join("qwen3"), &base);
+    let before = fs::read(base.join("model.safetensors")).unwrap();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&base, &link).unwrap();
+    for out in [&base, &link] {
+        let flags = ["--out-dir", out.to_str().unwrap()];
+        let output = export(&base, &models().join("qwen3/adapter"), &flags, 2);
+        let message = text(&output.stderr);
+        assert!(message.contains("which is replaced whole"), "{message}");
+    }
+    assert!(before == fs::read(base.join("model.safetensors")).unwrap());
+}
+
+#[test]
 fn without_a_destination_it_is_a_usage_error() {
     export(
         &models().join("llama-tied"),
