@@ -1,11 +1,10 @@
 //! What can be asked of jsonl-split?
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::Parser;
 use cli::{CommonArgs, Input, Output};
-use dataset::split::{Counts, Ratios, Split};
+use dataset::split::{Counts, Ratios};
 use serde::Serialize;
 
 const EXAMPLES: &str = "\
@@ -33,10 +32,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
     pub out_dir: Option<PathBuf>,
     /// Shares of train, valid and test: 90,10 or 80,10,10 or train=0.8,test=0.2
-    #[arg(long, default_value = "90,10", conflicts_with = "counts", value_parser = named_once::<Ratios>)]
+    #[arg(long, default_value = "90,10", conflicts_with = "counts")]
     pub ratios: Ratios,
     /// Numbers of examples, of each stratum with --stratify: train=12,valid=2,test=3 or train=rest,test=3
-    #[arg(long, value_parser = named_once::<Counts>)]
+    #[arg(long)]
     pub counts: Option<Counts>,
     /// Meet the ratios exactly, instead of in the long run
     #[arg(long, conflicts_with = "counts")]
@@ -86,21 +85,4 @@ fn share(text: &str) -> Result<f64, String> {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("a similarity is a number from 0 to 1".into()),
     }
-}
-
-/// Reads shares or counts in which no set is named twice: one of the two would be forgotten.
-fn named_once<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {
-    let wanted = text.parse()?;
-    let mut named = Vec::new();
-    for (index, part) in text.split([',', '/']).enumerate() {
-        let name = match part.split_once('=') {
-            Some((name, _)) => name.trim(),
-            None => Split::ALL[index].name(), // no more than three, or it would not have been read
-        };
-        if named.contains(&name) {
-            return Err(format!("{name} is named twice"));
-        }
-        named.push(name);
-    }
-    Ok(wanted)
 }

@@ -8,7 +8,6 @@ use dataset::Example;
 use dataset::keys::{field, field_key, prompt_key, prompt_text};
 use dataset::minhash::{Index, Signature};
 use dataset::split::{Groups, Members};
-use serde_json::{Value, json};
 
 use crate::Args;
 use crate::fixed::FixedSet;
@@ -61,7 +60,7 @@ impl Seen {
         fixed.each_line(&mut |line, example| {
             let prompt = prompt_key(example);
             let key = match &args.group_by {
-                Some(path) => value_of(&line.value()?, path).map(|value| of(path, &value)),
+                Some(path) => field(&line.value()?, path).map(|value| of(path, &value)),
                 None => None,
             };
             without_field += u64::from(key.is_none());
@@ -96,7 +95,7 @@ impl Seen {
             None
         };
         let get = |path: &String| {
-            let value = value.as_ref().and_then(|value| value_of(value, path));
+            let value = value.as_ref().and_then(|value| field(value, path));
             value
                 .ok_or_else(|| anyhow!("{}: no field {path:?} in the line or in its answer", line.place()))
                 .hint("a FIELD is a key of the line (metadata.patient) or of the JSON in the answer (code)")
@@ -181,14 +180,6 @@ impl Together {
             });
         }
     }
-}
-
-/// The text of a field of the line or of its answer, which TRL writes as a list of messages too.
-fn value_of(line: &Value, path: &str) -> Option<String> {
-    field(line, path).or_else(|| match line.get("completion") {
-        Some(messages @ Value::Array(_)) => field(&json!({ "messages": messages }), path),
-        _ => None,
-    })
 }
 
 /// The key of all that have this value in the field.

@@ -38,8 +38,8 @@ pub struct Args {
     /// Where the lines that do not pass go, unchanged
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<Output>,
-    /// Errors that left a line out are no no; others (--severity few_examples=error) and
-    /// --fail-on warning still are
+    /// Exit with 0 although errors left lines out; other errors (--severity few_examples=error) and
+    /// --fail-on warning still count
     #[arg(long)]
     pub drop_invalid: bool,
     /// What counts as a no, exit status 1

@@ -166,8 +166,8 @@ pub struct EngineArgs {
     pub dtype: Dtype,
 
     /// What the frozen weights are multiplied in: auto, f32 or bf16; auto is bf16 on a GPU and where
-    /// the processor has AVX512-BF16 or AMX. The adapter and all sums are f32; on a
-    /// GPU bf16 rounds the adapter where it is multiplied
+    /// the processor has AVX512-BF16 or AMX. The adapter and all sums are f32; on a GPU bf16 rounds the
+    /// adapter where it is multiplied
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = compute_dtype)]
     #[serde(serialize_with = "as_text")]
     pub compute_dtype: model::ComputeChoice,

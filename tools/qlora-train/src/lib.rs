@@ -112,8 +112,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let mut model = load(&base, &args)?;
     let adapter = match (&run_dir.resume_from, init) {
         (Some(checkpoint), _) => {
-            let peft = checkpoint::adapter::read(checkpoint).map_err(anyhow::Error::from);
-            let peft = peft.hint(DAMAGED_CHECKPOINT)?;
+            let peft = checkpoint::adapter::read(checkpoint).hint(DAMAGED_CHECKPOINT)?;
             Adapter::from_peft(model.decoder(), &peft).hint(DAMAGED_CHECKPOINT)?
         }
         (None, Some(mut init)) => {

@@ -19,11 +19,24 @@ impl Ratios {
     }
 }
 
+/// The sets that were named so far: of two numbers for one set, one would be forgotten.
+#[derive(Default)]
+struct Named([bool; 3]);
+
+impl Named {
+    fn once(&mut self, split: Split) -> Result<(), String> {
+        match std::mem::replace(&mut self.0[split as usize], true) {
+            false => Ok(()),
+            true => Err(format!("{split} is named twice")),
+        }
+    }
+}
+
 impl FromStr for Ratios {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Ratios, String> {
-        let mut shares = [0.0; 3];
+        let (mut shares, mut named) = ([0.0; 3], Named::default());
         for (index, part) in text.split([',', '/']).enumerate() {
             let (split, number) = match part.split_once('=') {
                 Some((name, number)) => (Split::from_name(name.trim())?, number),
@@ -41,7 +54,8 @@ impl FromStr for Ratios {
             if !(number >= 0.0 && number.is_finite()) {
                 return Err(format!("{number} is no share"));
             }
-            shares[split as usize] += number;
+            named.once(split)?;
+            shares[split as usize] = number;
         }
         let sum: f64 = shares.iter().sum();
         if (sum - 1.0).abs() > 1e-6 && (sum - 100.0).abs() > 1e-6 {
@@ -88,12 +102,13 @@ impl FromStr for Counts {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Counts, String> {
-        let mut counts = [Count::Exactly(0); 3];
+        let (mut counts, mut named) = ([Count::Exactly(0); 3], Named::default());
         for part in text.split(',') {
             let (name, number) = part
                 .split_once('=')
                 .ok_or("write train=12,valid=2,test=3")?;
             let split = Split::from_name(name.trim())?;
+            named.once(split)?;
             counts[split as usize] = match number.trim() {
                 "rest" => Count::Rest,
                 number => Count::Exactly(
