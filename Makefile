@@ -74,6 +74,7 @@ bench: ## Time the hot paths, each against something measured in the same run; f
 	$(CARGO) bench --locked -p ops --bench ops
 	$(CARGO) bench --locked -p model --bench step
 	$(CARGO) bench --locked -p model --bench step -- f32 step
+	@$(PYTHON) scripts/peers/products.py
 	$(CARGO) run --release --locked -p model --example decode_speed -- work/models/smollm2-135m-instruct
 	@$(PYTHON) scripts/peers/generate.py work/models/smollm2-135m-instruct \
 	    $(wildcard work/models/SmolLM2-135M-Instruct.Q4_1.gguf)

@@ -10,8 +10,8 @@ use crate::kernels::words::Words;
 use crate::reference::{self, widen};
 
 /// m, n, k: whole panels, ragged everything, blocks that straddle rows, one row, odd sizes, depths
-/// of more than one panel in each direction.
-const SHAPES: [[usize; 3]; 13] = [
+/// of more than one panel in each direction, more rows than are packed at once.
+const SHAPES: [[usize; 3]; 14] = [
     [40, 128, 192],
     [45, 48, 2500],
     [35, 2211, 64],
@@ -25,6 +25,7 @@ const SHAPES: [[usize; 3]; 13] = [
     [9, 5, 320],
     [130, 17, 576],
     [2, 200, 33],
+    [1041, 19, 66],
 ];
 
 pub(super) struct Case {
