@@ -1,8 +1,7 @@
 //! How does one open a base model, whichever way its folder is laid out?
 
-use crate::json::Object;
-use crate::{Error, ModelConfig, Role, SafetensorsFile, TensorView, bitsandbytes, folder, parts};
-use std::collections::BTreeMap;
+use crate::tensors::Tensors;
+use crate::{Error, ModelConfig, Role, TensorView, bitsandbytes, folder, parts};
 use std::path::{Path, PathBuf};
 
 /// A model folder: its config and its mapped tensors, checked against each other.
@@ -10,9 +9,7 @@ use std::path::{Path, PathBuf};
 pub struct Base {
     dir: PathBuf,
     config: ModelConfig,
-    files: Vec<SafetensorsFile>,
-    /// Tensor name → index of its file.
-    index: BTreeMap<String, usize>,
+    tensors: Tensors,
 }
 
 /// The weight of a linear layer as it is stored.
@@ -29,12 +26,11 @@ impl Base {
     pub fn open(dir: &Path) -> Result<Base, Error> {
         let dir = folder::resolve(dir)?;
         let config = ModelConfig::read(&dir)?;
-        let (files, index) = open_files(&dir)?;
+        let tensors = Tensors::open(&dir)?;
         let base = Base {
             dir,
             config,
-            files,
-            index,
+            tensors,
         };
         base.check()?;
         Ok(base)
@@ -50,19 +46,12 @@ impl Base {
     }
 
     pub fn contains(&self, name: &str) -> bool {
-        self.index.contains_key(name)
+        self.tensors.contains(name)
     }
 
     /// A tensor by its name in the file: `model.norm.weight`.
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, Error> {
-        match self.index.get(name) {
-            Some(file) => self.files[*file].tensor(name),
-            None => Err(Error::tensor(
-                &self.dir,
-                name,
-                "is in none of the safetensors files",
-            )),
-        }
+        self.tensors.get(name)
     }
 
     /// The weight of a linear layer by its module: `model.layers.0.self_attn.q_proj`.
@@ -104,64 +93,4 @@ impl Base {
         }
         Ok(())
     }
-}
-
-type Files = (Vec<SafetensorsFile>, BTreeMap<String, usize>);
-
-fn open_files(dir: &Path) -> Result<Files, Error> {
-    let single = dir.join("model.safetensors");
-    let index = dir.join("model.safetensors.index.json");
-    if single.exists() {
-        let file = SafetensorsFile::open(&single)?;
-        let index = file.names().map(|name| (name.to_owned(), 0)).collect();
-        return Ok((vec![file], index));
-    }
-    match index.exists() {
-        true => open_shards(dir, &index),
-        false => Err(Error::file(
-            dir,
-            "holds neither model.safetensors nor model.safetensors.index.json",
-        )),
-    }
-}
-
-fn open_shards(dir: &Path, index_path: &Path) -> Result<Files, Error> {
-    let index = Object::read(index_path)?;
-    let weight_map = index
-        .object("weight_map")?
-        .ok_or_else(|| Error::file(index_path, "has no weight_map"))?;
-    let mut shards = BTreeMap::new();
-    let mut places = BTreeMap::new();
-    for (tensor, shard) in weight_map.value() {
-        let shard = shard
-            .as_str()
-            .filter(|name| Path::new(name).components().count() == 1 && !name.starts_with('.'))
-            .ok_or_else(|| {
-                weight_map.error(
-                    tensor,
-                    format!("is {shard}, not the name of a file beside it"),
-                )
-            })?;
-        let next = shards.len();
-        let number = *shards.entry(shard.to_owned()).or_insert(next);
-        places.insert(tensor.clone(), number);
-    }
-    let mut names: Vec<_> = shards.into_iter().collect();
-    names.sort_by_key(|(_, number)| *number);
-    let files = names
-        .iter()
-        .map(|(name, _)| SafetensorsFile::open(&dir.join(name)))
-        .collect::<Result<Vec<_>, _>>()?;
-    for (tensor, number) in &places {
-        let file = &files[*number];
-        if !file.contains(tensor) {
-            return Err(Error::tensor(
-                file.path(),
-                tensor,
-                "is promised by model.safetensors.index.json but not in this shard: the shard \
-                 belongs to another model or download",
-            ));
-        }
-    }
-    Ok((files, places))
 }

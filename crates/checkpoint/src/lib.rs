@@ -2,7 +2,7 @@
 //!
 //! A [`Base`] is a Hugging Face folder: `config.json` and safetensors, whole or sharded, in full
 //! precision or in bitsandbytes' 4 bits; or the same as a snapshot in the local Hugging Face
-//! cache. [`adapter`] reads and writes PEFT's LoRA folders, [`gguf`] reads llama.cpp's files, and
+//! cache; an [`EncoderBase`] is the same of a BERT or RoBERTa. [`adapter`] reads and writes PEFT's LoRA folders, [`gguf`] reads llama.cpp's files, and
 //! [`SafetensorsWriter`] writes models too large to hold.
 //!
 //! Files are mapped into memory and read where they lie. Nothing here knows tensors of a
@@ -14,6 +14,7 @@ mod base;
 pub mod bitsandbytes;
 mod config;
 mod dtype;
+mod encoder;
 mod error;
 mod folder;
 pub mod gguf;
@@ -24,10 +25,12 @@ mod rope;
 mod safetensors_file;
 mod safetensors_writer;
 mod tensor;
+mod tensors;
 
 pub use base::{Base, LinearWeight};
 pub use config::{ModelConfig, ModelType};
 pub use dtype::Dtype;
+pub use encoder::{Activation, EncoderBase, EncoderConfig};
 pub use error::Error;
 pub use folder::resolve;
 pub use layout::{Part, Role, parts};

@@ -1,12 +1,14 @@
 //! The decoder on a device: loading a base, LoRA, the loss and its gradients, generation.
 //!
 //! Read in order: `decoder` (the model as the paper draws it) → `lora` → `load` → `training`
-//! (loss, gradients, what is kept and what is recomputed) → `optimizer` → `generation`.
+//! (loss, gradients, what is kept and what is recomputed) → `optimizer` → `generation`. `encoder` stands apart:
+//! another kind of model, which judges answers.
 
 mod attention;
 mod batch;
 mod decoder;
 mod device;
+mod encoder;
 mod error;
 mod generation;
 mod load;
@@ -20,6 +22,7 @@ pub use attention::AttentionChoice;
 pub use batch::Batch;
 pub use decoder::{Decoder, Projection};
 pub use device::{ComputeChoice, DeviceChoice};
+pub use encoder::Encoder;
 pub use error::Error;
 pub use generation::{Completion, Finish, GenerateOptions};
 pub use load::{LoadOptions, Quantize};

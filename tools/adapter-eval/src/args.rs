@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     pub select: Option<Input>,
     /// What decides: exact, normalised, json-valid, json-match, json-field:NAME, json-found:NAME, word-f1, rouge-1,
-    /// rouge-2, rouge-l, bleu or chrf
+    /// rouge-2, rouge-l, bleu, chrf, bertscore (its F1), bertscore-precision or bertscore-recall
     #[arg(
         long,
         value_name = "METRIC",
@@ -65,6 +65,13 @@ pub struct Args {
         conflicts_with = "data"
     )]
     pub metric: Metric,
+    /// An encoder (BERT or RoBERTa, Hugging Face folder) to measure BERTScore by, beside other metrics or as
+    /// --metric bertscore; it runs in f32 on the CPU. Compare only scores of one encoder and layer
+    #[arg(long, value_name = "DIR", conflicts_with = "data")]
+    pub bertscore_model: Option<PathBuf>,
+    /// The encoder's layer, from 1 [default: bert_score's for models of the same shape, else the last]
+    #[arg(long, value_name = "N", requires = "bertscore_model")]
+    pub bertscore_layer: Option<usize>,
     /// Evaluations of the same cases to compare with
     #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with = "data")]
     pub against: Vec<PathBuf>,

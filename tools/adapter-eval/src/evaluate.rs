@@ -13,6 +13,7 @@ use crate::answer::{self, Answerer};
 use crate::args::{Args, SystemName};
 use crate::cases::Cases;
 use crate::fit::{self, hinted};
+use crate::judge::Judge;
 use crate::loss::{self, DataLoss};
 use crate::report::{self, Question, Report, Settings};
 use crate::shots;
@@ -49,8 +50,19 @@ pub fn loss(args: &Args, data: &Path) -> anyhow::Result<DataLoss> {
     })
 }
 
-/// All systems on all cases: the report, and the runs it was made of in the same order.
-pub fn cases(args: &Args) -> anyhow::Result<(Report, Vec<Run>, Cases)> {
+/// What came of it.
+pub struct Evaluation {
+    pub report: Report,
+    /// What the report was made of, in the same order.
+    pub runs: Vec<Run>,
+    pub cases: Cases,
+    /// It has scored them.
+    pub judge: Judge,
+}
+
+/// All systems on all cases.
+pub fn cases(args: &Args) -> anyhow::Result<Evaluation> {
+    let judge = open_judge(args)?;
     let inputs = Inputs::read(args)?;
     let mut runs = Vec::new();
     let mut selections = Vec::new();
@@ -69,6 +81,7 @@ pub fn cases(args: &Args) -> anyhow::Result<(Report, Vec<Run>, Cases)> {
             args,
             name,
             &inputs,
+            &judge,
             answerer.as_mut(),
             &mut selections,
         )?);
@@ -81,16 +94,23 @@ pub fn cases(args: &Args) -> anyhow::Result<(Report, Vec<Run>, Cases)> {
     let question = Question {
         cases: &inputs.cases,
         metric: &args.metric,
+        judge: &judge,
         seed: args.generation.seed,
         min_accuracy: args.min_accuracy,
         must_beat: &args.must_beat,
         confidence_field: args.confidence_field.as_deref(),
     };
-    let mut report = report::report(&question, &runs, count);
+    let mut report = report::report(&question, &runs, count)?;
+    warnings.extend(judge.warnings());
     report.selections = selections;
     report.warnings = warnings;
-    report.settings = settings(args);
-    Ok((report, runs, inputs.cases))
+    report.settings = settings(args, &judge);
+    Ok(Evaluation {
+        report,
+        runs,
+        cases: inputs.cases,
+        judge,
+    })
 }
 
 /// The files of questions.
@@ -178,6 +198,7 @@ fn ask(
     args: &Args,
     name: SystemName,
     inputs: &Inputs,
+    judge: &Judge,
     answerer: Option<&mut Answerer>,
     selections: &mut Vec<shots::Selection>,
 ) -> anyhow::Result<Run> {
@@ -213,6 +234,7 @@ fn ask(
                 candidates: &args.shots,
                 select: inputs.select.as_ref(),
                 seed: args.generation.seed,
+                judge,
             };
             let system = system(precision.to_string(), Kind::Base, None);
             let answer = |prompts: &[Chat]| answerer.answer(prompts, &key);
@@ -273,6 +295,18 @@ fn open_answerer(args: &Args, warnings: &mut Vec<String>) -> anyhow::Result<Opti
     Ok(Some(Answerer::new(&base, model, chat, options)))
 }
 
+/// What scores; a metric that it lacks the means for is refused before anybody is asked.
+fn open_judge(args: &Args) -> anyhow::Result<Judge> {
+    match &args.bertscore_model {
+        Some(dir) => Judge::with_encoder(dir, args.bertscore_layer),
+        None if args.metric.wants_encoder() => {
+            Err(anyhow::anyhow!("--metric {} needs an encoder", args.metric))
+                .hint("--bertscore-model DIR takes the folder of a BERT or RoBERTa")
+        }
+        None => Ok(Judge::default()),
+    }
+}
+
 fn base_dir(args: &Args) -> anyhow::Result<&Path> {
     let Some(dir) = &args.base else {
         return Err(anyhow::anyhow!("no --base"))
@@ -293,7 +327,7 @@ fn open_adapter(args: &Args, warnings: &mut Vec<String>) -> anyhow::Result<Optio
     Ok(Some(adapter))
 }
 
-fn settings(args: &Args) -> Settings {
+fn settings(args: &Args, judge: &Judge) -> Settings {
     let folder =
         |dir: &Option<std::path::PathBuf>| dir.as_ref().map(|dir| dir.display().to_string());
     Settings {
@@ -311,5 +345,6 @@ fn settings(args: &Args) -> Settings {
             .base
             .is_some()
             .then(|| args.model.load_options().compute_dtype.to_string()),
+        bertscore: judge.encoder().cloned(),
     }
 }

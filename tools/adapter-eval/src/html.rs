@@ -5,6 +5,7 @@ use metrics::classification;
 
 use crate::cases::Cases;
 use crate::compare::{Verdict, p_text};
+use crate::judge::EncoderInfo;
 use crate::metric::{Metric, NO_LABEL};
 use crate::report::{Report, Scored};
 use crate::shots;
@@ -18,13 +19,9 @@ const SHOWN_ERRORS: usize = 60;
 /// Larger confusion tables are unreadable; the commonest confusions are listed in any case.
 const SHOWN_CONFUSION: usize = 48;
 
-/// The page. `runs` are in the order of `report.systems`.
-pub fn page(report: &Report, runs: &[Run], cases: &Cases) -> String {
-    let judged = report
-        .systems
-        .iter()
-        .position(|scored| scored.system.key == report.judged)
-        .unwrap_or(0);
+/// The page. `runs` are in the order of `report.systems`, `scores` the judged one's by the metric that decides.
+pub fn page(report: &Report, runs: &[Run], cases: &Cases, scores: &[f64]) -> String {
+    let judged = report.judged_position();
     let labels = report.systems[judged].labels.as_ref();
     html! {
         (DOCTYPE)
@@ -56,7 +53,7 @@ pub fn page(report: &Report, runs: &[Run], cases: &Cases) -> String {
                     (label_table(labels))
                 }
                 (confidence(report))
-                (errors(report, &runs[judged], cases))
+                (errors(report, &runs[judged], cases, scores))
                 (settings(report))
             }
         }
@@ -321,8 +318,7 @@ fn confidence(report: &Report) -> Markup {
     }
 }
 
-fn errors(report: &Report, run: &Run, cases: &Cases) -> Markup {
-    let scores = run.scores(cases, &report.metric);
+fn errors(report: &Report, run: &Run, cases: &Cases, scores: &[f64]) -> Markup {
     let mut worst: Vec<usize> = (0..scores.len()).filter(|i| scores[*i] < 1.0).collect();
     worst.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]).then(a.cmp(b)));
     html! {
@@ -359,6 +355,10 @@ fn settings(report: &Report) -> Markup {
         ("adapter", settings.adapter.clone()),
         ("precision of the base", settings.quantize.clone()),
         ("multiplied in", settings.compute_dtype.clone()),
+        (
+            "BERTScore by",
+            settings.bertscore.as_ref().map(EncoderInfo::to_string),
+        ),
         ("max new tokens", Some(settings.max_new_tokens.to_string())),
         ("temperature", Some(settings.temperature.to_string())),
         ("top p", Some(settings.top_p.to_string())),

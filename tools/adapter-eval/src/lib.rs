@@ -1,6 +1,6 @@
 //! Is the adapter worth it? The same questions to the adapter, the prompted base and no model at all.
 //!
-//! Read in order: `cases` (what is asked) → `metric` (what is right) → `lookup`, `shots`, `answer` (who answers) →
+//! Read in order: `cases` (what is asked) → `metric`, `judge` (what is right) → `lookup`, `shots`, `answer` (who answers) →
 //! `system` (answers gathered) → `compare`, `verdict` (what they mean) → `report`, `table`, `html` (how it is told).
 
 mod against;
@@ -12,6 +12,7 @@ mod confidence;
 mod evaluate;
 mod fit;
 mod html;
+mod judge;
 mod lookup;
 mod loss;
 mod metric;
@@ -26,6 +27,7 @@ pub use args::Args;
 use std::io::Write;
 
 use cli::{AtomicDir, Outcome, Output};
+use evaluate::Evaluation;
 
 /// The tool: reads the command line's wishes, judges, and says so by its exit status.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
@@ -46,25 +48,31 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         print(&(serde_json::to_string(&loss)? + "\n"))?;
         return Ok(Outcome::Done);
     }
-    let (report, runs, cases) = evaluate::cases(&args)?;
+    let Evaluation {
+        report,
+        runs,
+        cases,
+        judge,
+    } = evaluate::cases(&args)?;
     let metrics: Vec<metric::Metric> = report.systems[0]
         .scores
         .iter()
         .map(|(metric, _)| metric.clone())
         .collect();
+    let judged = &runs[report.judged_position()];
+    let scores = judge.scores(&report.metric, &cases, &judged.answers)?;
     let mut predictions = String::new();
-    for prediction in runs
-        .iter()
-        .flat_map(|run| run.predictions(&cases, &metrics))
-    {
-        predictions.push_str(&serde_json::to_string(&prediction)?);
-        predictions.push('\n');
+    for run in &runs {
+        for prediction in run.predictions(&cases, &metrics, &judge)? {
+            predictions.push_str(&serde_json::to_string(&prediction)?);
+            predictions.push('\n');
+        }
     }
     publish(
         out_dir,
         &[
             ("predictions.jsonl", predictions),
-            ("report.html", html::page(&report, &runs, &cases)),
+            ("report.html", html::page(&report, &runs, &cases, &scores)),
             ("report.json", serde_json::to_string_pretty(&report)? + "\n"),
         ],
     )?;

@@ -31,6 +31,10 @@ pub enum Metric {
     Bleu,
     /// chrF2 / 100.
     Chrf,
+    /// BERTScore's F1, precision and recall: an encoder's work ([`crate::judge`]), rarely below 0.
+    BertF1,
+    BertPrecision,
+    BertRecall,
 }
 
 /// The label of an answer that gives none.
@@ -40,6 +44,9 @@ pub const OTHER_LABEL: &str = "(other)";
 
 impl Metric {
     /// Scores one answer.
+    ///
+    /// # Panics
+    /// When the metric [wants an encoder](Self::wants_encoder).
     pub fn score(&self, reference: &str, output: &str) -> f64 {
         let stemming = Stemming::Porter;
         match self {
@@ -61,7 +68,18 @@ impl Metric {
             Metric::RougeL => rouge::rouge_l(reference, output, stemming).f1,
             Metric::Bleu => bleu::sentence(reference, output).score / 100.0,
             Metric::Chrf => chrf::sentence(reference, output) / 100.0,
+            Metric::BertF1 | Metric::BertPrecision | Metric::BertRecall => {
+                unreachable!("{self} is the judge's")
+            }
         }
+    }
+
+    /// Texts alone do not say; `--bertscore-model` does.
+    pub fn wants_encoder(&self) -> bool {
+        matches!(
+            self,
+            Metric::BertF1 | Metric::BertPrecision | Metric::BertRecall
+        )
     }
 
     /// Right or wrong, nothing between.
@@ -71,6 +89,7 @@ impl Metric {
             Metric::JsonField(_) | Metric::JsonFound(_) => true,
             Metric::WordF1 | Metric::Rouge1 | Metric::Rouge2 | Metric::RougeL => false,
             Metric::Bleu | Metric::Chrf => false,
+            Metric::BertF1 | Metric::BertPrecision | Metric::BertRecall => false,
         }
     }
 
@@ -141,7 +160,7 @@ fn same_field(reference: &str, output: Option<serde_json::Value>, name: &str) ->
         .is_some_and(|(reference, output)| json::field_matches(&reference, &output, name))
 }
 
-const PLAIN: [(&str, Metric); 10] = [
+const PLAIN: [(&str, Metric); 13] = [
     ("exact", Metric::Exact),
     ("normalised", Metric::Normalised),
     ("json-valid", Metric::JsonValid),
@@ -152,6 +171,9 @@ const PLAIN: [(&str, Metric); 10] = [
     ("rouge-l", Metric::RougeL),
     ("bleu", Metric::Bleu),
     ("chrf", Metric::Chrf),
+    ("bertscore", Metric::BertF1),
+    ("bertscore-precision", Metric::BertPrecision),
+    ("bertscore-recall", Metric::BertRecall),
 ];
 
 impl FromStr for Metric {

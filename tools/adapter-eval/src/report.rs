@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::cases::Cases;
 use crate::compare::{self, Comparison};
 use crate::confidence::{self, Confidence};
+use crate::judge::{EncoderInfo, Judge};
 use crate::metric::{Metric, NO_LABEL, OTHER_LABEL};
 use crate::shots::Selection;
 use crate::system::{Finish, Kind, Run, System};
@@ -53,6 +54,8 @@ pub struct Settings {
     pub top_p: f32,
     pub seed: u64,
     pub compute_dtype: Option<String>,
+    /// What BERTScore is measured by.
+    pub bertscore: Option<EncoderInfo>,
 }
 
 /// One system's figures.
@@ -91,6 +94,14 @@ impl Scored {
     }
 }
 
+impl Report {
+    /// Where in `systems` the judged one is.
+    pub fn judged_position(&self) -> usize {
+        let judged = |scored: &Scored| scored.system.key == self.judged;
+        self.systems.iter().position(judged).unwrap_or(0)
+    }
+}
+
 /// A condition asked for on the command line.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Gate {
@@ -104,6 +115,7 @@ pub struct Gate {
 pub struct Question<'a> {
     pub cases: &'a Cases,
     pub metric: &'a Metric,
+    pub judge: &'a Judge,
     pub seed: u64,
     pub min_accuracy: Option<f64>,
     pub must_beat: &'a [String],
@@ -113,20 +125,26 @@ pub struct Question<'a> {
 
 /// Scores and compares. `runs` are all systems in table order, `own` how many of them (the last ones) were made by
 /// this invocation: the judged one is among these.
-pub fn report(question: &Question<'_>, runs: &[Run], own: usize) -> Report {
+pub fn report(question: &Question<'_>, runs: &[Run], own: usize) -> anyhow::Result<Report> {
     let Question {
         cases,
         metric,
+        judge,
         seed,
         ..
     } = *question;
-    let metrics = metric.beside(cases.references());
+    let mut metrics = metric.beside(cases.references());
+    let more = judge.beside().iter().filter(|other| *other != metric);
+    metrics.extend(more.cloned());
     let systems: Vec<Scored> = runs
         .iter()
         .map(|run| scored(run, question, &metrics))
-        .collect();
+        .collect::<anyhow::Result<_>>()?;
     let judged = judged(&systems[systems.len() - own..]);
-    let per_case: Vec<Vec<f64>> = runs.iter().map(|run| run.scores(cases, metric)).collect();
+    let per_case: Vec<Vec<f64>> = runs
+        .iter()
+        .map(|run| judge.scores(metric, cases, &run.answers))
+        .collect::<anyhow::Result<_>>()?;
     let position = systems
         .iter()
         .position(|scored| scored.system.key == judged)
@@ -140,7 +158,7 @@ pub fn report(question: &Question<'_>, runs: &[Run], own: usize) -> Report {
         .collect();
     let gates = verdict::gates(question, &systems, &judged);
     let conclusion = verdict::conclusion(metric, cases.len(), &systems, &judged, &comparisons);
-    Report {
+    Ok(Report {
         version: VERSION,
         metric: metric.clone(),
         cases: CasesInfo {
@@ -156,7 +174,7 @@ pub fn report(question: &Question<'_>, runs: &[Run], own: usize) -> Report {
         conclusion,
         warnings: Vec::new(),
         settings: Settings::default(),
-    }
+    })
 }
 
 /// The adapter if there is one, else the best of the bases, else the best of the lookups.
@@ -174,18 +192,18 @@ fn judged(own: &[Scored]) -> String {
         .unwrap_or_default()
 }
 
-fn scored(run: &Run, question: &Question<'_>, metrics: &[Metric]) -> Scored {
+fn scored(run: &Run, question: &Question<'_>, metrics: &[Metric]) -> anyhow::Result<Scored> {
     let Question {
         cases,
         metric,
+        judge,
         seed,
         ..
     } = *question;
     let scores = metrics.iter().map(|metric| {
-        (
-            metric.clone(),
-            compare::estimate(&run.scores(cases, metric), metric.is_binary(), seed),
-        )
+        let scores = judge.scores(metric, cases, &run.answers)?;
+        let estimate = compare::estimate(&scores, metric.is_binary(), seed);
+        Ok((metric.clone(), estimate))
     });
     let texts = || {
         cases
@@ -195,9 +213,9 @@ fn scored(run: &Run, question: &Question<'_>, metrics: &[Metric]) -> Scored {
     let mean = |count: fn(&crate::system::Answer) -> usize| {
         run.answers.iter().map(count).sum::<usize>() as f64 / run.answers.len().max(1) as f64
     };
-    Scored {
+    Ok(Scored {
         system: run.system.clone(),
-        scores: scores.collect(),
+        scores: scores.collect::<anyhow::Result<_>>()?,
         corpus_bleu: bleu::corpus(texts()).score,
         corpus_chrf: chrf::corpus(texts()),
         labels: labels(run, cases, metric),
@@ -211,7 +229,7 @@ fn scored(run: &Run, question: &Question<'_>, metrics: &[Metric]) -> Scored {
         confidence: question
             .confidence_field
             .and_then(|field| confidence::confidence(run, cases, metric, field)),
-    }
+    })
 }
 
 /// Answers are classes when the primary metric compares them as wholes and references repeat.

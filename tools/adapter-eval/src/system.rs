@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cases::{Case, Cases};
+use crate::judge::Judge;
 use crate::lookup::{self, Nearest};
 use crate::metric::Metric;
 use crate::shots::{self, Candidate, Selection};
@@ -73,44 +74,36 @@ pub struct Prediction {
 }
 
 impl Run {
-    /// Per-case scores by one metric, in the cases' order.
-    pub fn scores(&self, cases: &Cases, metric: &Metric) -> Vec<f64> {
-        let pairs = cases.references().zip(&self.answers);
-        pairs
-            .map(|(reference, answer)| metric.score(reference, &answer.output))
-            .collect()
-    }
-
     /// The lines of predictions.jsonl.
     pub fn predictions(
         &self,
         cases: &Cases,
         metrics: &[Metric],
-    ) -> impl Iterator<Item = Prediction> {
-        cases
-            .cases
-            .iter()
-            .zip(&self.answers)
-            .map(|(case, answer)| Prediction {
+        judge: &Judge,
+    ) -> anyhow::Result<Vec<Prediction>> {
+        let scores = metrics.iter().map(|metric| {
+            let scores = judge.scores(metric, cases, &self.answers)?;
+            Ok((metric.to_string(), scores))
+        });
+        let scores: Vec<(String, Vec<f64>)> = scores.collect::<anyhow::Result<_>>()?;
+        let predictions = cases.cases.iter().zip(&self.answers).enumerate();
+        Ok(predictions
+            .map(|(i, (case, answer))| Prediction {
                 system: self.system.key.clone(),
                 id: case.id.clone(),
                 prompt_sha256: case.prompt_sha256.clone(),
                 reference: case.reference.clone(),
                 output: answer.output.clone(),
                 parsed: metrics::json::parse(&answer.output),
-                scores: metrics
+                scores: scores
                     .iter()
-                    .map(|metric| {
-                        (
-                            metric.to_string(),
-                            Value::from(metric.score(&case.reference, &answer.output)),
-                        )
-                    })
+                    .map(|(metric, scores)| (metric.clone(), Value::from(scores[i])))
                     .collect(),
                 finish: answer.finish,
                 prompt_tokens: answer.prompt_tokens,
                 generated_tokens: answer.generated_tokens,
             })
+            .collect())
     }
 }
 
@@ -163,6 +156,7 @@ pub struct FewShot<'a> {
     /// Where they are tried; not needed for a single candidate.
     pub select: Option<&'a Cases>,
     pub seed: u64,
+    pub judge: &'a Judge,
 }
 
 /// The base with the number of shots that served best on the selection file; the test cases are asked once, after
@@ -194,7 +188,7 @@ pub fn few_shot(
                 system: system.clone(),
                 answers: prompts(select, shots)?,
             };
-            let scores = run.scores(select, metric);
+            let scores = options.judge.scores(metric, select, &run.answers)?;
             let score = scores.iter().sum::<f64>() / scores.len() as f64;
             candidates.push(Candidate { shots, score });
         }
@@ -275,6 +269,7 @@ mod tests {
             candidates: &[1, 2],
             select: Some(&select),
             seed: 0,
+            judge: &Judge::default(),
         };
         let (run, selection) = few_shot(system, &test, &Metric::Exact, &options, answer).unwrap();
         let selection = selection.unwrap();

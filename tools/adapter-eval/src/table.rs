@@ -18,7 +18,7 @@ pub fn overview(report: &Report) -> (Vec<String>, Vec<Row<'_>>) {
         .iter()
         .map(|(metric, _)| metric)
         .filter(|metric| match metric {
-            Metric::JsonValid | Metric::JsonFound(_) => true,
+            Metric::JsonValid | Metric::JsonFound(_) | Metric::BertF1 => true,
             Metric::Exact | Metric::RougeL => !is_json,
             _ => false,
         })

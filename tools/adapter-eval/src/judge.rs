@@ -1,0 +1,200 @@
+//! Who scores an answer: a measure of its text at once, BERTScore by an encoder that has read both texts.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::Path;
+
+use checkpoint::{EncoderBase, EncoderConfig};
+use cli::Hint;
+use metrics::bertscore::{self, BertScore, Embedded};
+use model::Encoder;
+use serde::Serialize;
+use tokens::PlainEncoder;
+
+use crate::cases::Cases;
+use crate::fit::hinted;
+use crate::metric::Metric;
+use crate::system::Answer;
+
+/// Scores answers by any metric that it has the means for.
+#[derive(Default)]
+pub struct Judge {
+    reader: Option<Reader>,
+}
+
+/// Which encoder, and which of its layers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EncoderInfo {
+    pub model: String,
+    pub model_type: String,
+    pub layer: usize,
+    /// Of how many.
+    pub layers: usize,
+}
+
+impl std::fmt::Display for EncoderInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let EncoderInfo {
+            model,
+            model_type,
+            layer,
+            layers,
+        } = self;
+        write!(f, "{model} ({model_type}, layer {layer} of {layers})")
+    }
+}
+
+struct Reader {
+    info: EncoderInfo,
+    encoder: Encoder,
+    tokenizer: PlainEncoder,
+    /// Tokens that it reads of a text.
+    longest: usize,
+    read: RefCell<Texts>,
+}
+
+/// What has been read: references come up once a system.
+#[derive(Default)]
+struct Texts {
+    embedded: HashMap<String, Embedded>,
+    cut: usize,
+}
+
+impl Judge {
+    /// With an encoder for BERTScore; `layer` counts from 1.
+    pub fn with_encoder(dir: &Path, layer: Option<usize>) -> anyhow::Result<Judge> {
+        let base = EncoderBase::open(dir)
+            .hint("--bertscore-model takes a folder of a BERT or RoBERTa with safetensors")?;
+        let config = base.config();
+        let layers = config.num_hidden_layers;
+        let layer = layer.unwrap_or_else(|| usual_layer(config));
+        if !(1..=layers).contains(&layer) {
+            return Err(anyhow::anyhow!(
+                "--bertscore-layer {layer}: {} has layers 1 to {layers}",
+                dir.display()
+            ));
+        }
+        let leading_space = config.model_type == "roberta";
+        let tokenizer = PlainEncoder::open(base.dir(), leading_space).map_err(hinted)?;
+        if tokenizer.vocab_size() > config.vocab_size {
+            return Err(anyhow::anyhow!(
+                "{}: its tokenizer.json has {} tokens, its config.json says {}",
+                dir.display(),
+                tokenizer.vocab_size(),
+                config.vocab_size
+            ))
+            .hint("take tokenizer and weights from one model");
+        }
+        Ok(Judge {
+            reader: Some(Reader {
+                info: EncoderInfo {
+                    model: dir.display().to_string(),
+                    model_type: config.model_type.clone(),
+                    layer,
+                    layers,
+                },
+                encoder: Encoder::load(&base, layer)?,
+                tokenizer,
+                longest: config.longest_text(),
+                read: RefCell::default(),
+            }),
+        })
+    }
+
+    /// The encoder, if there is one.
+    pub fn encoder(&self) -> Option<&EncoderInfo> {
+        self.reader.as_ref().map(|reader| &reader.info)
+    }
+
+    /// What it measures beside any metric that decides.
+    pub fn beside(&self) -> &'static [Metric] {
+        match self.reader {
+            Some(_) => &[Metric::BertF1, Metric::BertPrecision, Metric::BertRecall],
+            None => &[],
+        }
+    }
+
+    /// What makes its scores worth less.
+    pub fn warnings(&self) -> Option<String> {
+        let reader = self.reader.as_ref()?;
+        let cut = reader.read.borrow().cut;
+        (cut > 0).then(|| {
+            format!(
+                "BERTScore saw the first {} tokens of {cut} longer texts",
+                reader.longest
+            )
+        })
+    }
+
+    /// A score for each case by one metric, in the cases' order.
+    pub fn scores(
+        &self,
+        metric: &Metric,
+        cases: &Cases,
+        answers: &[Answer],
+    ) -> anyhow::Result<Vec<f64>> {
+        if metric.wants_encoder() {
+            let outputs = answers.iter().map(|answer| answer.output.as_str());
+            self.reader().read(cases.references().chain(outputs))?;
+        }
+        let pairs = cases.references().zip(answers);
+        let scores = pairs.map(|(reference, answer)| match metric {
+            Metric::BertF1 => self.reader().score(reference, &answer.output).f1,
+            Metric::BertPrecision => self.reader().score(reference, &answer.output).precision,
+            Metric::BertRecall => self.reader().score(reference, &answer.output).recall,
+            plain => plain.score(reference, &answer.output),
+        });
+        Ok(scores.collect())
+    }
+
+    fn reader(&self) -> &Reader {
+        let reader = self.reader.as_ref();
+        reader.expect("a metric that wants an encoder is refused without one")
+    }
+}
+
+impl Reader {
+    /// Embeds the texts that it has not read yet.
+    fn read<'a>(&self, texts: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
+        let mut known = self.read.borrow_mut();
+        let mut new: Vec<&str> = texts
+            .filter(|text| !known.embedded.contains_key(*text))
+            .collect();
+        new.sort_unstable();
+        new.dedup();
+        let (mut ids, mut counted) = (Vec::new(), Vec::new());
+        for text in &new {
+            let tokens = self.tokenizer.encode(text, self.longest).map_err(hinted)?;
+            known.cut += usize::from(tokens.cut);
+            counted.push(tokens.special.iter().map(|special| !special).collect());
+            ids.push(tokens.ids);
+        }
+        let embedded = self.encoder.embed(&ids).into_iter().zip(counted);
+        for (text, (vectors, counted)) in new.into_iter().zip(embedded) {
+            known
+                .embedded
+                .insert(text.to_owned(), Embedded::new(vectors, counted));
+        }
+        Ok(())
+    }
+
+    fn score(&self, reference: &str, output: &str) -> BertScore {
+        let read = &self.read.borrow().embedded;
+        bertscore::score(&read[output], &read[reference])
+    }
+}
+
+/// The layer that bert_score takes by the name of a model, here known by its shape (the best on WMT16's
+/// judgements, arXiv 1904.09675, appendix B); of others the last.
+fn usual_layer(config: &EncoderConfig) -> usize {
+    match (config.model_type.as_str(), config.num_hidden_layers) {
+        ("bert", 12) => 9,
+        ("bert", 24) => 18,
+        ("roberta", 6) => 5,
+        ("roberta", 12) => 10,
+        ("roberta", 24) => 17,
+        ("xlm-roberta", 12) => 9,
+        ("xlm-roberta", 24) => 17,
+        (_, layers) => layers,
+    }
+}
