@@ -42,6 +42,7 @@ fn an_output_over_another_or_over_an_input_is_refused_and_nothing_is_touched() {
     fs::write(here.join("v.jsonl"), &chats).unwrap();
     fs::write(here.join("w.jsonl"), &chats).unwrap();
     fs::write(here.join("a.csv"), "q,a\nx,y\n").unwrap();
+    fs::write(here.join("v.csv"), "id,verdict\n").unwrap();
     std::os::unix::fs::symlink("v.jsonl", here.join("link")).unwrap();
     let made = say(
         here,
@@ -59,6 +60,10 @@ fn an_output_over_another_or_over_an_input_is_refused_and_nothing_is_touched() {
         "jsonl-validate link --rejects v.jsonl",
         "jsonl-validate v.jsonl --rejects -",
         "jsonl-validate v.jsonl --rejects /dev/stdout",
+        "jsonl-validate v.jsonl -o s.csv --sample 2 --review s",
+        "jsonl-validate v.jsonl -o o --report s.html --sample 2 --review s",
+        "jsonl-validate v.jsonl -o o --verdicts v.csv --sample 2 --review v",
+        "jsonl-validate v.jsonl -o o --sample 2 --review nowhere/s",
         "jsonl-import a.csv --user {{q}} --assistant {{a}} -o o --ledger a.csv",
         "jsonl-import a.csv --user {{q}} --assistant {{a}} -o o --ledger o",
         "tokenize-pack v.jsonl --base BASE -o v.st --ledger v.st",

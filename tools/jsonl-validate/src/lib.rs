@@ -29,7 +29,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let mut sink = Sink::create(&args)?;
     let mut report = Report::create(&args, &options.severities)?;
     let verdicts = review::read_verdicts(&args.verdicts)?;
-    let mut sample = review::Sample::new(&args);
+    let mut sample = review::Sample::create(&args)?;
     let tokenizer = tokens_check::open(&args, &options.severities)?;
     pipeline::each_block(&args, &options, tokenizer.as_ref(), &mut |before, block| {
         judge.warm(block.lines.iter().map(|(_, checked)| checked));
@@ -72,10 +72,12 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let at_end = judge.finish();
     report.add(&at_end)?;
     let counts = sink.ledger.counts;
+    let sheets = match counts.kept {
+        0 => Vec::new(), // as with the output, older ones stay
+        _ => sample.write(&args.input.name())?,
+    };
     sink.commit()?;
-    if counts.kept > 0 {
-        sample.write(&args)?;
-    }
+    sheets.into_iter().try_for_each(OutputWriter::commit)?;
     report.finish(counts, &judge.labels())?;
     let outcome = outcome(&args, &report, &at_end, &options.severities);
     if counts.kept == 0 && outcome == Outcome::Done {
@@ -102,6 +104,7 @@ fn files(args: &Args) -> Files {
         .writes("--rejects", &args.rejects)
         .writes("--report", &args.report)
         .writes("--ledger", &args.ledger)
+        .writes("--review", review::outputs(args).iter().flatten())
 }
 
 fn options(args: &Args) -> anyhow::Result<Options> {

@@ -6,7 +6,7 @@ use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use cli::{Hint, Output};
+use cli::{Hint, Output, OutputWriter};
 use dataset::keys::rank;
 use dataset::ledger::write_field;
 use dataset::rows::{Format, Rows};
@@ -24,15 +24,29 @@ pub struct Sample {
     seed: u64,
     size: usize,
     chosen: BTreeMap<(u64, u64), (u64, Vec<u8>)>,
+    /// NAME.csv and NAME.html, begun.
+    sheets: Option<[OutputWriter; 2]>,
+}
+
+/// NAME.csv and NAME.html.
+pub fn outputs(args: &Args) -> Option<[Output; 2]> {
+    let name = args.review.as_deref()?;
+    Some([".csv", ".html"].map(|ending| with_ending(name, ending)))
 }
 
 impl Sample {
-    pub fn new(args: &Args) -> Sample {
-        Sample {
+    /// Begins both sheets, so that what stands in their way is told before the work.
+    pub fn create(args: &Args) -> anyhow::Result<Sample> {
+        let sheets = match outputs(args) {
+            Some([csv, page]) => Some([csv.create()?, page.create()?]),
+            None => None,
+        };
+        Ok(Sample {
             seed: args.seed,
             size: args.sample.unwrap_or(0),
             chosen: BTreeMap::new(),
-        }
+            sheets,
+        })
     }
 
     /// Takes the example in, if it ranks among the first.
@@ -56,10 +70,10 @@ impl Sample {
         }
     }
 
-    /// Writes both sheets.
-    pub fn write(self, args: &Args) -> anyhow::Result<()> {
-        let Some(name) = &args.review else {
-            return Ok(());
+    /// Writes both sheets; they appear when they are committed.
+    pub fn write(self, input_name: &str) -> anyhow::Result<Vec<OutputWriter>> {
+        let Some([mut csv, mut page]) = self.sheets else {
+            return Ok(Vec::new());
         };
         let mut examples = Vec::new();
         for ((_, id), (line, bytes)) in self.chosen {
@@ -71,7 +85,6 @@ impl Sample {
             });
         }
         examples.sort_by_key(|row| row.line);
-        let mut csv = with_ending(name, ".csv").create()?;
         writeln!(csv, "{HEADER}")?;
         for row in &examples {
             let (prompt, answer) = row.sides();
@@ -81,14 +94,10 @@ impl Sample {
             write_field(&mut csv, &answer)?;
             csv.write_all(b"\n")?;
         }
-        let mut page = with_ending(name, ".html").create()?;
-        page.write_all(
-            sheet(&args.input.name(), &examples)
-                .into_string()
-                .as_bytes(),
-        )?;
-        csv.commit()?;
-        page.commit()
+        page.write_all(sheet(input_name, &examples).into_string().as_bytes())?;
+        csv.flush()?;
+        page.flush()?;
+        Ok(vec![csv, page])
     }
 }
 

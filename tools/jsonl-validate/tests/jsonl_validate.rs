@@ -322,6 +322,32 @@ fn an_experts_no_comes_back_as_a_rule() {
 }
 
 #[test]
+fn a_run_that_fails_leaves_review_sheets_as_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let input = chat("a question of an expert", "x");
+    let review = |output: &str, input: &str| {
+        let mut command = tool();
+        command.current_dir(folder.path());
+        let flags = ["--sample=5", "--review=sheet", "-o", output];
+        run(command.args(flags), input).status.code()
+    };
+    for (output, input) in [
+        ("/dev/full", input.as_str()), // all passes, and cannot be written
+        ("out", "{}\n"),
+        ("out", ""),
+    ] {
+        fs::write(file("sheet.csv"), "old").unwrap();
+        assert_ne!(review(output, input), Some(0));
+        assert_eq!(fs::read_to_string(file("sheet.csv")).unwrap(), "old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+    fs::create_dir(file("sheet.html")).unwrap();
+    assert_eq!(review("out", &input), Some(2));
+    assert!(!file("out").exists(), "told before the work");
+}
+
+#[test]
 fn near_duplicates_are_found_when_asked_for() {
     let input = [
         "the patient reports pain in the left knee since Monday morning",
