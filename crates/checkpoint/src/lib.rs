@@ -11,6 +11,7 @@
 
 pub mod adapter;
 mod base;
+pub mod beside;
 pub mod bitsandbytes;
 mod config;
 mod dtype;

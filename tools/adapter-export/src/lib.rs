@@ -13,8 +13,10 @@ use cli::{AtomicDir, Files, Hint, Outcome};
 use std::collections::BTreeMap;
 
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    let of_the_base: Vec<_> = merge::files().map(|name| args.base.join(name)).collect();
     let files = Files::default()
         .reads_paths("--base", [&args.base])
+        .reads_paths("--base", &of_the_base)
         .reads_paths("--adapter", [&args.adapter])
         .writes("--output", &args.output);
     match &args.out_dir {
@@ -37,7 +39,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         out.commit()?;
     }
     if let Some(out_dir) = &args.out_dir {
-        let out = AtomicDir::create(out_dir, |name| merge::FILES.contains(&name))?;
+        let out = AtomicDir::create(out_dir, |name| merge::files().any(|file| file == name))?;
         merge::copy_files(base.dir(), &args.adapter, out.path())?;
         if let Some(signal) = merge::write(&base, &adapter, args.quantize, dtype, out.path())? {
             return Ok(Outcome::Interrupted(signal));

@@ -3,6 +3,7 @@
 use crate::args::Quantize;
 use anyhow::{Context, anyhow, bail};
 use checkpoint::adapter::{Adapter, Pair};
+use checkpoint::beside;
 use checkpoint::{Base, Dtype, Entry, LinearWeight, Part, Role, SafetensorsWriter};
 use cli::{Hint, Progress, Unit};
 use rayon::prelude::*;
@@ -11,37 +12,22 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// Every file this tool writes, and so may replace in `--out-dir`.
-pub const FILES: [&str; 13] = [
-    "added_tokens.json",
-    "chat_template.jinja",
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "model.safetensors",
-    PROMPT,
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-];
-
 /// What a template cannot say of the prompts that were trained on: the adapter's goes over the base's.
 const PROMPT: &str = "prompt.json";
 
-/// Copies what goes with the weights as it is.
+/// Every file that the merge reads of a base, writes, and so may replace in `--out-dir`.
+pub fn files() -> impl Iterator<Item = &'static str> {
+    let own = ["config.json", "generation_config.json", "model.safetensors"];
+    own.into_iter().chain(beside::FILES)
+}
+
+/// Copies what goes with the weights as it is; a damaged file is an error.
 pub fn copy_files(base: &Path, adapter: &Path, out: &Path) -> anyhow::Result<()> {
-    let names = FILES.iter().map(|name| (base, *name));
-    for (dir, name) in names.chain([(adapter, PROMPT)]) {
-        let from = dir.join(name);
-        if !matches!(name, "config.json" | "model.safetensors") && from.exists() {
-            let bytes = fs::read(&from).with_context(|| from.display().to_string())?;
-            let to = out.join(name);
-            fs::write(&to, bytes).with_context(|| to.display().to_string())?;
-        }
+    beside::largest_token(base)?; // is its tokenizer.json one?
+    for name in beside::FILES.into_iter().chain(["generation_config.json"]) {
+        beside::copy(base, out, name)?;
     }
+    beside::copy(adapter, out, PROMPT)?;
     Ok(())
 }
 

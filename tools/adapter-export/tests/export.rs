@@ -5,7 +5,7 @@ use checkpoint::{Base, Dtype, LinearWeight, adapter};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use workspace_tests::{copy, data, exits, text, tool};
+use workspace_tests::{copy, data, exits, text, tiny_base, tool};
 
 fn models() -> PathBuf {
     data("models")
@@ -241,6 +241,35 @@ fn tokenizer_files_travel_with_the_merged_model() {
     );
     let merged = Base::open(&out).unwrap();
     assert_eq!(merged.config().dtype, Dtype::F16);
+}
+
+#[test]
+fn a_damaged_file_beside_the_weights_is_named_not_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let [base, out] = ["base", "merged"].map(|name| dir.path().join(name));
+    let flags = ["--out-dir", out.to_str().unwrap()];
+    let adapter = models().join("llama-tied/adapter");
+    for (name, damaged) in [
+        ("tokenizer.json", &b"{\"model\": {\"vocab\": {\"a\""[..]),
+        ("tokenizer.json", b""),
+        ("tokenizer_config.json", b"{\"eos_token\": \"</s"),
+        ("special_tokens_map.json", b"[]"),
+        ("prompt.json", b"{\"date\""),
+        ("chat_template.jinja", b"{{ \xff }}"),
+    ] {
+        tiny_base("llama-tied", &base);
+        fs::write(base.join(name), damaged).unwrap();
+        let said = export(&base, &adapter, &flags, 2);
+        let said = text(&said.stderr);
+        assert!(said.contains(&format!("base/{name}: is not ")), "{said}");
+        assert!(!out.exists());
+        fs::remove_dir_all(&base).unwrap();
+    }
+    tiny_base("llama-tied", &base);
+    fs::write(base.join("tokenizer.json"), "{}").unwrap();
+    let said = export(&base, &adapter, &flags, 2);
+    let want = "base/tokenizer.json: has no model.vocab";
+    assert!(text(&said.stderr).contains(want), "{}", text(&said.stderr));
 }
 
 #[test]

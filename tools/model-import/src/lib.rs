@@ -12,28 +12,22 @@ mod weights;
 pub use args::Args;
 
 use anyhow::Context;
+use checkpoint::beside;
 use cli::{AtomicDir, Hint, Outcome};
 use source::Source;
 use std::io::Write;
 use weights::Plan;
 
-/// Every file this tool writes, and so may replace in `--out-dir`.
-const FILES: [&str; 14] = [
-    "added_tokens.json",
-    "chat_template.jinja",
-    "config.json",
-    "generation_config.json",
-    "manifest.json",
-    "merges.txt",
-    "model.safetensors",
-    "prompt.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-];
+/// Is this the name of a file that this tool writes, and so may replace in `--out-dir`?
+fn writes(name: &str) -> bool {
+    let own = [
+        "config.json",
+        "generation_config.json",
+        "manifest.json",
+        "model.safetensors",
+    ];
+    own.contains(&name) || beside::FILES.contains(&name)
+}
 
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let source = Source::open(&args.source)?;
@@ -48,7 +42,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         )?;
         return Ok(Outcome::Done);
     };
-    let out = AtomicDir::create(out_dir, |name| FILES.contains(&name))?;
+    let out = AtomicDir::create(out_dir, writes)?;
 
     config::write(&source, &plan, out.path())?;
     match &args.tokenizer {

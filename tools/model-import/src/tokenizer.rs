@@ -2,23 +2,11 @@
 
 use crate::config::write_json;
 use anyhow::{Context, anyhow, bail};
+use checkpoint::beside;
 use cli::Hint;
 use serde_json::{Map, Value};
 use std::fs;
 use std::path::Path;
-
-const FILES: [&str; 10] = [
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "prompt.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-];
 
 /// Copies a folder's tokenizer, and makes sure that a chat template stands in both places where
 /// tools look for it: tokenizer_config.json and chat_template.jinja.
@@ -26,13 +14,9 @@ pub fn copy(from: &Path, out: &Path, must_exist: bool) -> anyhow::Result<()> {
     if must_exist && !from.join("tokenizer.json").exists() {
         bail!("{}: holds no tokenizer.json", from.display());
     }
-    for name in FILES {
-        let path = from.join(name);
-        if path.exists() {
-            let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-            let to = out.join(name);
-            fs::write(&to, bytes).with_context(|| to.display().to_string())?;
-        }
+    beside::largest_token(from)?; // what is wrong with it is said of the source
+    for name in beside::FILES {
+        beside::copy(from, out, name)?;
     }
     let config_path = out.join("tokenizer_config.json");
     if !config_path.exists() {
@@ -56,32 +40,16 @@ pub fn copy(from: &Path, out: &Path, must_exist: bool) -> anyhow::Result<()> {
 
 /// Makes sure that every token has its row in the embedding; false if there is no tokenizer.
 pub fn check(dir: &Path, vocab_size: usize) -> anyhow::Result<bool> {
-    let path = dir.join("tokenizer.json");
-    if !path.exists() {
+    let Some(largest) = beside::largest_token(dir)? else {
         return Ok(false);
-    }
-    let tokenizer = read(&path)?;
-    let model = match tokenizer.get("model").and_then(|model| model.get("vocab")) {
-        Some(Value::Object(vocab)) => vocab.values().filter_map(Value::as_u64).max(),
-        Some(Value::Array(vocab)) => vocab.len().checked_sub(1).map(|n| n as u64),
-        _ => bail!("{}: has no model.vocab", path.display()),
     };
-    let added = tokenizer
-        .get("added_tokens")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    let added = added.filter_map(|token| token.get("id")?.as_u64()).max();
-    match model
-        .max(added)
-        .filter(|largest| *largest >= vocab_size as u64)
-    {
-        Some(largest) => Err(anyhow!(
+    if largest >= vocab_size as u64 {
+        return Err(anyhow!(
             "tokenizer.json has token {largest}, the model's vocabulary {vocab_size} rows"
-        )
-        .hint("the tokenizer belongs to another model")),
-        None => Ok(true),
+        ))
+        .hint("the tokenizer belongs to another model");
     }
+    Ok(true)
 }
 
 fn read(path: &Path) -> anyhow::Result<Map<String, Value>> {
