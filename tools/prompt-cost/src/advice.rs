@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::cost::Costs;
+use crate::cost::{Costs, TrainingCost};
 use crate::prices::Prices;
 
 /// Instructions longer than this are worth training away.
@@ -104,29 +104,28 @@ fn pays(
         ));
         return false;
     }
-    match (money.break_even_day, money.training) {
-        (Some(day), _) if day <= horizon => {
+    match money.break_even_day {
+        Some(day) if day <= horizon => {
             cheaper.push(format!(
                 "it saves {} a day and has paid for its training by day {day}",
                 Prices::amount(money.saved_per_day, currency)
             ));
             true
         }
-        (Some(day), _) => {
+        Some(day) => {
             against.push(format!(
                 "its training is paid for on day {day}, beyond {horizon} days"
             ));
             false
         }
-        (None, _) => {
+        None => {
+            let missing = match money.training {
+                TrainingCost::NoPrice => "[training] in the prices",
+                TrainingCost::NoHours | TrainingCost::Known(_) => "--train and --tokens-per-second",
+            };
             against.push(format!(
-                "it saves {} a day, but what training costs is not known: give {}",
+                "it saves {} a day, but what training costs is not known: give {missing}",
                 Prices::amount(money.saved_per_day, currency),
-                if money.has_training_price {
-                    "--train and --tokens-per-second"
-                } else {
-                    "[training] in the prices"
-                }
             ));
             false
         }

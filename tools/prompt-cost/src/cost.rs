@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::prices::Prices;
+use crate::prices::{self, Prices};
 
 pub const DAYS_IN_A_MONTH: u64 = 30;
 
@@ -49,13 +49,44 @@ pub struct Money {
     pub per_day: Pair<f64>,
     pub per_month: Pair<f64>,
     pub saved_per_day: f64,
-    /// None where the prices have no [training], or it has a price by the hour and the training speed
-    /// is not known.
-    pub training: Option<f64>,
-    #[serde(skip)]
-    pub has_training_price: bool,
+    pub training: TrainingCost,
     /// First day by whose end the savings have paid for the training; none if never, or unknown.
     pub break_even_day: Option<u64>,
+}
+
+/// What training costs; in JSON a number where it is known, else null.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(into = "Option<f64>")]
+pub enum TrainingCost {
+    Known(f64),
+    /// The prices have no [training].
+    NoPrice,
+    /// There is a price by the hour, and no telling how many hours.
+    NoHours,
+}
+
+impl TrainingCost {
+    fn of(price: Option<prices::Training>, hours: Option<f64>) -> TrainingCost {
+        match (price, hours) {
+            (None, _) => TrainingCost::NoPrice,
+            (Some(price), _) if price.per_hour == 0.0 => TrainingCost::Known(price.once),
+            (Some(_), None) => TrainingCost::NoHours,
+            (Some(price), Some(hours)) => TrainingCost::Known(hours * price.per_hour + price.once),
+        }
+    }
+
+    pub fn known(self) -> Option<f64> {
+        match self {
+            TrainingCost::Known(amount) => Some(amount),
+            TrainingCost::NoPrice | TrainingCost::NoHours => None,
+        }
+    }
+}
+
+impl From<TrainingCost> for Option<f64> {
+    fn from(cost: TrainingCost) -> Option<f64> {
+        cost.known()
+    }
 }
 
 pub fn costs(volume: &Volume, training: Option<Training>, prices: Option<&Prices>) -> Costs {
@@ -105,15 +136,9 @@ fn money(volume: &Volume, training: Option<Training>, prices: &Prices) -> Money 
     let month = |day: f64| day * DAYS_IN_A_MONTH as f64;
     let saved_per_day = per_day.prompted - per_day.tuned;
     let hours = training.and_then(|training| training.hours);
-    let training = prices.training.and_then(|price| {
-        let by_the_hour = if price.per_hour == 0.0 {
-            0.0
-        } else {
-            hours? * price.per_hour
-        };
-        Some(by_the_hour + price.once)
-    });
+    let training = TrainingCost::of(prices.training, hours);
     let break_even_day = training
+        .known()
         .filter(|_| saved_per_day > 0.0)
         .map(|once| (once / saved_per_day).ceil().max(1.0) as u64);
     Money {
@@ -125,7 +150,6 @@ fn money(volume: &Volume, training: Option<Training>, prices: &Prices) -> Money 
         },
         saved_per_day,
         training,
-        has_training_price: prices.training.is_some(),
         break_even_day,
     }
 }
@@ -186,8 +210,28 @@ mod tests {
                 tuned: 1.0
             }
         );
-        assert_eq!(money.training, Some(110.0));
+        assert_eq!(money.training, TrainingCost::Known(110.0));
         assert_eq!(money.break_even_day, Some(10)); // 11 a day
+    }
+
+    #[test]
+    fn a_cost_that_is_not_known_says_what_is_missing() {
+        let price = |per_hour| {
+            Some(TrainingPrices {
+                per_hour,
+                once: 5.0,
+            })
+        };
+        for (price, hours, cost) in [
+            (None, Some(2.0), TrainingCost::NoPrice),
+            (price(4.0), None, TrainingCost::NoHours),
+            (price(0.0), None, TrainingCost::Known(5.0)),
+            (price(4.0), Some(2.0), TrainingCost::Known(13.0)),
+        ] {
+            assert_eq!(TrainingCost::of(price, hours), cost);
+            let json = serde_json::to_value(cost).unwrap();
+            assert_eq!(json.as_f64(), cost.known());
+        }
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub fn csv(report: &Report) -> String {
         amount(money.map(|money| money.saved_per_day)),
         or_empty(costs.training.map(|training| training.tokens.to_string())),
         amount(costs.training.and_then(|training| training.hours)),
-        amount(money.and_then(|money| money.training)),
+        amount(money.and_then(|money| money.training.known())),
         or_empty(
             money
                 .and_then(|money| money.break_even_day)
@@ -106,7 +106,7 @@ pub fn text(report: &Report) -> String {
         text.push('\n');
     }
     if let Some(money) = &costs.money {
-        if let Some(training) = money.training {
+        if let Some(training) = money.training.known() {
             let training = Prices::amount(training, &money.currency);
             let _ = writeln!(text, "training costs {training}");
         }
