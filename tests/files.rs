@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use workspace_tests::{data, run, text, tool};
+use workspace_tests::{copy, data, run, text, tiny_base, tool};
 
 const CHAT: &str = r#"{"messages":[{"role":"user","content":"what is the code of a cold"},{"role":"assistant","content":"J00"}]}"#;
 
@@ -16,16 +16,13 @@ fn say(folder: &Path, line: &str, stdin: &str) -> Output {
 }
 
 /// All files below a folder, by their contents.
-fn contents(folder: &Path) -> Vec<(String, String)> {
+fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut all = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         match path.is_dir() {
             true => all.extend(contents(&path)),
-            false => all.push((
-                path.display().to_string(),
-                fs::read_to_string(&path).unwrap(),
-            )),
+            false => all.push((path.display().to_string(), fs::read(&path).unwrap())),
         }
     }
     all.sort();
@@ -43,10 +40,30 @@ fn an_output_over_another_or_over_an_input_is_refused_and_nothing_is_touched() {
     fs::write(here.join("w.jsonl"), &chats).unwrap();
     fs::write(here.join("a.csv"), "q,a\nx,y\n").unwrap();
     fs::write(here.join("v.csv"), "id,verdict\n").unwrap();
+    fs::write(here.join("p.toml"), "[prompted]\n[tuned]\n").unwrap();
+    let snapshot = here.join("hub/models--a/snapshots/c0");
+    for base in ["base", "tok"]
+        .map(|name| here.join(name))
+        .iter()
+        .chain([&snapshot])
+    {
+        tiny_base("llama-tied", base);
+    }
+    copy(
+        &data("models/llama-tied/adapter"),
+        &here.join("run/adapter"),
+    );
+    fs::write(here.join("run/metrics.jsonl"), "").unwrap();
     std::os::unix::fs::symlink("v.jsonl", here.join("link")).unwrap();
     let made = say(
         here,
         "jsonl-split w.jsonl --ratios 80,10,10 --out-dir sp",
+        "",
+    );
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    let made = say(
+        here,
+        "adapter-eval --cases w.jsonl --train w.jsonl --systems majority --out-dir ev",
         "",
     );
     assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
@@ -63,7 +80,6 @@ fn an_output_over_another_or_over_an_input_is_refused_and_nothing_is_touched() {
         "jsonl-validate v.jsonl -o s.csv --sample 2 --review s",
         "jsonl-validate v.jsonl -o o --report s.html --sample 2 --review s",
         "jsonl-validate v.jsonl -o o --verdicts v.csv --sample 2 --review v",
-        "jsonl-validate v.jsonl -o o --sample 2 --review nowhere/s",
         "jsonl-import a.csv --user {{q}} --assistant {{a}} -o o --ledger a.csv",
         "jsonl-import a.csv --user {{q}} --assistant {{a}} -o o --ledger o",
         "tokenize-pack v.jsonl --base BASE -o v.st --ledger v.st",
@@ -76,9 +92,39 @@ fn an_output_over_another_or_over_an_input_is_refused_and_nothing_is_touched() {
         "jsonl-split w.jsonl --out-dir sp --ledger sp/ledger.csv",
         "jsonl-split w.jsonl --out-dir new --ledger w.jsonl",
         "jsonl-split - --against - --out-dir new",
+        "jsonl-validate v.jsonl --tokenizer base -o base/tokenizer.json",
+        "tokenize-pack v.jsonl --base base -o base/config.json",
+        "tokenize-pack v.jsonl --base base -o v.st --ledger base/tokenizer_config.json",
+        "prompt-cost v.jsonl --base base --requests-per-day 9 -o v.jsonl",
+        "prompt-cost v.jsonl --base base --requests-per-day 9 -o base/tokenizer.json",
+        "prompt-cost --prompt-tokens 9 --requests-per-day 9 --prices p.toml -o p.toml",
+        "prompt-cost --prompt-tokens 9 --requests-per-day 9 --train p.toml -o ./p.toml",
+        "prompt-cost v.jsonl --base base --tuned-prompt w.jsonl --requests-per-day 9 -o w.jsonl",
+        "prompt-cost - - --base base --requests-per-day 9",
+        "model-import base --out-dir base",
+        "model-import base --out-dir ./base/../base/",
+        "model-import hub/models--a --out-dir hub/models--a/snapshots/c0",
+        "model-import base --tokenizer tok --out-dir tok",
+        "adapter-export --base base --adapter run/adapter --out-dir base",
+        "adapter-export --base base --adapter run/adapter -o base/config.json",
+        "adapter-eval --cases - --train - --systems majority",
+        "adapter-eval --cases ev/report.json --train w.jsonl --systems majority --out-dir ev",
+        "adapter-eval --cases w.jsonl --train w.jsonl --systems majority --against ev --out-dir ev",
+        "qlora-train --base base --train run/metrics.jsonl --out-dir run",
+        "qlora-train --base base --train v.st --init-adapter run/adapter --overwrite --out-dir run",
+        "qlora-train --base run/adapter/b --train v.st --out-dir run",
     ] {
         let got = say(here, &line.replace("BASE", &base), "");
-        assert_eq!(got.status.code(), Some(2), "{line}\n{}", text(&got.stderr));
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(2), "{line}\n{said}");
+        let reasons = [
+            "are the same file",
+            "are one stream",
+            "which is read",
+            "which is replaced whole",
+        ];
+        let is_the_reason = reasons.iter().any(|reason| said.contains(reason));
+        assert!(is_the_reason, "{line}\n{said}");
         assert_eq!(contents(here), before, "{line}");
     }
 }

@@ -20,7 +20,7 @@ pub struct Files {
     written: Vec<Named>,
     /// Of `written`, the one that may stand in the place of a single FILE.
     main: Option<usize>,
-    replaced: Option<(&'static str, PathBuf)>,
+    replaced: Vec<(&'static str, PathBuf)>,
 }
 
 #[derive(Clone, Debug)]
@@ -93,7 +93,7 @@ impl Files {
 
     /// A folder that is replaced whole: nothing that is read or written may lie in it.
     pub fn replaces(mut self, flag: &'static str, folder: &Path) -> Files {
-        self.replaced = Some((flag, resolved(folder)));
+        self.replaced.push((flag, resolved(folder)));
         self
     }
 
@@ -132,24 +132,17 @@ impl Files {
                 }
             }
         }
-        let Some((flag, folder)) = &self.replaced else {
-            return Ok(());
-        };
-        let inside = |file: &&Named| match &file.place {
-            Place::Path { path, .. } => path.starts_with(folder),
-            Place::Descriptor(number) => {
-                behind(*number).is_some_and(|path| path.starts_with(folder))
+        for (flag, folder) in &self.replaced {
+            let mut files = self.read.iter().chain(&self.written);
+            if let Some(file) = files.find(|file| file.lies_in(folder)) {
+                let folder = folder.display();
+                return Err(anyhow!(
+                    "{file} lies in {flag} {folder}, which is replaced whole"
+                ))
+                .hint(format!("choose another {flag}, or move the file out of it"));
             }
-            Place::Device => false,
-        };
-        match self.read.iter().chain(&self.written).find(inside) {
-            Some(file) => Err(anyhow!(
-                "{file} lies in {flag} {}, which is replaced whole",
-                folder.display()
-            ))
-            .hint(format!("choose another {flag}, or move the file out of it")),
-            None => Ok(()),
         }
+        Ok(())
     }
 }
 
@@ -163,6 +156,16 @@ impl Named {
                 behind(*number).as_ref() == Some(path)
             }
             (place, other) => place == other,
+        }
+    }
+
+    fn lies_in(&self, folder: &Path) -> bool {
+        match &self.place {
+            Place::Path { path, .. } => path.starts_with(folder),
+            Place::Descriptor(number) => {
+                behind(*number).is_some_and(|path| path.starts_with(folder))
+            }
+            Place::Device => false,
         }
     }
 

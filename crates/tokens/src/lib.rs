@@ -31,4 +31,4 @@ pub use plain::{PlainEncoder, PlainTokens};
 pub use pretokenized::Pretokenized;
 pub use prompting::Prompting;
 pub use shard::{Counts, Meta, Part, Row, Shard};
-pub use vocabulary::{Fingerprint, Vocabulary};
+pub use vocabulary::{Fingerprint, Vocabulary, base_files};

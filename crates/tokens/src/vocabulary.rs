@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::Error;
+use crate::{Error, Prompting};
 
 /// Which tokenizer and chat template made a packed file: sha256, in hex. None where the base has
 /// none (test models that are fed token ids).
@@ -18,6 +18,20 @@ use crate::Error;
 pub struct Fingerprint {
     pub tokenizer: Option<String>,
     pub template: Option<String>,
+}
+
+/// The files of a base folder that say something about its tokens, whether they are there or not.
+pub fn base_files(dir: &Path) -> [PathBuf; 7] {
+    [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        Prompting::FILE,
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    .map(|name| dir.join(name))
 }
 
 /// The vocabulary of a base folder.

@@ -26,11 +26,12 @@ pub use args::Args;
 
 use std::io::Write;
 
-use cli::{AtomicDir, Outcome, Output};
+use cli::{AtomicDir, Files, Outcome, Output};
 use evaluate::Evaluation;
 
 /// The tool: reads the command line's wishes, judges, and says so by its exit status.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    files(&args).check()?;
     model::tune_heap();
     model::use_threads(args.model.threads)?;
     // An output folder that cannot be replaced is told before the work, not after.
@@ -82,6 +83,23 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     } else {
         Outcome::No
     })
+}
+
+fn files(args: &Args) -> Files {
+    let files = Files::default()
+        .reads("--cases", &args.cases)
+        .reads("--train", &args.train)
+        .reads("--select", &args.select)
+        .reads_paths("--data", &args.data)
+        .reads_paths("--chat-template", &args.model.chat_template)
+        .reads_paths("--base", &args.base)
+        .reads_paths("--adapter", &args.adapter)
+        .reads_paths("--bertscore-model", &args.bertscore_model)
+        .reads_paths("--against", &args.against);
+    match &args.out_dir {
+        Some(folder) => files.replaces("--out-dir", folder),
+        None => files,
+    }
 }
 
 fn is_ours(name: &str) -> bool {

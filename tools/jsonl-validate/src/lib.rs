@@ -95,10 +95,12 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
 }
 
 fn files(args: &Args) -> Files {
+    let tokenizer = args.tokenizer.as_deref().map(tokens::base_files);
     Files::default()
         .reads("FILE", [&args.input])
         .reads_paths("--schema", &args.schema)
         .reads_paths("--verdicts", &args.verdicts)
+        .reads_paths("--tokenizer", tokenizer.iter().flatten())
         .reads_paths("--ledger-from", &args.ledger_from)
         .writes_main("-o", &args.output)
         .writes("--rejects", &args.rejects)

@@ -13,7 +13,7 @@ pub use args::Args;
 
 use anyhow::Context;
 use checkpoint::beside;
-use cli::{AtomicDir, Hint, Outcome};
+use cli::{AtomicDir, Files, Hint, Outcome};
 use source::Source;
 use std::io::Write;
 use weights::Plan;
@@ -30,6 +30,7 @@ fn writes(name: &str) -> bool {
 }
 
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    files(&args).check()?;
     let source = Source::open(&args.source)?;
     let plan = Plan::new(&source, &args)?;
     let Some(out_dir) = args.out_dir.as_ref().filter(|_| !args.dry_run) else {
@@ -65,6 +66,17 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         describe(&source, &plan)
     ));
     Ok(Outcome::Done)
+}
+
+fn files(args: &Args) -> Files {
+    let snapshot = checkpoint::resolve(&args.source).ok(); // of an entry of the cache
+    let files = Files::default()
+        .reads_paths("SOURCE", [&args.source].into_iter().chain(&snapshot))
+        .reads_paths("--tokenizer", &args.tokenizer);
+    match &args.out_dir {
+        Some(folder) if !args.dry_run => files.replaces("--out-dir", folder),
+        _ => files,
+    }
 }
 
 /// For people: `llama, 134.5 million weights, bfloat16`.

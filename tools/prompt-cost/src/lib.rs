@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use cli::{Hint, Input, Outcome};
+use cli::{Files, Hint, Input, Outcome};
 use tokens::{Chat, Shard};
 
 use advice::{Needs, advise};
@@ -22,7 +22,11 @@ use prices::Prices;
 use render::Report;
 
 /// Counts, multiplies, compares, recommends.
-pub fn run(args: Args) -> anyhow::Result<Outcome> {
+pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
+    if args.prompt_tokens.is_none() && args.files.is_empty() {
+        args.files.push(Input::Stdin);
+    }
+    files(&args).check()?;
     let prices = args.prices.as_deref().map(Prices::read).transpose()?;
     let volume = volume(&args)?;
     let costs = costs(&volume, training(&args)?, prices.as_ref());
@@ -47,6 +51,17 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+fn files(args: &Args) -> Files {
+    let base = args.base.as_deref().map(tokens::base_files);
+    Files::default()
+        .reads("FILE", &args.files)
+        .reads_paths("--base", base.iter().flatten())
+        .reads_paths("--tuned-prompt", &args.tuned_prompt)
+        .reads_paths("--prices", &args.prices)
+        .reads_paths("--train", &args.train)
+        .writes("-o", [&args.output])
+}
+
 fn volume(args: &Args) -> anyhow::Result<Volume> {
     let chat = args.base.as_deref().map(open).transpose()?;
     let count = |input: &Input| -> anyhow::Result<u64> {
@@ -64,7 +79,6 @@ fn volume(args: &Args) -> anyhow::Result<Volume> {
     };
     let prompted_tokens = match args.prompt_tokens {
         Some(tokens) => tokens,
-        None if args.files.is_empty() => count(&Input::Stdin)?,
         None => args.files.iter().map(count).sum::<anyhow::Result<u64>>()?,
     };
     let tuned_tokens = match &args.tuned_prompt {

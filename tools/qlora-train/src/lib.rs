@@ -33,6 +33,9 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     if let Some(device) = args.run.doctor {
         return doctor::run(device);
     }
+    if !args.run.dry_run {
+        run_dir::files(&args).check()?;
+    }
     model::tune_heap();
     model::use_threads(args.engine.threads)?;
     let base = checkpoint::Base::open(&args.base)

@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use cli::{AtomicDir, Hint, Lock};
+use cli::{AtomicDir, Files, Hint, Lock, Output};
 use model::{AdamW, Adapter};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
@@ -44,6 +44,25 @@ const INDIFFERENT: [&str; 8] = [
     "config",
     "quiet",
 ];
+
+/// What a run reads, and what it writes in its folder.
+pub fn files(args: &Args) -> Files {
+    let of_the_run = |name: &&str| args.out_dir.join(name);
+    let (logs, folders) = ENTRIES.split_at(FILES);
+    let logs: Vec<Output> = logs
+        .iter()
+        .map(|name| Output::File(of_the_run(name)))
+        .collect();
+    let files = Files::default()
+        .reads_paths("--base", [&args.base])
+        .reads_paths("--train", &args.train)
+        .reads_paths("--eval", &args.eval)
+        .reads_paths("--init-adapter", &args.lora.init_adapter)
+        .writes("--out-dir", &logs);
+    folders.iter().fold(files, |files, name| {
+        files.replaces("--out-dir", &of_the_run(name))
+    })
+}
 
 /// A run's folder, locked.
 pub struct RunDir {
@@ -255,7 +274,7 @@ fn is_checkpoint_file(name: &str) -> bool {
     ADAPTER_FILES.contains(&name) || [OPTIMIZER_FILE, STATE_FILE].contains(&name)
 }
 
-/// What a run leaves in its folder, beside the lock.
+/// What a run leaves in its folder, beside the lock: files, then folders.
 const ENTRIES: [&str; 6] = [
     "config.json",
     "inputs.json",
@@ -264,6 +283,7 @@ const ENTRIES: [&str; 6] = [
     "checkpoints",
     "adapter",
 ];
+const FILES: usize = 4;
 
 /// A folder that holds files of these names and is no run's is not touched, whatever the flags: a base has
 /// a config.json too.

@@ -47,6 +47,7 @@ pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
 fn check(args: &Args) -> anyhow::Result<()> {
     let files = Files::default()
         .reads("FILE", &args.files)
+        .reads_paths("--base", &tokens::base_files(&args.base))
         .reads_paths("--chat-template", &args.chat_template)
         .reads_paths("--ledger-from", &args.ledger_from);
     match args.output_shards {
