@@ -86,6 +86,9 @@ pub fn convert(
         Shape::Messages | Shape::ShareGpt => messages(&record, shape, system),
         Shape::Alpaca(prompt) => alpaca(&record, prompt, system),
         Shape::PromptCompletion => prompt_completion(&record, system),
+        Shape::Text if system.is_some() => {
+            Err("a text has no messages that a system prompt could stand before".to_owned())
+        }
         Shape::Text => record
             .text("text")
             .map(|text| Map::from_iter([("text".into(), text.into())])),
@@ -337,6 +340,32 @@ mod tests {
             let error = converted(record, shape, &[]).unwrap_err();
             assert_eq!(error, format!("3: column {column:?} is empty"));
         }
+    }
+
+    #[test]
+    fn a_tool_may_answer_with_nothing() {
+        for shape in [
+            json!({"messages": [{"role": "tool", "content": ""}]}),
+            json!({"messages": [{"role": "function", "name": "f", "content": ""}]}),
+        ] {
+            assert!(converted(shape, Shape::Messages, &[]).is_ok());
+        }
+        let observed = json!({"conversations": [{"from": "observation", "value": ""}]});
+        assert!(converted(observed, Shape::ShareGpt, &[]).is_ok());
+        let absent = json!({"messages": [{"role": "tool", "content": null}]});
+        assert!(converted(absent, Shape::Messages, &[]).is_err());
+    }
+
+    #[test]
+    fn a_system_prompt_is_not_left_out_in_silence() {
+        let row = Row {
+            place: Place::Line(3),
+            columns: Map::from_iter([("text".to_owned(), json!("t"))]),
+        };
+        let names = NameMap::new();
+        let error = convert(row, Shape::Text, &names, Some("S"), OnEmpty::Error).unwrap_err();
+        let want = "3: a text has no messages that a system prompt could stand before";
+        assert_eq!(error.to_string(), want);
     }
 
     #[test]

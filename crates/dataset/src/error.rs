@@ -14,6 +14,9 @@ pub enum Error {
     /// The same, at a place of a file.
     #[error("{place}: {what}")]
     At { place: Place, what: String },
+    /// A quote of a table does not quote as its format has it.
+    #[error("{place}: {what}")]
+    Quotes { place: Place, what: String },
     /// A column that a template names is not there.
     #[error("{place}: no column {column:?}")]
     MissingColumn {

@@ -18,7 +18,6 @@ pub mod keys;
 mod language;
 mod language_words;
 pub mod ledger;
-mod line_counter;
 pub mod minhash;
 mod minority;
 mod other_shapes;

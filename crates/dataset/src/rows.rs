@@ -6,22 +6,35 @@ mod integers;
 use std::fmt::{self, Display};
 use std::io::{self, BufRead, Read};
 
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::Error;
+pub use delimited::Needless;
 
 /// How the bytes of a table are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// RFC 4180, with this delimiter.
-    Delimited(u8),
+    /// RFC 4180, with this delimiter, or with quotes that are text.
+    Delimited { delimiter: u8, quoting: Quoting },
     /// One JSON object a line.
     Jsonl,
     /// Arrays of objects, as `sqlite3 -json` and `duckdb -json` print one for each query.
     Json,
     /// Every line is a row with one column, `text`.
     Text,
+}
+
+/// What does a quote at the beginning of a cell mean?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quoting {
+    /// It opens a quoted cell, as in RFC 4180 and in what spreadsheets export.
+    Minimal,
+    /// Nothing, it is text, as in IANA's text/tab-separated-values.
+    None,
+    /// Nobody said: as `Minimal`, and an error where the lines of a quoted cell would be rows by `None`.
+    Unsaid,
 }
 
 /// Where a row lies in its file.
@@ -79,9 +92,9 @@ impl<R: BufRead> Rows<R> {
     ) -> Result<Rows<R>, Error> {
         skip_byte_order_mark(&mut reader)?;
         let source = match format {
-            Format::Delimited(delimiter) => {
-                Source::Delimited(Box::new(delimited::open(reader, delimiter, columns)?))
-            }
+            Format::Delimited { delimiter, quoting } => Source::Delimited(Box::new(
+                delimited::open(reader, delimiter, quoting, columns)?,
+            )),
             Format::Jsonl => Source::Lines {
                 reader,
                 line: 0,
@@ -117,6 +130,16 @@ impl<R: BufRead> Rows<R> {
         match &self.source {
             Source::Delimited(table) => Some(table.header()),
             _ => None,
+        }
+    }
+}
+
+impl<R: BufRead> Rows<R> {
+    /// Of the cells read so far, those in quotes that nothing in them asks for.
+    pub fn needless_quotes(&self) -> Needless {
+        match &self.source {
+            Source::Delimited(table) => table.needless_quotes(),
+            _ => Needless::default(),
         }
     }
 }
@@ -219,10 +242,40 @@ fn next_element<R: BufRead>(
 }
 
 fn columns_of(text: &str, place: Place) -> Result<Map<String, Value>, Error> {
-    let mut columns = serde_json::from_str(text)
+    let Columns(mut columns) = serde_json::from_str(text)
         .map_err(|error| Error::at(place, Error::from(error).to_string()))?;
     integers::keep_exact(&mut columns, text).map_err(|what| Error::at(place, what))?;
     Ok(columns)
+}
+
+/// The members of an object. The parser would take the last of two columns of one name, and nobody
+/// knows which is meant.
+struct Columns(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Columns {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Columns, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Columns;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Columns, A::Error> {
+                let mut columns = Map::new();
+                while let Some(name) = members.next_key::<String>()? {
+                    if columns.contains_key(&name) {
+                        let what = format!("column {name:?} is there twice");
+                        return Err(de::Error::custom(what));
+                    }
+                    columns.insert(name, members.next_value()?);
+                }
+                Ok(Columns(columns))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
 }
 
 /// A reader that knows on which line it is, counted from 1.
@@ -258,10 +311,15 @@ fn newlines(bytes: &[u8]) -> u64 {
 
 fn skip_byte_order_mark<R: BufRead>(reader: &mut R) -> Result<(), Error> {
     let start = reader.fill_buf()?;
-    if start.starts_with(b"\xFF\xFE") || start.starts_with(b"\xFE\xFF") {
-        return Err(Error::shape(
-            "is UTF-16; convert it with iconv -f UTF-16 -t UTF-8",
-        ));
+    let utf16 = match start {
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Some("UTF-16"),
+        [0, ..] => Some("UTF-16BE"), // no table and no JSON has a NUL at its beginning
+        [_, 0, ..] => Some("UTF-16LE"),
+        _ => None,
+    };
+    if let Some(encoding) = utf16 {
+        let what = format!("is UTF-16; convert it with iconv -f {encoding} -t UTF-8");
+        return Err(Error::shape(what));
     }
     if start.starts_with(b"\xEF\xBB\xBF") {
         reader.consume(3);
@@ -314,6 +372,7 @@ pub(crate) fn not_utf8(bytes: &[u8], error: std::str::Utf8Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn rows(text: &[u8], format: Format) -> Result<Vec<Row>, Error> {
         Rows::new(text, format, None)?.collect()
@@ -323,14 +382,24 @@ mod tests {
         rows(text, format).unwrap_err().to_string()
     }
 
-    const CSV: Format = Format::Delimited(b',');
+    const CSV: Format = Format::Delimited {
+        delimiter: b',',
+        quoting: Quoting::Minimal,
+    };
+
+    const fn tsv(quoting: Quoting) -> Format {
+        Format::Delimited {
+            delimiter: b'\t',
+            quoting,
+        }
+    }
 
     #[test]
     fn the_same_table_reads_the_same_in_every_format() {
         let csv = rows(b"\xEF\xBB\xBFa,b\r\n1,\"x, \"\"y\"\"\nz\"\r\n2,w\r\n", CSV).unwrap();
         let tsv = rows(
             b"a\tb\n1\t\"x, \"\"y\"\"\nz\"\n2\tw\n",
-            Format::Delimited(b'\t'),
+            tsv(Quoting::Unsaid),
         )
         .unwrap();
         let jsonl = rows(
@@ -413,9 +482,94 @@ mod tests {
             error(b"{\"a\":1}\n{\"a\":", Format::Jsonl),
             "2: EOF while parsing a value at column 5"
         );
+        for (start, encoding) in [
+            (&b"\xFF\xFEa\0"[..], "UTF-16"),
+            (b"\xFE\xFF\0a", "UTF-16"),
+            (b"a\0,\0", "UTF-16LE"),
+            (b"\0{\0}", "UTF-16BE"),
+        ] {
+            let want = format!("is UTF-16; convert it with iconv -f {encoding} -t UTF-8");
+            assert_eq!(error(start, CSV), want);
+        }
+        for format in [Format::Jsonl, Format::Json] {
+            let text = match format {
+                Format::Json => r#"[{"a":1,"b":{},"a":2}]"#,
+                _ => r#"{"a":1,"b":{},"a":2}"#,
+            };
+            let said = error(text.as_bytes(), format);
+            assert!(
+                said.contains(r#"1: column "a" is there twice at "#),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_row_vanishes_in_a_cell_that_begins_with_a_quote() {
+        let error = |text: &str, quoting| error(text.as_bytes(), tsv(quoting));
+        let swallowed = "a\tb\n1\t\"Yes\n2\tno\n3\tsaid \"she\"\n4\tend\"\n5\tx\n";
         assert_eq!(
-            error(b"\xFF\xFEa\0", CSV),
-            "is UTF-16; convert it with iconv -f UTF-16 -t UTF-8"
+            error(swallowed, Quoting::Unsaid),
+            "4: column \"b\": text follows the closing quote"
         );
+        let swallowed = swallowed.replace(" \"she\"", "");
+        assert_eq!(
+            error(&swallowed, Quoting::Unsaid),
+            "2: is one row of 4 lines if its quotes are quoting, 4 rows if they are text"
+        );
+        assert_eq!(
+            error("a\tb\n1\tx\n2\t\"y\n3\tz\n", Quoting::Unsaid),
+            "3: a quote is opened and never closed"
+        );
+        let count = |quoting| rows(swallowed.as_bytes(), tsv(quoting)).unwrap().len();
+        assert_eq!((count(Quoting::Minimal), count(Quoting::None)), (2, 5));
+        let text = rows(swallowed.as_bytes(), tsv(Quoting::None)).unwrap();
+        assert_eq!(text[0].columns["b"], "\"Yes");
+        // What a spreadsheet exports has lines that are no rows by themselves.
+        let exported = "a\tb\tc\n1\t\"x\ny\tz\"\t\"\"\"w\"\"\"\n";
+        let row = rows(exported.as_bytes(), tsv(Quoting::Unsaid)).unwrap();
+        assert_eq!(row[0].columns["b"], "x\ny\tz");
+        assert_eq!(row[0].columns["c"], "\"w\"");
+    }
+
+    #[test]
+    fn quotes_that_nothing_asks_for_are_counted() {
+        let text = b"a\tb\n1\t\"x,\"\n\"2\"\t\"\"\n";
+        let mut rows = Rows::new(&text[..], tsv(Quoting::Unsaid), None).unwrap();
+        assert!(rows.by_ref().all(|row| row.is_ok()));
+        let want = Needless {
+            cells: 2,
+            first_line: 3,
+        };
+        assert_eq!(rows.needless_quotes(), want);
+    }
+
+    #[test]
+    fn a_table_ends_its_lines_in_any_way_and_may_be_followed_by_commas() {
+        for text in [
+            "a,b\r\n\r\n1,2\r\n3,\r\n4",
+            "a,b\n\n1,2\n3,\n4\n\n",
+            "a,b\r\r\n\n1,2\r\r\n3,\r\r\n4\r\r\n", // converted twice
+            "\n\"a\",b\r\"1\",2\r3,\r4",           // an old Mac's
+            "a,b,,\n\n1,2,,\n3,,,\n4",
+        ] {
+            let rows: Vec<_> = Rows::new(text.as_bytes(), CSV, None).unwrap().collect();
+            let places = rows.iter().flatten().map(|row| row.place);
+            assert_eq!(
+                places.collect::<Vec<_>>(),
+                [3, 4].map(Place::Line),
+                "{text:?}"
+            );
+            let row = rows[1].as_ref().unwrap();
+            assert_eq!(
+                Value::Object(row.columns.clone()),
+                json!({"a": "3", "b": ""})
+            );
+            let last = rows[2].as_ref().unwrap_err().to_string();
+            assert!(
+                last.starts_with("5: has 1 fields where the header has"),
+                "{last}"
+            );
+        }
     }
 }

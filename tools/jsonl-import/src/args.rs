@@ -10,12 +10,16 @@ const EXAMPLES: &str = "\
 Examples:
   jsonl-import notes.csv --system 'Answer with JSON.' --user '{{ note }}' \\
       --assistant '{{ {\"code\": code} | tojson }}' -o chat.jsonl
-  psql --csv -c 'select q, a from faq' | jsonl-import - --user '{{ q }}' --assistant '{{ a }}' > chat.jsonl
+  psql --csv -c 'select q, a from faq' |
+      jsonl-import - --user '{{ q }}' --assistant '{{ a }}' > chat.jsonl
   jsonl-import sharegpt.json --map conversations=dialog --map from=speaker > chat.jsonl
   jsonl-import alpaca.json --alpaca-prompt stanford > chat.jsonl
 
 Templates are Jinja over the columns of a row. A column whose name is no identifier is
 row[\"its name\"]; tojson prints like Python's json.dumps.
+Some tsv files quote cells as a csv does (spreadsheets, pandas), in others a quote is text (IANA's
+tsv, most corpora). Unless --quoting says which, quotes quote, and where that could hide a row it
+is an error.
 Without --user and --assistant every record tells its shape by its keys: messages (OpenAI),
 conversations (ShareGPT), instruction and output (Alpaca), prompt and completion, text.";
 
@@ -32,9 +36,13 @@ pub struct Args {
     /// How the bytes are laid out; else told by the file's name, else by its first byte
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<TableFormat>,
-    /// What separates the columns of a csv [default: ,]
-    #[arg(long, value_name = "CHAR")]
+    /// What separates the columns of a csv, \t being a tab [default: ,]
+    #[arg(long, value_name = "CHAR", value_parser = delimiter)]
     pub delimiter: Option<char>,
+    /// What a quote at the beginning of a cell of a csv or tsv means [default: minimal, and in a tsv an
+    /// error where either would do]
+    #[arg(long, value_name = "HOW")]
+    pub quoting: Option<Quoting>,
     /// Names for the columns of a table without a header (sqlite3 -csv), separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub columns: Option<Vec<String>>,
@@ -73,7 +81,7 @@ pub struct Args {
 pub enum TableFormat {
     /// Comma-separated, RFC 4180, with a header
     Csv,
-    /// Tab-separated, with a header
+    /// Tab-separated, with a header; see --quoting
     Tsv,
     /// One JSON object a line
     Jsonl,
@@ -81,6 +89,16 @@ pub enum TableFormat {
     Json,
     /// Each line is a row with one column, text
     Text,
+}
+
+/// `--quoting`, as Python's csv and pandas name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quoting {
+    /// It opens a cell that may hold delimiters, line breaks and, doubled, quotes (spreadsheets)
+    Minimal,
+    /// Nothing, it is text (IANA's tsv, most corpora)
+    None,
 }
 
 /// `--on-empty`
@@ -121,6 +139,15 @@ impl From<Alpaca> for AlpacaPrompt {
             Alpaca::Plain => AlpacaPrompt::Plain,
             Alpaca::Stanford => AlpacaPrompt::Stanford,
         }
+    }
+}
+
+/// One byte, which neither quotes nor ends a line.
+fn delimiter(text: &str) -> Result<char, String> {
+    let text = if text == "\\t" { "\t" } else { text };
+    match text.as_bytes() {
+        [byte] if byte.is_ascii() && !b"\"\r\n".contains(byte) => Ok(char::from(*byte)),
+        _ => Err("it is one ASCII character, or \\t, and neither a quote nor a line's end".into()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::Write;
 use cli::{Files, Hint, Outcome, OutputWriter, Progress, Unit};
 use dataset::convert::{self, NameMap};
 use dataset::ledger::{Fate, Ledger};
-use dataset::rows::{Place, Row, Rows};
+use dataset::rows::{Format, Needless, Place, Quoting, Row, Rows};
 use dataset::template::Templates;
 use dataset::{Error, Message};
 use serde_json::{Map, Value};
@@ -45,14 +45,14 @@ fn import(
     let name = source.input.name();
     let progress = Progress::new("import", source.input.bytes(), Unit::Bytes);
     let (reader, format) = source.open(args, &progress)?;
-    let rows =
+    let mut rows =
         Rows::new(reader, format, args.columns.clone()).map_err(|error| explained(error, &name))?;
     if let Some(header) = rows.header() {
         converter
             .check_header(header)
             .map_err(|error| explained(error, &name))?;
     }
-    for row in rows {
+    for row in rows.by_ref() {
         let row = row.map_err(|error| explained(error, &name))?;
         let (Place::Line(line) | Place::Row(line)) = row.place;
         match converter
@@ -63,8 +63,29 @@ fn import(
             None => sink.skip(&name, line)?,
         }
     }
+    let needless = rows.needless_quotes();
+    drop(rows); // which counts what it reads
     progress.finish();
+    tell_needless_quotes(needless, format, &name);
     Ok(())
+}
+
+/// Quotes that a tab-separated file did not need may be text: somebody's whole answer is a quotation.
+fn tell_needless_quotes(needless: Needless, format: Format, name: &str) {
+    let Format::Delimited {
+        quoting: Quoting::Unsaid,
+        ..
+    } = format
+    else {
+        return;
+    };
+    let Needless { cells, first_line } = needless;
+    if cells > 0 {
+        cli::note(format_args!(
+            "{name}:{first_line}: quotes around a cell were taken off, {cells} times where nothing in it needs \
+             them; --quoting none keeps quotes as text, --quoting minimal says that this is right"
+        ));
+    }
 }
 
 /// By templates, or by the keys of each record.
@@ -187,7 +208,12 @@ fn line_of(messages: &[Message]) -> Result<Map<String, Value>, Error> {
 /// Names the file, and the way out.
 fn explained(error: Error, name: &str) -> anyhow::Error {
     let hint = match &error {
-        Error::MissingColumn { columns, .. } => Some(format!("the columns are {}", columns.join(", "))),
+        Error::MissingColumn { columns, .. } => Some(columns_are(columns)),
+        Error::Quotes { .. } => Some(
+            "--quoting none reads quotes as text, --quoting minimal as a spreadsheet writes them: around a whole \
+             cell, and doubled inside"
+                .to_owned(),
+        ),
         Error::EmptyCell { .. } => Some("--on-empty skip leaves such rows out, --on-empty keep writes them".to_owned()),
         Error::At { what, .. } if what.starts_with("no known shape") => Some(
             "give --user and --assistant templates; for Alpaca's columns give --alpaca-prompt plain or stanford"
@@ -196,7 +222,10 @@ fn explained(error: Error, name: &str) -> anyhow::Error {
         _ => None,
     };
     let error = match error {
-        Error::At { .. } | Error::MissingColumn { .. } | Error::EmptyCell { .. } => {
+        Error::At { .. }
+        | Error::Quotes { .. }
+        | Error::MissingColumn { .. }
+        | Error::EmptyCell { .. } => {
             anyhow::anyhow!("{name}:{error}")
         }
         of_no_place => anyhow::Error::new(of_no_place).context(name.to_owned()),
@@ -205,6 +234,22 @@ fn explained(error: Error, name: &str) -> anyhow::Error {
         Some(hint) => error.hint(hint),
         None => error,
     }
+}
+
+/// A single column with another delimiter in its name was not cut.
+fn columns_are(columns: &[String]) -> String {
+    if let [uncut] = columns {
+        for (delimiter, flag) in [
+            ('\t', "--format tsv"),
+            (';', "--delimiter ';'"),
+            ('|', "--delimiter '|'"),
+        ] {
+            if uncut.contains(delimiter) {
+                return format!("the only column is {uncut:?}: {flag} cuts it");
+            }
+        }
+    }
+    format!("the columns are {}", columns.join(", "))
 }
 
 /// Where lines and fates go.

@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use cli::{Hint, Input, Progress};
-use dataset::rows::Format;
+use dataset::rows::{self, Format};
 
-use crate::args::{Args, TableFormat};
+use crate::args::{Args, Quoting, TableFormat};
 
 /// One file to read.
 pub struct Source {
@@ -66,14 +66,19 @@ impl Source {
             None => by_first_byte(reader.fill_buf().with_context(|| self.input.name())?),
         };
         self.check_flags(args, format)?;
+        let quoting = args.quoting.map(|quoting| match quoting {
+            Quoting::Minimal => rows::Quoting::Minimal,
+            Quoting::None => rows::Quoting::None,
+        });
         let format = match format {
-            TableFormat::Csv => Format::Delimited(
-                u8::try_from(args.delimiter.unwrap_or(','))
-                    .ok()
-                    .filter(u8::is_ascii)
-                    .context("--delimiter is one ASCII character")?,
-            ),
-            TableFormat::Tsv => Format::Delimited(b'\t'),
+            TableFormat::Csv => Format::Delimited {
+                delimiter: u8::try_from(args.delimiter.unwrap_or(',')).expect("args takes ASCII"),
+                quoting: quoting.unwrap_or(rows::Quoting::Minimal),
+            },
+            TableFormat::Tsv => Format::Delimited {
+                delimiter: b'\t',
+                quoting: quoting.unwrap_or(rows::Quoting::Unsaid),
+            },
             TableFormat::Jsonl => Format::Jsonl,
             TableFormat::Json => Format::Json,
             TableFormat::Text => Format::Text,
@@ -88,6 +93,8 @@ impl Source {
             ("--delimiter", "csv")
         } else if args.columns.is_some() && !is_table {
             ("--columns", "csv and tsv")
+        } else if args.quoting.is_some() && !is_table {
+            ("--quoting", "csv and tsv")
         } else {
             return Ok(());
         };

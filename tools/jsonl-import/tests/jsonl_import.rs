@@ -41,6 +41,7 @@ fn a_table_from_a_pipe_becomes_chats_in_every_format() {
         ("\u{feff}note,code\r\n\"a, b\",R52\r\n", vec![]),
         ("note\tcode\na, b\tR52\n", vec!["--format", "tsv"]),
         ("note;code\na, b;R52\n", vec!["--delimiter", ";"]),
+        ("note\tcode\na, b\tR52\n", vec!["--delimiter", "\\t"]),
         ("\"a, b\",R52\n", vec!["--columns", "note,code"]),
         (r#"[{"note":"a, b","code":"R52"}]"#, vec![]),
         (r#"{"note":"a, b","code":"R52"}"#, vec![]),
@@ -54,6 +55,47 @@ fn a_table_from_a_pipe_becomes_chats_in_every_format() {
             text(&got.stderr)
         );
     }
+}
+
+#[test]
+fn a_quote_in_a_tsv_swallows_no_row() {
+    let import = |table: &str, flags: &[&str]| {
+        let mut tool = tool();
+        tool.args(["--format=tsv", "--user={{ q }}", "--assistant={{ a }}"]);
+        let got = run(tool.args(flags), table);
+        let rows = text(&got.stdout).lines().count();
+        (got.status.code(), rows, text(&got.stderr).to_owned())
+    };
+    let corpus = "q\ta\nx\t\"Yes, he said\ny\tno\nz\tshe said \"go\"\n";
+    let (status, _, said) = import(corpus, &[]);
+    assert_eq!(status, Some(2));
+    assert!(
+        said.contains("<stdin>:4: column \"a\": text follows the closing quote\n"),
+        "{said}"
+    );
+    assert!(
+        said.contains("\nhint: --quoting none reads quotes as text"),
+        "{said}"
+    );
+    let quotations = corpus.replace("she said \"go", "go");
+    let (status, _, said) = import(&quotations, &[]);
+    assert_eq!(status, Some(2));
+    assert!(
+        said.contains("<stdin>:2: is one row of 3 lines if"),
+        "{said}"
+    );
+    for (flag, rows) in [("--quoting=none", 3), ("--quoting=minimal", 1)] {
+        let (status, written, said) = import(&quotations, &[flag]);
+        assert_eq!((status, written), (Some(0), rows), "{said}");
+    }
+    let (status, _, said) = import("q\ta\nx\t\"Yes.\"\n", &[]);
+    assert_eq!(status, Some(0));
+    assert!(
+        said.contains("<stdin>:2: quotes around a cell were taken off, 1 times"),
+        "{said}"
+    );
+    let (_, _, said) = import("q\ta\nx\t\"Yes.\"\n", &["--quoting=minimal"]);
+    assert!(!said.contains("quotes"), "{said}");
 }
 
 #[test]
@@ -158,6 +200,11 @@ fn a_flag_that_would_be_ignored_is_refused() {
             "--columns is for csv and tsv, and this is read as jsonl",
         ),
         (
+            vec!["--quoting=none"],
+            lines,
+            "--quoting is for csv and tsv, and this is read as jsonl",
+        ),
+        (
             vec!["--delimiter=;"],
             lines,
             "--delimiter is for csv, and this is read as jsonl",
@@ -166,6 +213,18 @@ fn a_flag_that_would_be_ignored_is_refused() {
         let got = run(tool().args(templates).args(flags), input);
         assert_eq!(got.status.code(), Some(2));
         assert!(text(&got.stderr).contains(want), "{}", text(&got.stderr));
+    }
+    for (table, way_out) in [
+        ("q\ta\nx\ty\n", "--format tsv"),
+        ("q;a\nx;y\n", "--delimiter ';'"),
+    ] {
+        let got = run(tool().args(templates), table);
+        let said = text(&got.stderr);
+        assert!(said.contains(&format!(": {way_out} cuts it\n")), "{said}");
+    }
+    for wrong in ["\"", "\n", "ü", "ab", ""] {
+        let got = run(tool().args(templates).args(["--delimiter", wrong]), "q\n");
+        assert_eq!(got.status.code(), Some(2));
     }
     let got = run(tool().arg("--map=mesages=dialog"), lines);
     assert_eq!(got.status.code(), Some(2));

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use cli::{Hint, Output, OutputWriter};
 use dataset::keys::rank;
 use dataset::ledger::write_field;
-use dataset::rows::{Format, Rows};
+use dataset::rows::{Format, Quoting, Rows};
 use dataset::{Chat, Example, Finding, Rule};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -239,9 +239,9 @@ pub fn read_verdicts(files: &[PathBuf]) -> anyhow::Result<Verdicts> {
             .next()
             .unwrap_or_default();
         let delimiter = if header.contains(&b';') { b';' } else { b',' };
-        for row in
-            Rows::new(reader, Format::Delimited(delimiter), None).with_context(|| name.clone())?
-        {
+        let quoting = Quoting::Minimal;
+        let format = Format::Delimited { delimiter, quoting };
+        for row in Rows::new(reader, format, None).with_context(|| name.clone())? {
             let row = row.map_err(|error| anyhow::anyhow!("{name}:{error}"))?;
             let cell = |column: &str| {
                 row.columns

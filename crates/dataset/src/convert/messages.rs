@@ -38,10 +38,18 @@ pub(super) fn empty_content(record: &Record, shape: Shape) -> Option<String> {
     let names = Names::of(record, shape);
     let said = record.columns.get(names.list)?.as_array()?;
     let says_nothing = |message: &Value| {
-        message.get(names.content).is_some_and(is_empty) && message.get("tool_calls").is_none()
+        let (content, role) = (message.get(names.content), message.get(names.role));
+        let is_result = content.is_some_and(Value::is_string)
+            && role.and_then(Value::as_str).is_some_and(is_tool);
+        content.is_some_and(is_empty) && message.get("tool_calls").is_none() && !is_result
     };
     let index = said.iter().position(says_nothing)?;
     Some(format!("{}[{index}].{}", names.list, names.content))
+}
+
+/// What a tool returns may be empty.
+fn is_tool(role: &str) -> bool {
+    matches!(role, "tool" | "function" | "observation")
 }
 
 /// A list of messages in anybody's names.
