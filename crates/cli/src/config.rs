@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Arg, ArgAction, Command};
 use serde_json::{Map, Value};
 
@@ -29,7 +29,11 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<Config> {
         .extension()
         .is_some_and(|extension| extension == "toml")
     {
-        toml::from_str(&text).with_context(|| format!("{}: not TOML", file.display()))?
+        let not_toml = |error: toml::de::Error| {
+            let error = error.to_string(); // which ends its last line
+            anyhow!("{}: not TOML: {}", file.display(), error.trim_end())
+        };
+        toml::from_str(&text).map_err(not_toml)?
     } else {
         serde_json::from_str(&text).with_context(|| format!("{}: not JSON", file.display()))?
     };

@@ -129,6 +129,7 @@ impl Target {
     fn beside(path: PathBuf, old: Option<Metadata>) -> io::Result<Target> {
         let mode = old.map(|old| old.permissions().mode() & 0o7777);
         let folder = parent(&path);
+        fs::metadata(folder)?; // a folder that is not there is told without the temporary's name
         let name = path
             .file_name()
             .unwrap_or_default()

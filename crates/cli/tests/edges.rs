@@ -83,6 +83,22 @@ fn an_error_names_the_file_and_then_the_way_out() {
 }
 
 #[test]
+fn a_folder_that_is_not_there_is_told_without_a_temporarys_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let got = run(
+        copy()
+            .current_dir(folder.path())
+            .args(["-", "-o", "nowhere/out"]),
+        "x",
+    );
+    assert_eq!(got.status.code(), Some(2));
+    assert_eq!(
+        text(&got.stderr),
+        "copy: writing nowhere/out: No such file or directory (os error 2)\n"
+    );
+}
+
+#[test]
 fn a_config_fills_in_and_a_flag_wins() {
     let folder = tempfile::tempdir().unwrap();
     let json = file(

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Parser, ValueEnum};
 use cli::{CommonArgs, Input};
 use serde::Serialize;
@@ -134,8 +135,8 @@ pub struct ModelArgs {
     /// Prompts continued, or packed rows read, at once
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
     pub batch_size: usize,
-    /// Worker threads [default: one a core]. Results do not depend on it
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    /// Worker threads, 1 to 1024 [default: one a core]. Results do not depend on it
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     #[serde(skip)]
     pub threads: Option<usize>,
 }

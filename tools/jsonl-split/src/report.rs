@@ -105,9 +105,14 @@ impl Report {
                 }
                 cli::note(format_args!("{told} If so, {way_out}"));
             } else if lines == 0 {
-                cli::note(format_args!(
-                    "{split} is empty: the file is small for these ratios; --exact meets them"
-                ));
+                let why = if args.counts.is_some() {
+                    "the others take all there is"
+                } else if args.exact || args.stratify.is_some() {
+                    "the file is small for these ratios; --counts asks for numbers"
+                } else {
+                    "the file is small for these ratios; --exact meets them"
+                };
+                cli::note(format_args!("{split} is empty: {why}"));
             }
         }
         Ok(())

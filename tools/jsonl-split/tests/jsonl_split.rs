@@ -470,6 +470,29 @@ fn what_a_split_left_is_not_split_again_with_the_same_seed() {
 }
 
 #[test]
+fn an_empty_set_is_told_with_a_way_out_that_has_not_been_taken() {
+    for (flags, way_out) in [
+        (&["--ratios=80,10,10"][..], "--exact meets them"),
+        (
+            &["--ratios=80,10,10", "--exact"],
+            "--counts asks for numbers",
+        ),
+        (
+            &["--counts=train=rest,test=3"],
+            "the others take all there is",
+        ),
+    ] {
+        let got = run(tool().args(flags).arg("--dry-run"), &notes(3));
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(0), "{said}");
+        assert!(
+            said.contains("is empty: ") && said.contains(way_out),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn a_set_that_is_named_twice_is_an_error() {
     for flag in [
         "--counts=train=5,train=6",

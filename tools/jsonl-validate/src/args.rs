@@ -12,7 +12,8 @@ Examples:
   jsonl-validate raw.jsonl --assistant-json --drop-invalid -o clean.jsonl
   jsonl-import notes.csv --user '{{ note }}' --assistant '{{ code }}' |
       jsonl-validate --rejects bad.jsonl --report findings.csv --format csv > clean.jsonl
-  jsonl-validate raw.jsonl --severity short_user_message=off --severity ambiguous_answer=error > clean.jsonl
+  jsonl-validate raw.jsonl --severity short_user_message=off \\
+      --severity ambiguous_answer=error > clean.jsonl
   jsonl-validate raw.jsonl --tokenizer base --max-seq-length 1024 > clean.jsonl
   jsonl-validate raw.jsonl --sample 50 --review sheet > /dev/null
   jsonl-validate raw.jsonl --verdicts sheet.csv > clean.jsonl
@@ -21,9 +22,9 @@ Examples:
 Lines without errors go to the output, byte for byte; warnings let a line pass. Exit status 1 says
 that there were errors, unless --drop-invalid says that leaving them out is what is wanted. Where no
 line passes, an older output stays as it was, and what would be 0 is 2.
-Rules about the whole file (rare_label, low_diversity, other_script, other_language, mixed_languages,
-few_examples, crlf) speak at the end, when the lines have passed. Memory: some 20 MB, and 50 bytes for
-each different example, whatever the size of the file.";
+Rules about the whole file (rare_label, low_diversity, other_script, other_language,
+mixed_languages, few_examples, crlf) speak at the end, when the lines have passed. Memory: some
+20 MB, and 50 bytes for each different example, whatever the size of the file.";
 
 /// Lets sound training examples through, and says what is wrong with the others
 #[derive(Debug, Parser, Serialize)]

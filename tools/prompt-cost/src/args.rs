@@ -58,7 +58,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     pub train_tokens: Option<u64>,
     /// Epochs of training
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub epochs: u32,
     /// Measured training speed
     #[arg(long, value_name = "N", value_parser = positive)]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -51,7 +51,8 @@ impl Prices {
 
     pub fn read(path: &Path) -> anyhow::Result<Prices> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let prices: Prices = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        let prices: Prices = toml::from_str(&text)
+            .map_err(|error| anyhow!("{}: {}", path.display(), error.to_string().trim_end()))?;
         for (name, model) in [("prompted", prices.prompted), ("tuned", prices.tuned)] {
             let figures = [
                 model.input_per_million_tokens,
@@ -63,7 +64,10 @@ impl Prices {
                 .iter()
                 .any(|price| !price.is_finite() || *price < 0.0)
             {
-                bail!("{}: [{name}] has a price below 0", path.display());
+                bail!(
+                    "{}: [{name}] has a price that is below 0 or no number",
+                    path.display()
+                );
             }
             if !(0.0..=1.0).contains(&model.cached_share) {
                 bail!(
@@ -77,7 +81,10 @@ impl Prices {
             .iter()
             .any(|price| !price.is_finite() || *price < 0.0)
         {
-            bail!("{}: [training] has a price below 0", path.display());
+            bail!(
+                "{}: [training] has a price that is below 0 or no number",
+                path.display()
+            );
         }
         Ok(prices)
     }

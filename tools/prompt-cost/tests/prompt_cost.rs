@@ -133,6 +133,26 @@ fn a_mistake_in_the_prices_is_named() {
         message.contains("prices.toml") && message.contains("input_per_milion"),
         "{message}"
     );
+    assert!(!message.ends_with("\n\n"), "{message:?}");
+    for price in ["-1", "nan", "inf"] {
+        let prices = format!("[prompted]\n[tuned]\nper_hour = {price}\n");
+        fs::write(dir.path().join("prices.toml"), prices).unwrap();
+        let output = tool(dir.path(), &flags);
+        assert_eq!(output.status.code(), Some(2));
+        let want = "prices.toml: [tuned] has a price that is below 0 or no number\n";
+        assert!(
+            text(&output.stderr).contains(want),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+}
+
+#[test]
+fn a_training_has_an_epoch() {
+    let flags = ["--prompt-tokens=6", "--requests-per-day=1", "--epochs=0"];
+    let output = tool(&std::env::temp_dir(), &flags);
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use clap::{Args as ClapArgs, Parser, ValueEnum, builder::ArgPredicate};
+use clap::builder::{ArgPredicate, RangedU64ValueParser};
+use clap::{Args as ClapArgs, Parser, ValueEnum};
 use serde::Serialize;
 
 /// Fine-tune a language model with QLoRA: a LoRA adapter over a frozen 4-bit base.
@@ -194,8 +195,8 @@ pub struct EngineArgs {
     #[serde(serialize_with = "as_text")]
     pub device: model::DeviceChoice,
 
-    /// Worker threads [default: one a core]. Results do not depend on it
-    #[arg(long, value_name = "N", value_parser = positive)]
+    /// Worker threads, 1 to 1024 [default: one a core]. Results do not depend on it
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Parser, ValueEnum};
 use cli::{CommonArgs, Input, Output};
 use serde::{Serialize, Serializer};
@@ -68,9 +69,9 @@ pub struct Args {
     /// a page if --output ends in .html
     #[arg(long, value_name = "N", conflicts_with_all = ["ledger", "output_shards"])]
     pub show_mask: Option<usize>,
-    /// Threads [default: one a core]; the output is the same for any number
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub threads: usize,
+    /// Threads, 1 to 1024 [default: one a core]; the output is the same for any number
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub threads: Option<usize>,
     /// Where the result goes; `-` is standard output
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub output: Output,

@@ -27,7 +27,7 @@ pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
     }
     check(&args)?;
     rayon::ThreadPoolBuilder::new()
-        .num_threads(args.threads)
+        .num_threads(args.threads.unwrap_or(0))
         .build_global()?;
     let reader = Reader::open(&args)?;
     cli::give_back_freed_memory();

@@ -36,6 +36,8 @@ pub struct Reader {
     share: Share,
 }
 
+const BROKEN: &str = "jsonl-validate names every broken line, and --drop-invalid keeps the others";
+
 /// What a line came to.
 pub enum Line {
     /// Its segments; more than one only where it came packed.
@@ -92,7 +94,8 @@ impl Reader {
             return Ok(Line::Blank);
         }
         let text = std::str::from_utf8(line)
-            .map_err(|error| anyhow!("not UTF-8 at byte {}", error.valid_up_to() + 1))?;
+            .map_err(|error| anyhow!("not UTF-8 at byte {}", error.valid_up_to() + 1))
+            .hint(BROKEN)?;
         if Pretokenized::recognises(line) {
             let examples =
                 Pretokenized::parse(line).and_then(|line| line.examples(self.vocab_size()));
@@ -108,8 +111,7 @@ impl Reader {
                 is_pretokenized: true,
             });
         }
-        let example = Example::from_json(text)
-            .hint("jsonl-validate names every broken line, and --drop-invalid keeps the others")?;
+        let example = Example::from_json(text).hint(BROKEN)?;
         let Some(chat) = &self.chat else {
             return Err(anyhow!(
                 "this base has no tokenizer.json, so only token ids can be packed"

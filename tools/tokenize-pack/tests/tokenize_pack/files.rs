@@ -28,6 +28,21 @@ fn the_output_is_the_same_whatever_the_number_of_threads() {
 }
 
 #[test]
+fn a_number_of_threads_that_no_machine_has_is_refused() {
+    let (dir, base) = folder(&chats(3));
+    for threads in ["0", "1025", "99999999999"] {
+        let flags = ["train.jsonl", "--base", &base, "--threads", threads];
+        let output = tool(dir.path(), &flags);
+        assert_eq!(code(&output), 2);
+        assert!(
+            stderr(&output).contains("is not in 1..=1024"),
+            "{}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
 fn a_broken_line_stops_the_run_and_leaves_the_old_output_as_it_was() {
     let (dir, base) = folder(&format!("{}{{\"messages\": [}}\n", chats(3)));
     fs::write(dir.path().join("t.safetensors"), "old").unwrap();
