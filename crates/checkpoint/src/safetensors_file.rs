@@ -66,6 +66,11 @@ impl SafetensorsFile {
         self.tensors.contains_key(name)
     }
 
+    /// Where each tensor begins, in bytes from the start of the file.
+    pub fn starts(&self) -> impl Iterator<Item = u64> {
+        self.tensors.values().map(|place| place.start as u64)
+    }
+
     /// The header's `__metadata__`.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata

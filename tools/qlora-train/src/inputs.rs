@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use checkpoint::SafetensorsFile;
 use serde_json::{Value, json};
 use tokens::{Fingerprint, Vocabulary};
 use xxhash_rust::xxh3::Xxh3;
@@ -15,7 +16,8 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::args::Args;
 
 /// A weight file is hashed in parts: a run should start within seconds. Its size, a first part with its
-/// header, and from there on a sample at every [`STRIDE`]: what adapts a model changes all its layers.
+/// header, and from there on a sample where each tensor begins and at every [`STRIDE`]: a merged adapter
+/// may have changed one small projection of every layer.
 const FIRST: u64 = 16 << 20;
 const STRIDE: u64 = 16 << 20;
 const SAMPLE: u64 = 64 << 10;
@@ -60,25 +62,43 @@ fn hash_base(dir: &Path) -> anyhow::Result<String> {
     names.sort();
     let mut all = Xxh3::new();
     for name in names {
+        let path = dir.join(&name);
+        let tensors = tensors(&path);
         all.update(name.as_bytes());
-        all.update(hash(&dir.join(&name), samples)?.as_bytes());
+        all.update(hash(&path, |size| samples(size, &tensors))?.as_bytes());
     }
     Ok(hex(&all))
+}
+
+/// Where the tensors of a file begin; what is not safetensors has none.
+fn tensors(path: &Path) -> Vec<u64> {
+    let file = SafetensorsFile::open(path);
+    file.map_or(Vec::new(), |file| file.starts().collect())
 }
 
 fn whole(size: u64) -> Vec<Range<u64>> {
     std::iter::once(0..size).collect()
 }
 
-fn samples(size: u64) -> Vec<Range<u64>> {
+/// Parts in the file's order that do not overlap.
+fn samples(size: u64, tensors: &[u64]) -> Vec<Range<u64>> {
     let first = FIRST.min(size);
-    let starts = (first..size).step_by(STRIDE as usize);
-    let samples = starts.map(|start| start..(start + SAMPLE).min(size));
+    let mut starts: Vec<u64> = (first..size).step_by(STRIDE as usize).collect();
+    starts.extend(
+        tensors
+            .iter()
+            .filter(|start| (first..size).contains(*start)),
+    );
+    starts.sort_unstable();
+    starts.dedup();
+    let ends = starts.iter().skip(1).chain([&size]);
+    let samples = starts.iter().zip(ends);
+    let samples = samples.map(|(&start, &end)| start..(start + SAMPLE).min(end));
     std::iter::once(0..first).chain(samples).collect()
 }
 
 /// Of a file's size and these parts of it.
-fn hash(path: &Path, parts: fn(u64) -> Vec<Range<u64>>) -> anyhow::Result<String> {
+fn hash(path: &Path, parts: impl FnOnce(u64) -> Vec<Range<u64>>) -> anyhow::Result<String> {
     let read = || -> std::io::Result<Xxh3> {
         let mut file = File::open(path)?;
         let size = file.metadata()?.len();
@@ -107,6 +127,8 @@ fn hex(hash: &Xxh3) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -118,11 +140,42 @@ mod tests {
         // The first part as it was, as where an embedding comes first.
         weights[FIRST as usize..].fill(8);
         std::fs::write(&after, &weights).unwrap();
-        let of = |path, parts| hash(path, parts).unwrap();
-        assert_ne!(of(&before, samples), of(&after, samples));
-        assert_ne!(of(&before, samples), of(&before, whole));
+        let sampled = |path| hash(path, |size| samples(size, &[])).unwrap();
+        assert_ne!(sampled(&before), sampled(&after));
+        assert_ne!(sampled(&before), hash(&before, whole).unwrap());
         std::fs::copy(&before, &after).unwrap();
-        assert_eq!(of(&before, samples), of(&after, samples));
+        assert_eq!(sampled(&before), sampled(&after));
+    }
+
+    #[test]
+    fn a_change_of_one_small_projection_between_two_strides_shows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let written = |k_proj: f32| {
+            let entry = |name: &str, values: usize| checkpoint::Entry {
+                name: name.into(),
+                dtype: checkpoint::Dtype::F32,
+                shape: vec![values],
+            };
+            let [embedding, small, rest] = [(FIRST + SAMPLE) as usize / 4, 64, 1 << 20];
+            let entries = vec![
+                entry("a.embed_tokens.weight", embedding),
+                entry("b.k_proj.weight", small),
+                entry("c.rest.weight", rest),
+            ];
+            let file = checkpoint::SafetensorsWriter::create(&path, entries, &BTreeMap::new());
+            let file = file.unwrap();
+            let bytes = |values: usize, value: f32| value.to_le_bytes().repeat(values);
+            file.put("a.embed_tokens.weight", &bytes(embedding, 1.0))
+                .unwrap();
+            file.put("b.k_proj.weight", &bytes(small, k_proj)).unwrap();
+            file.put("c.rest.weight", &bytes(rest, 1.0)).unwrap();
+            file.finish().unwrap();
+            hash_base(dir.path()).unwrap()
+        };
+        let before = written(1.0);
+        assert_ne!(before, written(2.0));
+        assert_eq!(before, written(1.0));
     }
 
     #[test]
@@ -135,10 +188,15 @@ mod tests {
             FIRST + STRIDE,
             FIRST + STRIDE + SAMPLE + 5,
         ] {
-            let parts = samples(size);
-            assert_eq!(parts[0], 0..size.min(FIRST));
-            assert!(parts.windows(2).all(|two| two[0].end <= two[1].start));
-            assert!(parts.last().unwrap().end <= size, "{size}");
+            for tensors in [
+                vec![],
+                vec![8, FIRST + 1, FIRST + SAMPLE, FIRST + STRIDE + 3],
+            ] {
+                let parts = samples(size, &tensors);
+                assert_eq!(parts[0], 0..size.min(FIRST));
+                assert!(parts.windows(2).all(|two| two[0].end <= two[1].start));
+                assert!(parts.last().unwrap().end <= size, "{size}");
+            }
         }
     }
 }

@@ -65,6 +65,9 @@ pub fn files(args: &Args) -> Files {
 }
 
 /// A run's folder, locked.
+/// Where the inputs lie. What they are is in inputs.json; by which path they are reached is indifferent.
+const PLACES: [&str; 4] = ["base", "train", "eval", "init-adapter"];
+
 pub struct RunDir {
     root: PathBuf,
     total_steps: u64,
@@ -325,10 +328,14 @@ fn occupied(root: &Path) -> anyhow::Result<bool> {
 
 /// Whether the folder's run is this one; if not, what differs.
 fn same_run(root: &Path, config: &Value, inputs: &Value) -> Result<(), String> {
-    for (name, now) in [("config.json", config), ("inputs.json", inputs)] {
+    let ignored = [&INDIFFERENT[..], &PLACES].concat();
+    for (name, now, ignored) in [
+        ("config.json", config, &ignored[..]),
+        ("inputs.json", inputs, &[]),
+    ] {
         let text = fs::read_to_string(root.join(name)).map_err(|_| format!("it has no {name}"))?;
         let then: Value = serde_json::from_str(&text).map_err(|e| format!("{name}: {e}"))?;
-        let (then, now) = (settings(&then), settings(now));
+        let (then, now) = (settings(&then, ignored), settings(now, ignored));
         let keys = then.keys().chain(now.keys());
         if let Some(key) = keys.into_iter().find(|key| then.get(*key) != now.get(*key)) {
             let show = |value: Option<&&Value>| value.map_or("not set".into(), |v| v.to_string());
@@ -342,11 +349,11 @@ fn same_run(root: &Path, config: &Value, inputs: &Value) -> Result<(), String> {
     Ok(())
 }
 
-fn settings(value: &Value) -> BTreeMap<&str, &Value> {
+fn settings<'a>(value: &'a Value, ignored: &[&str]) -> BTreeMap<&'a str, &'a Value> {
     let object = value.as_object().into_iter().flatten();
     object
         .map(|(key, value)| (key.as_str(), value))
-        .filter(|(key, _)| !INDIFFERENT.contains(key))
+        .filter(|(key, _)| !ignored.contains(key))
         .collect()
 }
 

@@ -166,6 +166,60 @@ fn an_adapter_that_is_gone_on_with_is_an_input_with_its_configuration() {
 }
 
 #[test]
+fn base_and_packed_files_by_another_path_are_the_same_run_and_others_by_the_same_path_are_not() {
+    let work = Work::new();
+    let base = own_base(&work);
+    let train = |run: &str, base: &str, train: &str| {
+        let mut command = tool("qlora-train");
+        command.current_dir(work.path(""));
+        command.args(["--base", base, "--train", train, "--out-dir", run]);
+        command.args(["--batch-size", "2", "--save-steps", "2"]);
+        command.args([
+            "--gradient-accumulation-steps",
+            "2",
+            "--save-total-limit",
+            "9",
+        ]);
+        command
+    };
+    let there = base.to_str().unwrap();
+    std::os::unix::fs::symlink(&base, work.path("link")).unwrap();
+    fs::copy(
+        work.path("train.safetensors"),
+        work.path("copy.safetensors"),
+    )
+    .unwrap();
+    succeed(&mut train("whole", there, "train.safetensors"));
+    for (base, rows) in [
+        ("base", "./train.safetensors"),
+        ("base/", "copy.safetensors"),
+        ("./link/", "train.safetensors"),
+    ] {
+        succeed(&mut train("resumed", there, "train.safetensors"));
+        fs::remove_dir_all(work.path("resumed/adapter")).unwrap();
+        let mut steps: Vec<u64> = fs::read_dir(work.path("resumed/checkpoints"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .map(|name| name["checkpoint-".len()..].parse().unwrap())
+            .collect();
+        steps.sort_unstable();
+        for step in &steps[1..] {
+            fs::remove_dir_all(work.path(&format!("resumed/checkpoints/checkpoint-{step}")))
+                .unwrap();
+        }
+        succeed(train("resumed", base, rows).args(["--resume", "require"]));
+        work.assert_same_result("whole", "resumed");
+    }
+    let config = fs::read_to_string(base.join("config.json")).unwrap();
+    fs::write(base.join("config.json"), config + "\n").unwrap();
+    refused(
+        &mut train("resumed", there, "train.safetensors"),
+        2,
+        "holds another run: base was",
+    );
+}
+
+#[test]
 fn a_dry_run_into_a_closed_pipe_is_quiet_and_into_a_full_disk_an_error() {
     let work = Work::new();
     let mut closed = work.train_with("run", &["--dry-run"]);
