@@ -44,6 +44,25 @@ pub struct Pair<'a> {
 }
 
 impl Adapter {
+    /// The base that adapter_config.json names, where that is another than this folder. `org/name` on
+    /// the hub and `models/name` on disk are taken for the same model.
+    pub fn other_base(&self, base: &Path) -> Option<&str> {
+        let named = self.config.base_model_name_or_path.as_deref();
+        let named = named.filter(|name| !name.is_empty())?;
+        let last = |path: &Path| {
+            path.components()
+                .next_back()
+                .map(|part| part.as_os_str().to_owned())
+        };
+        let path = Path::new(named);
+        let is_same_folder = match (path.canonicalize(), base.canonicalize()) {
+            (Ok(a), Ok(b)) => a == b || last(&a) == last(&b),
+            (Err(_), Ok(b)) => last(path) == last(&b),
+            _ => false,
+        };
+        (!is_same_folder && last(path) != last(base)).then_some(named)
+    }
+
     /// The adapted layers by name.
     ///
     /// # Panics

@@ -301,7 +301,11 @@ impl Chat {
     fn check_ids(&self, ids: &[u32]) -> Result<(), Error> {
         let vocab_size = self.vocabulary.size;
         match ids.iter().find(|id| **id as usize >= vocab_size) {
-            Some(&id) => Err(Error::OutsideVocabulary { id, vocab_size }),
+            Some(&id) => Err(Error::OutsideVocabulary {
+                tokenizer: self.dir.join("tokenizer.json"),
+                id,
+                vocab_size,
+            }),
             None => Ok(()),
         }
     }

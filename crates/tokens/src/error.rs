@@ -45,8 +45,15 @@ pub enum Error {
     Encode { reason: String },
     #[error("{}: this base names no end-of-sequence token to end a plain text with", dir.display())]
     NoEos { dir: PathBuf },
-    #[error("token id {id} is outside the base's vocabulary of {vocab_size}")]
-    OutsideVocabulary { id: u32, vocab_size: usize },
+    #[error(
+        "{}: gives token id {id}, and config.json beside it names a vocabulary of {vocab_size}",
+        tokenizer.display()
+    )]
+    OutsideVocabulary {
+        tokenizer: PathBuf,
+        id: u32,
+        vocab_size: usize,
+    },
     #[error("{0}")]
     Pretokenized(String),
     #[error("{}: {reason}", path.display())]
@@ -81,6 +88,10 @@ impl Error {
             Error::NothingSupervised { .. } => {
                 "an example needs an answer to learn; jsonl-validate finds those without, and \
                  --drop-invalid leaves them out"
+            }
+            Error::OutsideVocabulary { .. } => {
+                "one of the two is another model's: model-import writes a base folder whose tokens \
+                 all have a row in its embedding"
             }
             Error::Shard { .. } => "pack it again with this build's tokenize-pack",
             Error::ForeignShard { .. } => "pack it again with tokenize-pack --base of this base",

@@ -1,5 +1,7 @@
 //! How does the model answer? Prompts through the chat template, greedy or drawn, without any constraint.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, bail};
 use checkpoint::{Base, adapter::Adapter};
 use cli::{Hint, Progress, Unit};
@@ -7,7 +9,7 @@ use dataset::Chat;
 use model::{AttentionChoice, GenerateOptions, Model};
 
 use crate::args::ModelArgs;
-use crate::fit::hinted;
+use crate::fit::{self, hinted};
 use crate::system::{Answer, Finish};
 
 /// A loaded base, with or without an adapter, and its chat.
@@ -19,7 +21,11 @@ pub struct Answerer {
 }
 
 /// Puts the base, and the adapter if there is one, on the device.
-pub fn load(base: &Base, adapter: Option<&Adapter>, args: &ModelArgs) -> anyhow::Result<Model> {
+pub fn load(
+    base: &Base,
+    adapter: Option<&(PathBuf, Adapter)>,
+    args: &ModelArgs,
+) -> anyhow::Result<Model> {
     let attention = args.attention;
     told(attention, attention.check(args.device))?;
     let progress = Progress::new(
@@ -34,10 +40,11 @@ pub fn load(base: &Base, adapter: Option<&Adapter>, args: &ModelArgs) -> anyhow:
     if let Some(chosen) = told(attention, model.choose_attention(attention))? {
         cli::note(format_args!("attention: {chosen}"));
     }
-    if let Some(adapter) = adapter {
+    if let Some((dir, adapter)) = adapter {
         model
             .load_adapter(adapter)
-            .context("putting the adapter on the base")?;
+            .with_context(|| format!("putting {} on {}", dir.display(), base.dir().display()))
+            .hint(fit::trained_on(adapter))?;
     }
     Ok(model)
 }

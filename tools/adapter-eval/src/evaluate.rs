@@ -1,6 +1,6 @@
 //! What is done, in order: open everything, check that it fits together, ask, compare.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use checkpoint::Base;
@@ -315,8 +315,11 @@ fn base_dir(args: &Args) -> anyhow::Result<&Path> {
     Ok(dir)
 }
 
-/// The adapter, if one was named; refused beside a base that it does not belong to.
-fn open_adapter(args: &Args, warnings: &mut Vec<String>) -> anyhow::Result<Option<Adapter>> {
+/// The adapter and its folder, if one was named; refused beside a base that it does not belong to.
+fn open_adapter(
+    args: &Args,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<Option<(PathBuf, Adapter)>> {
     let Some(dir) = &args.adapter else {
         return Ok(None);
     };
@@ -324,12 +327,11 @@ fn open_adapter(args: &Args, warnings: &mut Vec<String>) -> anyhow::Result<Optio
     fit::check(dir, base)?;
     let adapter = adapter::read(dir)?;
     warnings.extend(fit::other_base(&adapter, base));
-    Ok(Some(adapter))
+    Ok(Some((dir.clone(), adapter)))
 }
 
 fn settings(args: &Args, judge: &Judge) -> Settings {
-    let folder =
-        |dir: &Option<std::path::PathBuf>| dir.as_ref().map(|dir| dir.display().to_string());
+    let folder = |dir: &Option<PathBuf>| dir.as_ref().map(|dir| dir.display().to_string());
     Settings {
         base: folder(&args.base),
         adapter: folder(&args.adapter),

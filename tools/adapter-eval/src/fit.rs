@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use checkpoint::adapter::Adapter;
 use cli::Hint;
 use serde_json::Value;
@@ -12,27 +12,48 @@ use tokens::{Date, Prompting};
 
 /// What stands beside an adapter must say the same as the base. A folder without tokenizer or template says nothing.
 pub fn check(adapter: &Path, base: &Path) -> anyhow::Result<()> {
-    let refuse = |file: &str| -> anyhow::Result<()> {
-        let refusal = (|| {
-            bail!(
-                "{}: its {file} is not that of {}",
-                adapter.display(),
-                base.display()
-            )
-        })();
-        refusal.hint("evaluate the adapter on the base it was trained with: token ids would mean other words")
-    };
     if let (Some(ours), Some(theirs)) = (vocabulary(adapter)?, vocabulary(base)?)
-        && ours != theirs
+        && let Some(difference) = difference(&ours, &theirs)
     {
-        return refuse("tokenizer.json");
+        let [ours, theirs] = [adapter, base].map(|dir| dir.join("tokenizer.json"));
+        return Err(anyhow!(
+            "{} is not that of {}: {difference}",
+            ours.display(),
+            theirs.display()
+        ))
+        .hint(
+            "token ids would mean other words: evaluate the adapter on the base it was trained with",
+        );
     }
-    if let (Some(ours), Some(theirs)) = (template(adapter)?, template(base)?)
+    if let (Some((ours, file)), Some((theirs, base_file))) = (template(adapter)?, template(base)?)
         && ours != theirs
     {
-        return refuse("chat template");
+        return Err(anyhow!(
+            "{}: the chat template is not that of {}",
+            file.display(),
+            base_file.display()
+        ))
+        .hint(
+            "the adapter would be asked otherwise than it was trained: evaluate it on the base it was \
+             trained with, or give that base the adapter's template",
+        );
     }
     Ok(())
+}
+
+/// The first token that two tokenizers have not in common.
+fn difference(ours: &BTreeMap<String, u64>, theirs: &BTreeMap<String, u64>) -> Option<String> {
+    let mut all = ours.keys().chain(theirs.keys());
+    let token = all.find(|token| ours.get(*token) != theirs.get(*token))?;
+    let id = |tokens: &BTreeMap<String, u64>| {
+        let id = tokens.get(token);
+        id.map_or("no token".to_owned(), |id| format!("token {id}"))
+    };
+    Some(format!(
+        "{token:?} is {} here and {} there",
+        id(ours),
+        id(theirs)
+    ))
 }
 
 /// The date to ask with, if prompts are to print another than the template's: the one that the adapter
@@ -62,29 +83,19 @@ pub fn date(
 
 /// Says so when adapter_config.json names another base.
 pub fn other_base(adapter: &Adapter, base: &Path) -> Option<String> {
-    let trained_on = adapter
-        .config
-        .base_model_name_or_path
-        .as_deref()
-        .filter(|name| !name.is_empty())?;
-    let named = Path::new(trained_on);
-    let same_folder = match (named.canonicalize(), base.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
-    };
-    // `org/name` on the hub and `models/name` on disk are taken for the same model.
-    let last = |path: &Path| {
-        path.components()
-            .next_back()
-            .map(|part| part.as_os_str().to_owned())
-    };
-    if same_folder || last(named) == last(base) {
-        return None;
-    }
+    let trained_on = adapter.other_base(base)?;
     Some(format!(
         "the adapter was trained on {trained_on}, and this base is {}",
         base.display()
     ))
+}
+
+/// The way out where an adapter's tensors do not fit.
+pub fn trained_on(adapter: &Adapter) -> String {
+    match adapter.config.base_model_name_or_path.as_deref() {
+        None | Some("") => "evaluate the adapter on the base it was trained with".into(),
+        Some(name) => format!("the adapter was trained on {name}: evaluate it on that base"),
+    }
 }
 
 /// Token texts and their ids; how the file is written does not matter.
@@ -117,14 +128,19 @@ fn vocabulary(dir: &Path) -> anyhow::Result<Option<BTreeMap<String, u64>>> {
     Ok(Some(tokens))
 }
 
-fn template(dir: &Path) -> anyhow::Result<Option<String>> {
+/// The template and the file that holds it.
+fn template(dir: &Path) -> anyhow::Result<Option<(String, PathBuf)>> {
     let path = dir.join("chat_template.jinja");
     if path.exists() {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        return Ok(Some(text.replace("\r\n", "\n")));
+        return Ok(Some((text.replace("\r\n", "\n"), path)));
     }
-    let config = json(&dir.join("tokenizer_config.json"))?;
-    Ok(config.and_then(|config| Some(config["chat_template"].as_str()?.replace("\r\n", "\n"))))
+    let path = dir.join("tokenizer_config.json");
+    let config = json(&path)?;
+    let text = config
+        .as_ref()
+        .and_then(|config| config["chat_template"].as_str());
+    Ok(text.map(|text| (text.replace("\r\n", "\n"), path)))
 }
 
 fn json(path: &Path) -> anyhow::Result<Option<Value>> {

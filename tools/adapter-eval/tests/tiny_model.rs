@@ -5,6 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
+use checkpoint::{Dtype, adapter};
 use common::{exits, folder, read, report, run, stderr, tiny_base, write};
 use serde_json::Value;
 use tokens::{Encoded, Meta, Packing, Vocabulary, pack, shard};
@@ -295,23 +296,78 @@ fn an_adapter_with_another_tokenizer_or_template_is_refused() {
         "{table}"
     );
     let template = fs::read_to_string(data("tiny-chat/chat_template.jinja")).unwrap();
-    for (name, text) in [
-        ("chat_template.jinja", template.replace("im_start", "turn")),
+    for (name, text, message) in [
+        (
+            "chat_template.jinja",
+            template.replace("im_start", "turn"),
+            "adapter/chat_template.jinja: the chat template is not that of base/chat_template.jinja\nhint: ",
+        ),
         (
             "tokenizer.json",
-            r#"{"model": {"vocab": {"a": 0}}, "added_tokens": []}"#.into(),
+            r#"{"model": {"vocab": {"<pad>": 7}}, "added_tokens": []}"#.into(),
+            "adapter/tokenizer.json is not that of base/tokenizer.json: \"<pad>\" is token 7 here and token 0 \
+             there\nhint: ",
         ),
     ] {
         fs::write(adapter.join(name), text).unwrap();
         let output = run(&dir, words);
         assert_eq!(output.status.code(), Some(2));
-        assert!(
-            stderr(&output).contains("is not that of base"),
-            "{}",
-            stderr(&output)
-        );
+        let said = stderr(&output);
+        assert!(said.contains("is not that of base"), "{said}");
+        assert!(said.contains(message), "{said}");
         fs::remove_file(adapter.join(name)).unwrap();
     }
+}
+
+#[test]
+fn a_token_that_has_no_row_in_the_embedding_is_told_with_its_file_and_the_way_out() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    let path = dir.path().join("base/tokenizer.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut tokenizer: Value = serde_json::from_str(&text).unwrap();
+    for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+        if token["content"] == "<|im_start|>" {
+            token["id"] = 512.into();
+        }
+    }
+    let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    vocab.insert("<|im_start|>".into(), 512.into());
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let output = run(&dir, "--base base --cases test.jsonl --max-new-tokens 2");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let message = "base/tokenizer.json: gives token id 512, and config.json beside it names a vocabulary of 512";
+    assert!(said.contains(message), "{said}");
+    assert!(
+        said.contains("\nhint: one of the two is another model's"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_adapter_that_does_not_fit_is_told_with_its_folder_and_the_base_it_was_trained_on() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    let mut adapter = adapter::read(&data("models/qwen2/adapter")).unwrap();
+    for (name, tensor) in &mut adapter.tensors {
+        let [rank, columns] = tensor.shape;
+        if name.ends_with("lora_A.weight") {
+            tensor.shape = [rank, 2 * columns];
+            tensor.values = tensor.values.repeat(2);
+        }
+    }
+    adapter::write(&adapter, &dir.path().join("adapter"), Dtype::F32).unwrap();
+    let words = "--base base --adapter adapter --cases test.jsonl --max-new-tokens 2";
+    let output = run(&dir, words);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("putting adapter on base: the adapter's "),
+        "{said}"
+    );
+    let hint = "\nhint: the adapter was trained on fixtures/models/qwen2: evaluate it on that base";
+    assert!(said.contains(hint), "{said}");
 }
 
 #[test]

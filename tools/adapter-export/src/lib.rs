@@ -6,7 +6,7 @@ mod merge;
 
 pub use args::Args;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use checkpoint::adapter::{self, Adapter};
 use checkpoint::{Base, Dtype, Role};
 use cli::{AtomicDir, Files, Hint, Outcome};
@@ -25,7 +25,13 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     }
     let base = Base::open(&args.base)?;
     let adapter = adapter::read(&args.adapter)?;
-    check(&base, &adapter)?;
+    check(&args, &base, &adapter)?;
+    if let Some(trained_on) = adapter.other_base(&args.base) {
+        cli::note(format_args!(
+            "warning: the adapter was trained on {trained_on}, and this base is {}",
+            args.base.display()
+        ));
+    }
     let dtype = match args.dtype {
         args::Dtype::Auto => None,
         args::Dtype::F32 => Some(Dtype::F32),
@@ -51,7 +57,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
 }
 
 /// Every adapted layer must be a linear layer of the base, in its shape.
-fn check(base: &Base, adapter: &Adapter) -> anyhow::Result<()> {
+fn check(args: &Args, base: &Base, adapter: &Adapter) -> anyhow::Result<()> {
     let parts = checkpoint::parts(base.config());
     let linear: BTreeMap<&str, &[usize]> = parts
         .iter()
@@ -64,16 +70,31 @@ fn check(base: &Base, adapter: &Adapter) -> anyhow::Result<()> {
             Some(shape) if **shape == adapted => {}
             Some(shape) => {
                 return Err(anyhow!(
-                    "the adapter's {} is for a weight of {adapted:?}, the base's is {shape:?}",
-                    pair.module
+                    "{}: {} is for a weight of {adapted:?}, that of {} is {shape:?}",
+                    args.adapter.display(),
+                    pair.module,
+                    args.base.display()
                 )
-                .hint("the adapter was trained on another base"));
+                .hint(trained_on(adapter)));
             }
-            None => bail!(
-                "the adapter's {} is no linear layer of the base",
-                pair.module
-            ),
+            None => {
+                return Err(anyhow!(
+                    "{}: {} is no linear layer of {}",
+                    args.adapter.display(),
+                    pair.module,
+                    args.base.display()
+                )
+                .hint(trained_on(adapter)));
+            }
         }
     }
     Ok(())
+}
+
+/// The way out where an adapter does not fit.
+fn trained_on(adapter: &Adapter) -> String {
+    match adapter.config.base_model_name_or_path.as_deref() {
+        None | Some("") => "the adapter was trained on another base".into(),
+        Some(name) => format!("the adapter was trained on another base: {name}"),
+    }
 }

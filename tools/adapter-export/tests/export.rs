@@ -200,6 +200,22 @@ fn an_adapter_of_another_base_is_refused() {
 }
 
 #[test]
+fn an_adapter_that_names_another_base_is_merged_with_a_word_about_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("other");
+    copy(&models().join("llama-tied"), &base);
+    let out = dir.path().join("merged");
+    let flags = ["--out-dir", out.to_str().unwrap()];
+    let adapter_dir = models().join("llama-tied/adapter");
+    let said = export(&base, &adapter_dir, &flags, 0);
+    let said = text(&said.stderr);
+    let warning = "warning: the adapter was trained on fixtures/models/llama-tied, and this base is ";
+    assert!(said.contains(warning), "{said}");
+    let said = export(&models().join("llama-tied"), &adapter_dir, &flags, 0);
+    assert_eq!(text(&said.stderr), "");
+}
+
+#[test]
 fn the_base_is_not_replaced_by_the_merge_whatever_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let base = dir.path().join("base");
