@@ -32,6 +32,9 @@ struct Args {
     /// Words that mean no
     #[arg(long)]
     no_word: Vec<String>,
+    /// Say which word it was
+    #[arg(long)]
+    because: bool,
     /// Write in capitals
     #[arg(long)]
     capitals: bool,
@@ -62,6 +65,9 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         let line = line?;
         if args.no_word.contains(&line) {
             outcome = Outcome::No;
+            if args.because {
+                cli::reason(format_args!("{line:?} is in the input"));
+            }
         }
         let line = if args.capitals {
             line.to_uppercase()

@@ -34,7 +34,7 @@ pub use input::Input;
 pub use lock::{Lock, Locked};
 pub use memory::give_back_freed_memory;
 pub use output::{Output, OutputWriter};
-pub use progress::{Progress, Unit, note, quiet};
+pub use progress::{Progress, Unit, note, quiet, reason};
 pub use signals::interrupted;
 
 use std::io::{self, Write};
@@ -81,7 +81,10 @@ pub fn main<A: Parser + Serialize>(run: impl FnOnce(A) -> anyhow::Result<Outcome
 fn exit_code(name: &str, result: anyhow::Result<Outcome>) -> ExitCode {
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::No) => ExitCode::from(1),
+        Ok(Outcome::No) => {
+            progress::reason_if_none("the answer is no; the same without --quiet says why");
+            ExitCode::from(1)
+        }
         Ok(Outcome::Interrupted(signal)) => ExitCode::from(signals::status(signal)),
         Err(error) if is_closed_pipe(&error) && !signals::is_output_pending() => ExitCode::SUCCESS,
         Err(error) => {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 
 static IS_QUIET: AtomicBool = AtomicBool::new(false);
+static HAS_REASON: AtomicBool = AtomicBool::new(false);
 static NAME: OnceLock<String> = OnceLock::new();
 
 const LOG_EVERY: Duration = Duration::from_secs(30);
@@ -29,9 +30,27 @@ pub fn quiet() -> bool {
 /// Says one line on stderr as `tool: message`, unless `--quiet`.
 pub fn note(message: impl Display) {
     if !quiet() {
-        let name = NAME.get().map_or("", String::as_str);
-        let _ = writeln!(io::stderr().lock(), "{name}: {message}");
+        say(message);
     }
+}
+
+/// Says one line on stderr as `tool: message`, with `--quiet` too: why a run that did not fail does not
+/// end with status 0.
+pub fn reason(message: impl Display) {
+    HAS_REASON.store(true, Ordering::Relaxed);
+    say(message);
+}
+
+/// Says what there is to say where a tool was asked to be quiet and gave no [`reason`].
+pub(crate) fn reason_if_none(message: impl Display) {
+    if quiet() && !HAS_REASON.load(Ordering::Relaxed) {
+        say(message);
+    }
+}
+
+fn say(message: impl Display) {
+    let name = NAME.get().map_or("", String::as_str);
+    let _ = writeln!(io::stderr().lock(), "{name}: {message}");
 }
 
 /// What is counted.

@@ -73,6 +73,28 @@ fn an_answer_of_no_is_status_1() {
 }
 
 #[test]
+fn an_answer_of_no_is_not_silent_with_quiet_and_a_yes_is() {
+    let no = |words: &[&str]| {
+        let got = run(
+            copy()
+                .args(["--prefix=", "--no-word=bad", "--quiet"])
+                .args(words),
+            "bad\n",
+        );
+        (got.status.code(), text(&got.stderr).to_owned())
+    };
+    let why = "copy: the answer is no; the same without --quiet says why\n";
+    assert_eq!(no(&[]), (Some(1), why.to_owned()));
+    let why = "copy: \"bad\" is in the input\n";
+    assert_eq!(no(&["--because"]), (Some(1), why.to_owned()));
+    let yes = run(
+        copy().args(["--prefix=", "--no-word=bad", "--quiet"]),
+        "good\n",
+    );
+    assert_eq!((yes.status.code(), text(&yes.stderr)), (Some(0), ""));
+}
+
+#[test]
 fn an_error_names_the_file_and_then_the_way_out() {
     let got = run(copy().args(["--prefix=", "absent.txt"]), "");
     assert_eq!(got.status.code(), Some(2));

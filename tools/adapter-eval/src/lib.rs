@@ -78,11 +78,12 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         ],
     )?;
     print(&table::text(&report))?;
-    Ok(if report.gates.iter().all(|gate| gate.met) {
-        Outcome::Done
-    } else {
-        Outcome::No
-    })
+    let mut outcome = Outcome::Done;
+    for gate in report.gates.iter().filter(|gate| !gate.met) {
+        cli::reason(format_args!("{} is not met: {}", gate.gate, gate.because));
+        outcome = Outcome::No;
+    }
+    Ok(outcome)
 }
 
 fn files(args: &Args) -> Files {

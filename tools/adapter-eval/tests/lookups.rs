@@ -69,6 +69,22 @@ fn a_gate_that_is_not_met_exits_with_1_and_still_writes_the_report() {
 }
 
 #[test]
+fn a_gate_that_is_not_met_says_why_on_standard_error_with_quiet_too() {
+    let dir = folder();
+    let output = run(
+        &dir,
+        &format!("{LOOKUPS} --quiet --min-accuracy 0.9 --must-beat majority"),
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(
+        said.starts_with("adapter-eval: --min-accuracy 0.9 is not met: nearest scores 0."),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
 fn a_gate_against_a_system_that_is_not_there_is_an_error() {
     let dir = folder();
     let output = run(&dir, &format!("{LOOKUPS} --must-beat neerest"));

@@ -38,7 +38,11 @@ pub fn run(device: DeviceChoice) -> anyhow::Result<Outcome> {
             }
         }
     }
-    Ok(if healthy { Outcome::Done } else { Outcome::No })
+    if !healthy {
+        cli::reason(format_args!("{device} does not compute right"));
+        return Ok(Outcome::No);
+    }
+    Ok(Outcome::Done)
 }
 
 #[cfg(feature = "cuda")]

@@ -162,7 +162,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     match trainer.run()? {
         End::Interrupted(signal) => {
             let step = trainer.state.step;
-            cli::note(format_args!(
+            cli::reason(format_args!(
                 "stopped after step {step}, saved; the same command goes on from there"
             ));
             Ok(Outcome::Interrupted(signal))
@@ -206,11 +206,18 @@ fn publish(
 }
 
 fn verdict(state: &State) -> Outcome {
-    if state.best().is_some_and(|best| best.step == 0) {
-        cli::note("no epoch was better than the start on the evaluation rows");
-        return Outcome::No;
+    let (Some(start), Some(trained)) = (state.best(), state.best_trained()) else {
+        return Outcome::Done;
+    };
+    if start.step > 0 {
+        return Outcome::Done;
     }
-    Outcome::Done
+    cli::reason(format_args!(
+        "no epoch was better than the start on the evaluation rows: eval loss {:.4} before, {:.4} at best \
+         after",
+        start.loss, trained.loss
+    ));
+    Outcome::No
 }
 
 fn load(base: &checkpoint::Base, args: &Args) -> anyhow::Result<Model> {

@@ -11,7 +11,7 @@ use std::{
 
 use common::{adapter_values, examples, pack, succeed};
 use work::{Work, refused};
-use workspace_tests::{data, tool};
+use workspace_tests::{data, exits, text, tool};
 
 #[test]
 fn a_run_taken_up_at_any_checkpoint_ends_in_the_same_bytes_as_one_that_was_never_stopped() {
@@ -167,6 +167,29 @@ fn the_config_of_a_run_names_the_type_that_auto_came_to() {
     let other = if chosen == "f32" { "bf16" } else { "f32" };
     let mut again = work.train_with("run", &["--compute-dtype", other]);
     refused(&mut again, 2, "compute-dtype was");
+}
+
+#[test]
+fn a_run_that_made_nothing_better_says_so_with_quiet_too_and_again_when_asked_again() {
+    let work = Work::new();
+    // Other examples than those that are trained on, of ids that say nothing about one another.
+    pack(
+        examples(8, 2),
+        &data("models/llama-tied"),
+        &["--max-seq-length", "64"],
+        &work.path("valid.safetensors"),
+    );
+    let flags = ["--learning-rate", "1", "--warmup-ratio", "0", "--quiet"];
+    for _ in 0..2 {
+        let output = exits(&mut work.train_with("run", &flags), 1);
+        let said = text(&output.stderr);
+        let why =
+            "qlora-train: no epoch was better than the start on the evaluation rows: eval loss ";
+        assert!(said.starts_with(why), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    let better = succeed(&mut Work::new().train_with("better", &["--quiet"]));
+    assert!(better.stderr.is_empty(), "{better:?}");
 }
 
 #[test]
