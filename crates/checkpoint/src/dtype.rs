@@ -155,6 +155,29 @@ impl Dtype {
         }
     }
 
+    /// Whether little-endian values of this type are all finite in f32; integers are.
+    pub fn are_finite(self, bytes: &[u8]) -> bool {
+        fn all<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool) -> bool {
+            // A sum, for what may end early is not vectorised.
+            let finite: usize = bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| usize::from(is_finite(*b)))
+                .sum();
+            finite == bytes.len() / N
+        }
+        let task = |bytes: &[u8]| match self {
+            Dtype::F64 => all(bytes, |b| (f64::from_le_bytes(b) as f32).is_finite()),
+            Dtype::F32 => all(bytes, |b| f32::from_le_bytes(b).is_finite()),
+            // Not all bits of the exponent are set.
+            Dtype::BF16 => all(bytes, |b| u16::from_le_bytes(b) & 0x7f80 != 0x7f80),
+            Dtype::F16 => all(bytes, |b| u16::from_le_bytes(b) & 0x7c00 != 0x7c00),
+            _ => true,
+        };
+        bytes.par_chunks(TASK * self.size()).all(task)
+    }
+
     /// The values as little-endian bytes of this type, rounded to nearest even.
     ///
     /// # Panics
@@ -215,6 +238,39 @@ mod tests {
                 assert!(before == after || value.is_nan(), "{dtype} {before:?}");
             }
         }
+    }
+
+    #[test]
+    fn values_are_finite_where_their_f32s_are() {
+        let sixteen = (0..=u16::MAX).map(|bits| bits.to_le_bytes().to_vec());
+        let thirty_two = [
+            0f32,
+            -f32::MAX,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NAN,
+            -1e-45,
+        ];
+        let thirty_two = thirty_two.map(|v| v.to_le_bytes().to_vec());
+        let sixty_four = [0f64, 1e38, -1e39, f64::INFINITY, f64::NAN, 1e-300];
+        let sixty_four = sixty_four.map(|v| v.to_le_bytes().to_vec());
+        for (dtype, values) in [
+            (Dtype::BF16, sixteen.clone().collect::<Vec<_>>()),
+            (Dtype::F16, sixteen.collect()),
+            (Dtype::F32, thirty_two.to_vec()),
+            (Dtype::F64, sixty_four.to_vec()),
+        ] {
+            for bytes in values {
+                let finite = dtype.decode(&bytes).unwrap()[0].is_finite();
+                assert_eq!(dtype.are_finite(&bytes), finite, "{dtype} {bytes:?}");
+            }
+            let mut many = vec![0; (3 * TASK + 5) * dtype.size()];
+            assert!(dtype.are_finite(&many));
+            let last = many.len() - dtype.size();
+            many[last..].fill(0xff);
+            assert!(!dtype.are_finite(&many), "{dtype}");
+        }
+        assert!(Dtype::U8.are_finite(&[0xff; 9]));
     }
 
     #[test]

@@ -38,6 +38,11 @@ impl TensorView<'_> {
         self.to_f32()
     }
 
+    /// Whether all values are finite in f32.
+    pub fn is_finite(&self) -> bool {
+        self.dtype.are_finite(self.bytes)
+    }
+
     /// The file it lies in.
     pub fn path(&self) -> &Path {
         self.path

@@ -159,7 +159,8 @@ impl Reader<'_> {
         })
     }
 
-    /// A GPU quantises what it can hold whole blocks of; the host does the rest.
+    /// A GPU quantises what it can hold whole blocks of; the host does the rest, and on either way makes
+    /// sure first that there is a number to quantise: four bits would make one of anything.
     fn quantized(
         &self,
         module: &str,
@@ -168,6 +169,9 @@ impl Reader<'_> {
         dtype: nf4::Dtype,
         double_quant: bool,
     ) -> Result<Weight, Error> {
+        if !view.is_finite() {
+            return Err(Error::NonFiniteWeight(module.to_owned()));
+        }
         #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
         if !self.options.device.is_cpu() && (shape[0] * shape[1]).is_multiple_of(nf4::BLOCK_SIZE) {
             let stored = match view.dtype {
@@ -188,10 +192,6 @@ impl Reader<'_> {
             }
         }
         let values = view.to_f32()?;
-        // Four bits would make a number of it.
-        if !values.iter().all(|value| value.is_finite()) {
-            return Err(Error::NonFiniteWeight(module.to_owned()));
-        }
         let quantized = nf4::quantize(&values, shape, dtype, double_quant);
         Ok(Weight::nf4(&quantized, self.device))
     }

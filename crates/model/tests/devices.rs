@@ -53,6 +53,40 @@ fn a_device_continues_prompts_as_the_cpu_does() {
     }
 }
 
+#[test]
+fn a_device_refuses_to_quantise_what_is_no_number_as_the_cpu_does() {
+    let from = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models/llama-tied");
+    let module = "model.layers.1.self_attn.q_proj";
+    for damage in [f32::NAN, f32::INFINITY] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let config = "config.json";
+        std::fs::copy(from.join(config), dir.path().join(config)).expect("it can be copied");
+        let mut bytes = std::fs::read(from.join("model.safetensors")).expect("the base is there");
+        let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("8")) as usize;
+        let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..header]).expect("JSON");
+        let begin = &tensors[format!("{module}.weight")]["data_offsets"][0];
+        let at = header + begin.as_u64().expect("a number") as usize + 12;
+        bytes[at..at + 4].copy_from_slice(&damage.to_le_bytes());
+        std::fs::write(dir.path().join("model.safetensors"), bytes).expect("it can be written");
+        let base = Base::open(dir.path()).expect("the base opens");
+        for device in [DeviceChoice::Cpu, DeviceChoice::CubeCpu] {
+            let options = LoadOptions {
+                quantize: Quantize::Nf4 { double_quant: true },
+                device,
+                ..LoadOptions::default()
+            };
+            let error = Model::load(&base, &options, &mut |_, _| {})
+                .err()
+                .expect("an error");
+            let said = error.to_string();
+            assert_eq!(
+                said,
+                format!("{module}.weight holds values that are not finite")
+            );
+        }
+    }
+}
+
 /// Kernels that a token of one sequence takes, averaged over the last ten of a completion.
 fn launches_a_token(model: &Model) -> usize {
     let launches = |max_new_tokens| {
