@@ -30,6 +30,13 @@ impl std::error::Error for Locked {}
 impl Lock {
     /// Creates `folder` if need be and locks `folder/.lock`, without waiting.
     pub fn acquire(folder: &Path) -> anyhow::Result<Lock> {
+        if folder.is_file() {
+            return Err(anyhow::anyhow!(
+                "{}: is a file, not a folder",
+                folder.display()
+            ))
+            .hint("choose another folder");
+        }
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let path = folder.join(".lock");
         let file = OpenOptions::new()

@@ -18,9 +18,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use checkpoint::{Dtype, Entry, SafetensorsWriter};
 use cli::{AtomicDir, Files, Hint, Lock, Output};
 use model::{AdamW, Adapter};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::SafeTensors;
 use serde_json::Value;
 use tokens::Prompting;
 
@@ -184,17 +185,19 @@ impl RunDir {
         optimizer: &AdamW,
         limit: usize,
     ) -> anyhow::Result<()> {
-        let target = self.checkpoint(state.step);
-        let folder = AtomicDir::create(&target, is_checkpoint_file)?;
-        checkpoint::adapter::write(&adapter.to_peft(), folder.path(), checkpoint::Dtype::F32)?;
-        let moments = optimizer.to_host(adapter);
-        write_moments(&folder.path().join(OPTIMIZER_FILE), &moments)?;
-        state.write(
-            &folder.path().join(STATE_FILE),
-            self.total_steps,
-            self.epochs,
-        )?;
-        folder.publish()?;
+        let write = || -> anyhow::Result<()> {
+            let folder = AtomicDir::create(&self.checkpoint(state.step), is_checkpoint_file)?;
+            checkpoint::adapter::write(&adapter.to_peft(), folder.path(), Dtype::F32)?;
+            let moments = optimizer.to_host(adapter);
+            write_moments(&folder.path().join(OPTIMIZER_FILE), &moments)?;
+            state.write(
+                &folder.path().join(STATE_FILE),
+                self.total_steps,
+                self.epochs,
+            )?;
+            folder.publish()
+        };
+        write().hint("the same command goes on from the checkpoint before, if there is one")?;
 
         let best = state.best_trained().map(|best| best.step);
         let mut steps = checkpoint_steps(&self.root)?;
@@ -258,19 +261,16 @@ pub fn read_moments(
 }
 
 fn write_moments(path: &Path, moments: &[(String, [usize; 2], Vec<f32>)]) -> anyhow::Result<()> {
-    let bytes: Vec<Vec<u8>> = moments
-        .iter()
-        .map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect())
-        .collect();
-    let mut views = BTreeMap::new();
-    for ((key, shape, _), bytes) in moments.iter().zip(&bytes) {
-        views.insert(
-            key.as_str(),
-            TensorView::new(Dtype::F32, shape.to_vec(), bytes)?,
-        );
+    let entries = moments.iter().map(|(key, shape, _)| Entry {
+        name: key.clone(),
+        dtype: Dtype::F32,
+        shape: shape.to_vec(),
+    });
+    let file = SafetensorsWriter::create(path, entries.collect(), &BTreeMap::new())?;
+    for (key, _, values) in moments {
+        file.put(key, &Dtype::F32.encode(values))?;
     }
-    safetensors::serialize_to_file(views, None, path)
-        .with_context(|| format!("writing {}", path.display()))
+    Ok(file.finish()?)
 }
 
 fn is_checkpoint_file(name: &str) -> bool {

@@ -220,6 +220,53 @@ fn base_and_packed_files_by_another_path_are_the_same_run_and_others_by_the_same
 }
 
 #[test]
+fn a_disk_that_is_full_in_a_checkpoint_is_told_once_and_the_run_goes_on_to_the_same_bytes() {
+    use std::os::unix::fs::PermissionsExt;
+    let work = Work::new();
+    let flags = ["--rank", "16"];
+    succeed(&mut work.train_with("whole", &flags));
+    let mut sizes = fs::read_dir(work.path("whole/checkpoints/checkpoint-2")).unwrap();
+    assert!(sizes.any(|file| file.unwrap().metadata().unwrap().len() > 200 << 10));
+    let limited = |command: &Command| {
+        let mut shell = Command::new("sh");
+        // No file above 200 KiB (of 512 bytes a block): the moments do not fit.
+        shell.args(["-c", "trap '' XFSZ; ulimit -f 400; exec \"$@\"", "sh"]);
+        shell.arg(command.get_program()).args(command.get_args());
+        shell
+    };
+    let output = limited(&work.train_with("run", &flags)).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(said.matches("File too large").count(), 1, "{said}");
+    assert!(said.contains("optimizer.safetensors"), "{said}");
+    assert!(
+        said.contains("\nhint: the same command goes on from"),
+        "{said}"
+    );
+    assert_eq!(
+        fs::read_dir(work.path("run/checkpoints")).unwrap().count(),
+        0
+    );
+    succeed(&mut work.train_with("run", &flags));
+    work.assert_same_result("whole", "run");
+    for file in fs::read_dir(work.path("run/checkpoints/checkpoint-2")).unwrap() {
+        let mode = file.unwrap().metadata().unwrap().permissions().mode();
+        let config = fs::metadata(work.path("run/config.json")).unwrap();
+        assert_eq!(mode, config.permissions().mode(), "as the umask says");
+    }
+}
+
+#[test]
+fn a_file_in_the_place_of_the_runs_folder_is_told() {
+    let work = Work::new();
+    refused(
+        &mut work.train("train.safetensors"),
+        2,
+        "train.safetensors: is a file, not a folder\nhint: choose another",
+    );
+}
+
+#[test]
 fn a_dry_run_into_a_closed_pipe_is_quiet_and_into_a_full_disk_an_error() {
     let work = Work::new();
     let mut closed = work.train_with("run", &["--dry-run"]);
