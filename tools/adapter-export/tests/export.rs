@@ -209,7 +209,8 @@ fn an_adapter_that_names_another_base_is_merged_with_a_word_about_it() {
     let adapter_dir = models().join("llama-tied/adapter");
     let said = export(&base, &adapter_dir, &flags, 0);
     let said = text(&said.stderr);
-    let warning = "warning: the adapter was trained on fixtures/models/llama-tied, and this base is ";
+    let warning =
+        "warning: the adapter was trained on fixtures/models/llama-tied, and this base is ";
     assert!(said.contains(warning), "{said}");
     let said = export(&models().join("llama-tied"), &adapter_dir, &flags, 0);
     assert_eq!(text(&said.stderr), "");

@@ -2,8 +2,10 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use clap::builder::{ArgPredicate, RangedU64ValueParser};
-use clap::{Args as ClapArgs, Parser, ValueEnum};
+use clap::{
+    Args as ClapArgs, Parser, ValueEnum,
+    builder::{ArgPredicate, RangedU64ValueParser},
+};
 use serde::Serialize;
 
 /// Fine-tune a language model with QLoRA: a LoRA adapter over a frozen 4-bit base.
@@ -83,7 +85,7 @@ pub struct ScheduleArgs {
     pub gradient_accumulation_steps: usize,
 
     /// Peak learning rate. 2e-4 suits 7B models (QLoRA, arXiv 2305.14314); small ones want more
-    #[arg(long, value_name = "LR", default_value_t = 2e-4, value_parser = non_negative)]
+    #[arg(long, value_name = "LR", default_value_t = 2e-4, value_parser = above_zero)]
     pub learning_rate: f64,
 
     /// Shape of the learning rate after warm-up
@@ -110,7 +112,7 @@ pub struct ScheduleArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 
-    /// Stop when the evaluation loss has not improved for this many epochs; 0 never stops early
+    /// Stop when the loss on --eval has not improved for this many epochs; 0 never stops early
     #[arg(long, value_name = "EPOCHS", default_value_t = 0)]
     pub early_stopping_patience: u32,
 }
@@ -121,11 +123,11 @@ pub struct ScheduleArgs {
 #[command(next_help_heading = "LoRA")]
 pub struct LoraArgs {
     /// Inner dimension of the update
-    #[arg(long, value_name = "R", default_value_t = 16, value_parser = positive)]
+    #[arg(long, value_name = "R", default_value_t = 16, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 20))]
     pub rank: usize,
 
     /// The update is scaled by alpha / rank
-    #[arg(long, value_name = "A", default_value_t = 32.0, value_parser = non_negative)]
+    #[arg(long, value_name = "A", default_value_t = 32.0, value_parser = above_zero)]
     pub alpha: f64,
 
     /// Probability that an input value of A is zeroed in training
@@ -373,6 +375,11 @@ fn number(text: &str, allowed: impl Fn(f64) -> bool, what: &str) -> Result<f64, 
         Ok(x) if allowed(x) => Ok(x),
         _ => Err(format!("must be {what}")),
     }
+}
+
+fn above_zero(text: &str) -> Result<f64, String> {
+    let what = "a number above 0: with 0 nothing is learned";
+    number(text, |x| x > 0.0 && x.is_finite(), what)
 }
 
 fn non_negative(text: &str) -> Result<f64, String> {

@@ -19,10 +19,22 @@ pub fn memory() -> anyhow::Result<u64> {
     Ok(group.map_or(machine, |group| machine.min(group)))
 }
 
+/// Bytes of memory and swap that the machine has, whoever uses them.
+pub fn in_all() -> anyhow::Result<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+    let of = |name| bytes_of(&machine, name);
+    let memory = of("MemTotal:")
+        .context("/proc/meminfo has no MemTotal")
+        .hint("give --max-memory")?;
+    Ok(memory + of("SwapTotal:").unwrap_or(0))
+}
+
 fn machine_bytes(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    bytes_of(meminfo, "MemAvailable:")
+}
+
+fn bytes_of(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }

@@ -33,6 +33,12 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     if let Some(device) = args.run.doctor {
         return doctor::run(device);
     }
+    if args.schedule.early_stopping_patience > 0 && args.eval.is_empty() {
+        return Err(anyhow::anyhow!(
+            "--early-stopping-patience: there is no evaluation loss to look at"
+        ))
+        .hint("--eval FILE takes packed rows that are not trained on");
+    }
     if !args.run.dry_run {
         run_dir::files(&args).check()?;
     }

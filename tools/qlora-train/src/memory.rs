@@ -174,15 +174,22 @@ pub fn plan(
                 None => device.free_memory().map_or_else(available::memory, Ok)? / 10 * 9,
             };
             let fixed = estimate.fixed(layers);
-            // A host swaps where it was guessed wrong, a GPU ends the run.
-            if memory < fixed && (args.engine.max_memory.is_some() || !device.is_cpu()) {
+            // A host swaps where it was guessed wrong, up to what it has in all; a GPU ends the run.
+            let most = match args.engine.max_memory {
+                None if device.is_cpu() => memory.max(available::in_all()?),
+                _ => memory,
+            };
+            if most < fixed {
                 let error = anyhow::anyhow!(
                     "this run takes {} even when every layer recomputes its activations, and there is {}",
                     mebibytes(fixed),
-                    mebibytes(memory)
+                    mebibytes(most)
                 );
-                return Err(error)
-                    .hint("lower --batch-size and raise --gradient-accumulation-steps by as much");
+                return Err(error).hint(match args.schedule.batch_size {
+                    1 => "a lower --rank takes less, and so do shorter rows of tokenize-pack",
+                    _ => "lower --batch-size and raise --gradient-accumulation-steps by as much; a lower \
+                          --rank takes less too",
+                });
             }
             let more = memory.saturating_sub(fixed) / estimate.layer.max(1);
             let kept = if more == 0 { 0 } else { (more + 1).min(layers) };

@@ -46,6 +46,9 @@ const INDIFFERENT: [&str; 8] = [
     "quiet",
 ];
 
+/// Where the inputs lie. What they are is in inputs.json; by which path they are reached is indifferent.
+const PLACES: [&str; 4] = ["base", "train", "eval", "init-adapter"];
+
 /// What a run reads, and what it writes in its folder.
 pub fn files(args: &Args) -> Files {
     let of_the_run = |name: &&str| args.out_dir.join(name);
@@ -66,9 +69,6 @@ pub fn files(args: &Args) -> Files {
 }
 
 /// A run's folder, locked.
-/// Where the inputs lie. What they are is in inputs.json; by which path they are reached is indifferent.
-const PLACES: [&str; 4] = ["base", "train", "eval", "init-adapter"];
-
 pub struct RunDir {
     root: PathBuf,
     total_steps: u64,

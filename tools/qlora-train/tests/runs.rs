@@ -206,7 +206,7 @@ fn a_missing_run_is_not_resumed() {
 #[test]
 fn bad_inputs_are_refused_before_anything_is_written() {
     let work = Work::new();
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["--base", "nowhere"], "nowhere"),
         (&["--train", "nowhere.safetensors"], "nowhere.safetensors"),
         (&["--target-modules", "q_proj,router"], "\"router\""),
@@ -215,6 +215,15 @@ fn bad_inputs_are_refused_before_anything_is_written() {
         (&["--device", "cuda:0"], "cuda:0"),
         (&["--attention", "flash"], "the CPU has one of its own"),
         (&["--attention", "fast"], "one of auto, flash, chunked"),
+        (&["--learning-rate", "0"], "with 0 nothing is learned"),
+        (&["--alpha", "0"], "with 0 nothing is learned"),
+        (&["--threads", "1025"], "1025 is not in 1..=1024"),
+        (&["--rank", "100000000000"], "is not in 1..=1048576"),
+        (&["--train", "."], ".: a folder, not a packed file"),
+        (
+            &["--early-stopping-patience", "2"],
+            "hint: --eval FILE takes packed rows",
+        ),
     ];
     for (flags, message) in cases {
         let mut command = tool("qlora-train");
@@ -347,5 +356,12 @@ fn the_planner_recomputes_more_layers_the_less_memory_it_is_given() {
         &mut work.train_with("run", &["--dry-run", "--max-memory", "1MiB"]),
         2,
         "--batch-size",
+    );
+    let one_row = ["--batch-size", "1", "--rank", "1000000"];
+    refused(
+        work.train_with("run", &one_row)
+            .args(["--max-memory", "1GiB"]),
+        2,
+        "hint: a lower --rank takes less",
     );
 }

@@ -42,6 +42,9 @@ impl Shard {
             source,
         };
         let file = File::open(path).map_err(io)?;
+        if file.metadata().map_err(io)?.is_dir() {
+            return Err(foreign("a folder, not a packed file".into()));
+        }
         // SAFETY: a packed file appears whole by rename and is not written again. Should another
         // process cut it short regardless, the kernel stops us (SIGBUS); no reference outlives the map.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
