@@ -5,7 +5,7 @@
 //! is new.
 
 use super::attention::{FEW_ROWS, attend, forward};
-use super::tensor::{cast, dims, each, fresh, narrowed, packed, upload};
+use super::tensor::{Argument, cast, dims, each, fresh, narrowed, packed, upload};
 use crate::kernels::cube::attention::write_rows_kernel;
 use crate::segments::{AttentionOptions, Segment, Segments};
 use burn::backend::ops::FloatTensorOps;
@@ -192,7 +192,7 @@ fn write(buffer: &CubeTensor, rows: CubeTensor, places: &[u32]) {
     if places.is_empty() {
         return;
     }
-    let rows = cast(rows, buffer.dtype);
+    let rows = packed(cast(rows, buffer.dtype));
     let [count, width] = dims(&rows);
     let client = buffer.client.clone();
     let (cubes, dim) = each(&client, count * width);
@@ -200,9 +200,9 @@ fn write(buffer: &CubeTensor, rows: CubeTensor, places: &[u32]) {
         &client,
         cubes,
         dim,
-        rows.clone().into_buffer_arg(),
-        upload(places, &rows).into_buffer_arg(),
-        buffer.clone().into_buffer_arg(),
+        rows.clone().argument(),
+        upload(places, &rows).argument(),
+        buffer.clone().argument(),
         count * width,
         width,
         super::tensor::storage(buffer.dtype),

@@ -2,7 +2,7 @@
 
 use super::linear::dense;
 use super::tensor::{
-    dims, fresh, narrowed, packed, product, rows, storage, transposed, upload, zeros,
+    Argument, dims, fresh, narrowed, packed, product, rows, storage, transposed, upload, zeros,
 };
 use crate::format::WeightFormat;
 use crate::kernels::cube::cross_entropy::cross_entropy_kernel;
@@ -48,10 +48,10 @@ pub(crate) fn forward(
             &client,
             cubes,
             dim,
-            logits.into_buffer_arg(),
-            upload(&targets[of], &h).into_buffer_arg(),
-            loss.clone().into_buffer_arg(),
-            dlogits.clone().into_buffer_arg(),
+            logits.argument(),
+            upload(&targets[of], &h).argument(),
+            loss.clone().argument(),
+            dlogits.clone().argument(),
             vocabulary,
             differentiate,
             units,

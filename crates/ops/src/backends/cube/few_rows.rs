@@ -2,7 +2,7 @@
 //! splits. The kernels are [`crate::kernels::cube::few_rows`].
 
 use super::linear::{Sections, sections};
-use super::tensor::{cast, dims, each, elements, fresh, packed, storage, units, upload};
+use super::tensor::{Argument, cast, dims, each, elements, fresh, packed, storage, units, upload};
 use crate::format::WeightFormat;
 use crate::kernels::cube::few_rows::{
     ENTRY, FEW, FEW_FEATURES, TILE_DEPTH, TILE_FEATURES, project_few_kernel, project_rows_kernel,
@@ -125,7 +125,7 @@ impl Projection {
         let (mut words, mut adapters) = (Vec::new(), Vec::new());
         for part in parts {
             words.push(packed(part.words));
-            adapters.extend(part.a.map(|a| cast(packed(a), DType::F32)));
+            adapters.extend(part.a.map(|a| packed(cast(a, DType::F32))));
         }
         Some(Projection {
             words,
@@ -164,10 +164,7 @@ impl Projection {
     }
 
     fn arguments<E: CubePrimitive>(tensors: &[CubeTensor]) -> SequenceArg<Box<[E]>> {
-        tensors
-            .iter()
-            .map(|t| t.clone().into_buffer_arg())
-            .collect()
+        tensors.iter().map(|t| t.clone().argument()).collect()
     }
 
     fn few(&self, x: &CubeTensor, rows: usize) -> Sums {
@@ -180,18 +177,12 @@ impl Projection {
             CubeDim::new_1d(units as u32),
             4,
             16 / x.dtype.size(),
-            x.clone().into_buffer_arg(),
-            self.words
-                .iter()
-                .map(|t| t.clone().into_buffer_arg())
-                .collect(),
+            x.clone().argument(),
+            self.words.iter().map(|t| t.clone().argument()).collect(),
             Self::arguments(&self.words),
-            self.adapters
-                .iter()
-                .map(|t| t.clone().into_buffer_arg())
-                .collect(),
-            self.few.table.clone().into_buffer_arg(),
-            sums.values.clone().into_buffer_arg(),
+            self.adapters.iter().map(|t| t.clone().argument()).collect(),
+            self.few.table.clone().argument(),
+            sums.values.clone().argument(),
             self.in_features,
             self.columns,
             self.words.len(),
@@ -222,18 +213,12 @@ impl Projection {
             CubeDim::new_1d(units as u32),
             4,
             16 / x.dtype.size(),
-            x.clone().into_buffer_arg(),
-            self.words
-                .iter()
-                .map(|t| t.clone().into_buffer_arg())
-                .collect(),
+            x.clone().argument(),
+            self.words.iter().map(|t| t.clone().argument()).collect(),
             Self::arguments(&self.words),
-            self.adapters
-                .iter()
-                .map(|t| t.clone().into_buffer_arg())
-                .collect(),
-            self.rows.table.clone().into_buffer_arg(),
-            sums.values.clone().into_buffer_arg(),
+            self.adapters.iter().map(|t| t.clone().argument()).collect(),
+            self.rows.table.clone().argument(),
+            sums.values.clone().argument(),
             rows,
             self.in_features,
             self.columns,
@@ -307,16 +292,16 @@ pub(crate) fn linear(
     let client = x.client.clone();
     let (cubes, dim) = each(&client, elements(&y).max(rows * place.rank));
     let biased = bias.is_some();
-    let b = b.map_or_else(|| unread(x), |b| cast(packed(b), DType::F32));
+    let b = b.map_or_else(|| unread(x), |b| packed(cast(b, DType::F32)));
     finish_linear_kernel::launch(
         &client,
         cubes,
         dim,
-        sums.values.into_buffer_arg(),
-        b.into_buffer_arg(),
-        bias.map_or_else(|| unread(x), packed).into_buffer_arg(),
-        y.clone().into_buffer_arg(),
-        u.clone().into_buffer_arg(),
+        sums.values.argument(),
+        b.argument(),
+        bias.map_or_else(|| unread(x), packed).argument(),
+        y.clone().argument(),
+        u.clone().argument(),
         place.launch(scaling),
         rows,
         sums.columns,

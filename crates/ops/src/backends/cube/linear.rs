@@ -8,7 +8,8 @@
 use super::few_rows;
 use super::low_rank::{self, Factor, dropped};
 use super::tensor::{
-    cast, dims, each, elements, float, fresh, owned, packed, product, reshaped, storage, transposed,
+    Argument, cast, dims, each, elements, float, fresh, owned, packed, product, reshaped, storage,
+    transposed,
 };
 use crate::format::{Encoding, WeightFormat};
 use crate::kernels::cube::dequantize::dequantize_kernel;
@@ -88,8 +89,8 @@ pub(crate) fn dense(words: CubeTensor, format: WeightFormat, dtype: DType) -> Cu
         cubes,
         dim,
         lanes,
-        words.clone().into_buffer_arg(),
-        output.clone().into_buffer_arg(),
+        words.clone().argument(),
+        output.clone().argument(),
         count / lanes,
         s.scales_at,
         s.nested_at,
@@ -120,8 +121,8 @@ fn with_bias(y: CubeTensor, bias: Option<CubeTensor>) -> CubeTensor {
         &client,
         cubes,
         dim,
-        y.clone().into_buffer_arg(),
-        packed(bias).into_buffer_arg(),
+        y.clone().argument(),
+        packed(bias).argument(),
         count,
         width,
         dtype,
@@ -254,8 +255,8 @@ pub(crate) fn times(t: CubeTensor, upstream: CubeTensor, factor: f32) -> CubeTen
         &client,
         cubes,
         dim,
-        t.clone().into_buffer_arg(),
-        cast(packed(upstream), DType::F32).into_buffer_arg(),
+        t.clone().argument(),
+        packed(cast(upstream, DType::F32)).argument(),
         count,
         factor,
         dtype,

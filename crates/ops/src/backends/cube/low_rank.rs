@@ -1,7 +1,7 @@
 //! What an adapter adds to a linear and to the gradient of its input on a GPU, and its dropout mask.
 
 use super::few_rows::unread;
-use super::tensor::{cast, dims, each, elements, fresh, owned, packed, storage, units};
+use super::tensor::{Argument, cast, dims, each, elements, fresh, owned, packed, storage, units};
 use crate::kernels::cube::dropout::{drop_kernel, row_keys_kernel};
 use crate::kernels::cube::low_rank::{ROWS, add_low_rank_kernel};
 use crate::kernels::dropout::Dropout;
@@ -29,7 +29,7 @@ impl Mask {
             &client,
             cubes,
             dim,
-            keys.clone().into_buffer_arg(),
+            keys.clone().argument(),
             m,
             (dropout.seed >> 32) as u32,
             dropout.seed as u32,
@@ -51,9 +51,9 @@ impl Mask {
             &client,
             cubes,
             dim,
-            x.clone().into_buffer_arg(),
-            self.keys.clone().into_buffer_arg(),
-            y.clone().into_buffer_arg(),
+            x.clone().argument(),
+            self.keys.clone().argument(),
+            y.clone().argument(),
             m * k,
             k,
             self.threshold,
@@ -89,7 +89,7 @@ pub(crate) fn add(
     mask: Option<Mask>,
     bias: Option<CubeTensor>,
 ) -> CubeTensor {
-    let (y, p, q) = (owned(y), packed(p), cast(packed(q), DType::F32));
+    let (y, p, q) = (owned(y), packed(p), packed(cast(q, DType::F32)));
     let ([rows, width], [_, rank]) = (dims(&y), dims(&p));
     if elements(&y) == 0 {
         return y;
@@ -113,11 +113,11 @@ pub(crate) fn add(
         CubeCount::Static(columns as u32, rows.div_ceil(ROWS) as u32, 1),
         CubeDim::new_1d(units as u32),
         lanes,
-        y.clone().into_buffer_arg(),
-        p.into_buffer_arg(),
-        q.into_buffer_arg(),
-        bias.map_or_else(|| unread(&y), packed).into_buffer_arg(),
-        keys.into_buffer_arg(),
+        y.clone().argument(),
+        p.argument(),
+        q.argument(),
+        bias.map_or_else(|| unread(&y), packed).argument(),
+        keys.argument(),
         rows,
         width,
         rank,

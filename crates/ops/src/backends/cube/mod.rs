@@ -31,7 +31,7 @@ use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use std::sync::Arc;
-use tensor::{dims, each, elements, fresh, packed, rows, storage, upload};
+use tensor::{Argument, dims, each, elements, fresh, packed, rows, storage, upload};
 
 impl Ops for CubeBackend {
     fn linear(
@@ -103,9 +103,9 @@ impl Ops for CubeBackend {
             &client,
             cubes,
             dim,
-            x.into_buffer_arg(),
-            weight.into_buffer_arg(),
-            y.clone().into_buffer_arg(),
+            x.argument(),
+            weight.argument(),
+            y.clone().argument(),
             width,
             epsilon,
             units,
@@ -136,11 +136,11 @@ impl Ops for CubeBackend {
             &client,
             cubes,
             dim,
-            x.into_buffer_arg(),
-            cos.into_buffer_arg(),
-            sin.into_buffer_arg(),
-            positions.into_buffer_arg(),
-            y.clone().into_buffer_arg(),
+            x.argument(),
+            cos.argument(),
+            sin.argument(),
+            positions.argument(),
+            y.clone().argument(),
             pairs,
             heads,
             half,
@@ -164,9 +164,9 @@ impl Ops for CubeBackend {
             &client,
             cubes,
             dim,
-            gate.into_buffer_arg(),
-            up.into_buffer_arg(),
-            y.clone().into_buffer_arg(),
+            gate.argument(),
+            up.argument(),
+            y.clone().argument(),
             count,
             dtype,
         );
@@ -262,10 +262,10 @@ impl Gradients for CubeBackend {
             &client,
             cubes,
             dim,
-            dy.into_buffer_arg(),
-            x.into_buffer_arg(),
-            weight.into_buffer_arg(),
-            dx.clone().into_buffer_arg(),
+            dy.argument(),
+            x.argument(),
+            weight.argument(),
+            dx.clone().argument(),
             width,
             epsilon,
             units,
@@ -295,11 +295,11 @@ impl Gradients for CubeBackend {
             &client,
             cubes,
             dim,
-            dy.into_buffer_arg(),
-            gate.into_buffer_arg(),
-            up.into_buffer_arg(),
-            dgate.clone().into_buffer_arg(),
-            dup.clone().into_buffer_arg(),
+            dy.argument(),
+            gate.argument(),
+            up.argument(),
+            dgate.clone().argument(),
+            dup.clone().argument(),
             count,
             dtype,
         );

@@ -4,7 +4,7 @@
 //! [`GROUP`] tensors for the norm, seven for the update, where each tensor by itself would be 840
 //! launches and 420 waits for the device.
 
-use super::tensor::{fresh, owned, packed};
+use super::tensor::{Argument, fresh, owned, packed};
 use crate::functions::Parameter;
 use crate::kernels::adamw::AdamW;
 use crate::kernels::cube::adamw::{GROUP, HyperLaunch, adamw_kernel, squares_kernel};
@@ -27,7 +27,7 @@ fn shape(client: &cubecl::client::Client, tensors: usize) -> (CubeCount, CubeDim
 }
 
 fn sequence(tensors: impl Iterator<Item = CubeTensor>) -> SequenceArg<Box<[f32]>> {
-    tensors.map(CubeTensor::into_buffer_arg).collect()
+    tensors.map(Argument::argument).collect()
 }
 
 fn primitive(t: Tensor<2>) -> CubeTensor {
@@ -84,7 +84,7 @@ pub(crate) fn sum_of_squares(tensors: Vec<CubeTensor>) -> f64 {
             cubes,
             dim,
             sequence(tensors.iter().cloned()),
-            parts.clone().into_buffer_arg(),
+            parts.clone().argument(),
             index * size,
             tensors.len(),
             units,

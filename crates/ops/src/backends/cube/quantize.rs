@@ -1,6 +1,6 @@
 //! A full-precision weight to 4 bits on a GPU: the codes there, the scales' own codes on the host.
 
-use super::tensor::{elements, float, fresh, packed, rows, storage, upload};
+use super::tensor::{Argument, elements, float, fresh, packed, rows, storage, upload};
 use crate::format::{DenseDtype, Encoding, WeightFormat, words_of};
 use crate::kernels::cube::quantize::quantize_kernel;
 use crate::weight::Weight;
@@ -73,9 +73,9 @@ fn codes(values: CubeTensor, tail_words: usize) -> (CubeTensor, CubeTensor) {
         CubeCount::Static(words.div_ceil(units * each) as u32, 1, 1),
         dim,
         16 / values.dtype.size().max(2),
-        values.into_buffer_arg(),
-        codes.clone().into_buffer_arg(),
-        absmax.clone().into_buffer_arg(),
+        values.argument(),
+        codes.clone().argument(),
+        absmax.clone().argument(),
         words,
         each,
         units,

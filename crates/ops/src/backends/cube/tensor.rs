@@ -21,6 +21,27 @@ pub(crate) fn packed(t: CubeTensor) -> CubeTensor {
     burn_cubecl::kernel::into_contiguous(t)
 }
 
+/// A tensor as a kernel's argument: its elements in order, counted in 32 bits.
+pub(crate) trait Argument {
+    fn argument(self) -> BufferArg;
+}
+
+impl Argument for CubeTensor {
+    /// # Panics
+    /// If the elements are not packed. On a GPU most of burn's own operations leave gaps between rows
+    /// that are no multiple of 512 bytes, on the CPU none does: no test there would see it. Or if they
+    /// are more than an index of a kernel can name.
+    fn argument(self) -> BufferArg {
+        assert!(self.is_contiguous(), "a kernel reads packed elements");
+        let count = elements(&self);
+        assert!(
+            u32::try_from(count).is_ok(),
+            "a tensor of {count} values is more than a kernel counts"
+        );
+        self.into_buffer_arg()
+    }
+}
+
 /// A fresh tensor beside `like`, which its kernel must write in full.
 pub(crate) fn fresh<const D: usize>(
     like: &CubeTensor,
@@ -35,10 +56,12 @@ pub(crate) fn fresh<const D: usize>(
 pub(crate) fn owned(t: CubeTensor) -> CubeTensor {
     let t = packed(t);
     if t.can_mut() && t.is_contiguous_buffer() {
-        t
-    } else {
-        t.copy()
+        return t;
     }
+    // burn's own copy would leave gaps between rows on a GPU.
+    let (client, device, dtype) = (t.client.clone(), t.device.clone(), t.dtype);
+    let copy = cubecl::std::tensor::into_contiguous(&client, t.binding(), storage(dtype));
+    CubeTensor::new(client, copy.handle, *copy.metadata, device, dtype)
 }
 
 /// `[rows, columns]`
