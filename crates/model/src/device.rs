@@ -115,7 +115,7 @@ fn first_gpu() -> Result<Option<DeviceChoice>, Error> {
     let Some(first) = survey.gpus.first() else {
         return Ok(None);
     };
-    match survey.complete() {
+    match survey.complete(first.index) {
         Ok(()) => Ok(Some(DeviceChoice::Cuda(first.index))),
         Err(why) => Err(Error::Device(format!(
             "auto (there is cuda:{} {}, but {why}; `--device cpu` does without)",
@@ -132,7 +132,7 @@ fn first_gpu() -> Result<Option<DeviceChoice>, Error> {
 #[cfg(feature = "cuda")]
 fn gpu(name: &str, index: usize) -> Result<DeviceChoice, Error> {
     let survey = ops::cuda::survey();
-    if let Err(why) = survey.complete() {
+    if let Err(why) = survey.complete(index) {
         return Err(Error::Device(format!("{name} ({why})")));
     }
     if survey.gpus.iter().any(|gpu| gpu.index == index) {

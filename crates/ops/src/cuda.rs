@@ -5,6 +5,7 @@
 
 use cudarc::{driver, nvrtc};
 use std::ffi::c_int;
+use std::fmt;
 use std::path::PathBuf;
 
 /// One GPU, as its driver describes it.
@@ -22,19 +23,50 @@ pub struct Gpu {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survey {
     /// The CUDA version that the driver speaks, `13.0`; an error says why there is none.
-    pub driver: Result<String, String>,
+    pub driver: Result<Version, String>,
     pub gpus: Vec<Gpu>,
     /// The version of libnvrtc, which compiles the kernels.
-    pub nvrtc: Result<String, String>,
+    pub nvrtc: Result<Version, String>,
+    /// Compute capabilities that this libnvrtc compiles for; empty where it does not say.
+    pub compiles_for: Vec<[u32; 2]>,
     /// The folder with cuda_runtime.h and its like, which the kernels include.
     pub headers: Result<PathBuf, String>,
 }
 
+/// Major and minor of CUDA's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
 impl Survey {
-    /// Whether kernels can be compiled and run here; an error says what is missing.
-    pub fn complete(&self) -> Result<(), String> {
-        self.driver.clone()?;
-        self.nvrtc.clone()?;
+    /// Whether kernels can be compiled for GPU `index` and run there; an error says what is missing.
+    pub fn complete(&self, index: usize) -> Result<(), String> {
+        let driver = self.driver.clone()?;
+        let nvrtc = self.nvrtc.clone()?;
+        // Kernels reach the driver as PTX, which it reads up to its own version only, be it a minor
+        // one: CUDA's minor version compatibility is for machine code.
+        if nvrtc > driver {
+            return Err(format!(
+                "libnvrtc {nvrtc} is newer than the driver, whose CUDA is {driver} and which does \
+                 not read its kernels: take a libnvrtc of {driver} or older, or a newer driver"
+            ));
+        }
+        if let Some(gpu) = self.gpus.iter().find(|gpu| gpu.index == index)
+            && !self.compiles_for.is_empty()
+            && !self.compiles_for.contains(&gpu.compute_capability)
+        {
+            let [major, minor] = gpu.compute_capability;
+            return Err(format!(
+                "libnvrtc {nvrtc} does not compile for the {}, whose compute capability is \
+                 {major}.{minor}: newer GPUs want a newer one, and those before 7.5 one before 13",
+                gpu.name
+            ));
+        }
         self.headers.clone().map(|_| ())
     }
 }
@@ -46,19 +78,22 @@ pub fn survey() -> Survey {
         Ok(_) => gpus(),
         Err(_) => Vec::new(),
     };
+    let nvrtc = nvrtc_version();
+    let compiles_for = match nvrtc {
+        // Older ones cannot be asked.
+        Ok(version) if version >= Version(11, 2) => compiles_for(),
+        _ => Vec::new(),
+    };
     Survey {
         driver,
         gpus,
-        nvrtc: nvrtc_version(),
+        nvrtc,
+        compiles_for,
         headers: headers(),
     }
 }
 
-fn dotted(major: c_int, minor: c_int) -> String {
-    format!("{major}.{minor}")
-}
-
-fn driver_version() -> Result<String, String> {
+fn driver_version() -> Result<Version, String> {
     // SAFETY: tries to open the library under each of its names, and lets it go.
     if !unsafe { driver::sys::is_culib_present() } {
         return Err("no NVIDIA driver: libcuda.so is not found".into());
@@ -68,7 +103,7 @@ fn driver_version() -> Result<String, String> {
     // SAFETY: the library is there, and writes one integer to where it is told.
     let answer = unsafe { driver::sys::cuDriverGetVersion(&mut version) };
     answer.result().map_err(|e| e.to_string())?;
-    Ok(dotted(version / 1000, version % 1000 / 10))
+    Ok(Version(version as u32 / 1000, version as u32 % 1000 / 10))
 }
 
 fn gpus() -> Vec<Gpu> {
@@ -106,7 +141,7 @@ pub fn free_bytes(index: usize) -> Option<u64> {
     Some(driver::result::mem_get_info().ok()?.0 as u64)
 }
 
-fn nvrtc_version() -> Result<String, String> {
+fn nvrtc_version() -> Result<Version, String> {
     // SAFETY: tries to open the library under each of its names, and lets it go.
     if !unsafe { nvrtc::sys::is_culib_present() } {
         return Err("libnvrtc.so is not found".into());
@@ -115,7 +150,27 @@ fn nvrtc_version() -> Result<String, String> {
     // SAFETY: the library is there, and writes two integers to where it is told.
     let answer = unsafe { nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
     answer.result().map_err(|e| format!("{e:?}"))?;
-    Ok(dotted(major, minor))
+    Ok(Version(major as u32, minor as u32))
+}
+
+/// Of a libnvrtc that is there; empty where it does not say.
+fn compiles_for() -> Vec<[u32; 2]> {
+    let mut count: c_int = 0;
+    // SAFETY: the library is there, and writes one integer to where it is told.
+    let answer = unsafe { nvrtc::sys::nvrtcGetNumSupportedArchs(&mut count) };
+    if answer.result().is_err() {
+        return Vec::new();
+    }
+    let mut archs = vec![0; count as usize];
+    // SAFETY: it writes as many integers as it just said.
+    let answer = unsafe { nvrtc::sys::nvrtcGetSupportedArchs(archs.as_mut_ptr()) };
+    match answer.result() {
+        Ok(()) => archs
+            .iter()
+            .map(|arch: &c_int| [*arch as u32 / 10, *arch as u32 % 10])
+            .collect(),
+        Err(_) => Vec::new(),
+    }
 }
 
 fn headers() -> Result<PathBuf, String> {
@@ -130,5 +185,51 @@ fn headers() -> Result<PathBuf, String> {
     match wanted.iter().find(|(name, _)| !include.join(name).exists()) {
         None => Ok(include),
         Some((name, from)) => Err(format!("no {name} in {}; {from}", include.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn a_4090(driver: Version, nvrtc: Version, compiles_for: Vec<[u32; 2]>) -> Survey {
+        Survey {
+            driver: Ok(driver),
+            gpus: vec![Gpu {
+                index: 0,
+                name: "NVIDIA GeForce RTX 4090".into(),
+                compute_capability: [8, 9],
+                memory_bytes: 24 << 30,
+            }],
+            nvrtc: Ok(nvrtc),
+            compiles_for,
+            headers: Ok("/usr/local/cuda/include".into()),
+        }
+    }
+
+    #[test]
+    fn a_compiler_newer_than_the_driver_is_said_before_a_kernel_is_refused() {
+        let with = |nvrtc| a_4090(Version(12, 4), nvrtc, vec![[8, 0], [8, 9]]).complete(0);
+        assert_eq!(with(Version(12, 4)), Ok(()));
+        assert_eq!(with(Version(11, 8)), Ok(()));
+        for newer in [Version(12, 8), Version(13, 0)] {
+            let why = with(newer).expect_err("the driver would not read its PTX");
+            assert!(why.contains(&format!("libnvrtc {newer} is newer")), "{why}");
+        }
+        assert_eq!(
+            a_4090(Version(12, 10), Version(12, 9), vec![]).complete(0),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn a_compiler_that_does_not_know_the_gpu_is_said() {
+        let survey = a_4090(Version(12, 4), Version(11, 2), vec![[8, 0], [8, 6]]);
+        let why = survey.complete(0).expect_err("11.2 is older than the 4090");
+        assert!(
+            why.contains("does not compile for the NVIDIA GeForce RTX 4090"),
+            "{why}"
+        );
+        assert_eq!(survey.complete(1), Ok(()), "another GPU's trouble");
     }
 }

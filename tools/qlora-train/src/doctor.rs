@@ -48,11 +48,18 @@ pub fn run(device: DeviceChoice) -> anyhow::Result<Outcome> {
 #[cfg(feature = "cuda")]
 fn describe_gpus(out: &mut impl Write) -> io::Result<()> {
     let survey = model::survey();
-    let headers = survey.headers.map(|dir| dir.display().to_string());
+    let said = |version: &Result<model::Version, String>| match version {
+        Ok(version) => Ok(version.to_string()),
+        Err(why) => Err(why.clone()),
+    };
+    let headers = survey.headers.clone();
     for (what, found) in [
-        ("driver's CUDA", &survey.driver),
-        ("NVRTC, which compiles the kernels", &survey.nvrtc),
-        ("CUDA headers, which the kernels include", &headers),
+        ("driver's CUDA", said(&survey.driver)),
+        ("NVRTC, which compiles the kernels", said(&survey.nvrtc)),
+        (
+            "CUDA headers, which the kernels include",
+            headers.map(|dir| dir.display().to_string()),
+        ),
     ] {
         match found {
             Ok(version) => writeln!(out, "{what}: {version}")?,
@@ -71,6 +78,9 @@ fn describe_gpus(out: &mut impl Write) -> io::Result<()> {
             gpu.name,
             gib(gpu.memory_bytes)
         )?;
+        if let Err(why) = survey.complete(gpu.index) {
+            writeln!(out, "cuda:{}: not usable, {why}", gpu.index)?;
+        }
     }
     if survey.driver.is_ok() && survey.gpus.is_empty() {
         writeln!(out, "the driver knows no GPU")?;
