@@ -110,7 +110,7 @@ fn a_folder_that_is_not_there_is_told_without_a_temporarys_name() {
     let got = run(
         copy()
             .current_dir(folder.path())
-            .args(["-", "-o", "nowhere/out"]),
+            .args(["-", "-o", "nowhere/out", "--prefix", ""]),
         "x",
     );
     assert_eq!(got.status.code(), Some(2));

@@ -54,4 +54,6 @@ pub enum Error {
     NonFiniteState,
     #[error("no such device: {0}")]
     Device(String),
+    #[error("the GPU has not enough memory: {0}")]
+    DeviceMemory(String),
 }

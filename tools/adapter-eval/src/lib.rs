@@ -26,12 +26,16 @@ pub use args::Args;
 
 use std::io::Write;
 
-use cli::{AtomicDir, Files, Outcome, Output};
+use cli::{AtomicDir, Files, Hint, Outcome, Output};
 use evaluate::Evaluation;
 
 /// The tool: reads the command line's wishes, judges, and says so by its exit status.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
     files(&args).check()?;
+    model::device_memory_errors(|| judged(args)).hint("lower --batch-size")?
+}
+
+fn judged(args: Args) -> anyhow::Result<Outcome> {
     model::tune_heap();
     model::use_threads(args.model.threads)?;
     // An output folder that cannot be replaced is told before the work, not after.

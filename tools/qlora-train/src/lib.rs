@@ -24,8 +24,16 @@ use state::State;
 use tokens::Prompting;
 use train::{End, Trainer};
 
-/// Open, check, load, train, publish.
+/// The tool: trains, and says by its exit status whether it got better.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    model::device_memory_errors(|| train(args)).hint(
+        "lower --batch-size and raise --gradient-accumulation-steps by as much, or give a smaller \
+         --max-memory: more layers recompute then",
+    )?
+}
+
+/// Open, check, load, train, publish.
+fn train(args: Args) -> anyhow::Result<Outcome> {
     let args = Args {
         engine: args.engine.resolved(),
         ..args
