@@ -1,184 +1,328 @@
-//! Does the tensor cores' variant of flash attention compute right, all but the tensor cores?
+//! Do the kernels compute right as CUDA C++, and do their units wait for each other where they must?
 //!
-//! The CUDA C++ that a GPU would compile is run here instead, with 128 units as coroutines and
-//! fragments as plain matrices (`emulated/cuda.h`). CubeCL's CPU runtime proves the same kernels
-//! with arrays for fragments; this proves how fragments are addressed and how units share the work.
+//! What a GPU would compile is run here on the host: the units of a cube are coroutines
+//! (`emulated/units.h`), tensor cores' fragments plain matrices (`emulated/cuda.h`). CubeCL's CPU
+//! runtime proves the same kernels with other numbers of units and arrays for fragments; this proves
+//! the text that NVRTC gets, with the units and the geometry of a GPU. Every kernel is run, and each
+//! run looks for
+//!
+//! - **races**: units and cubes run in three orders (ascending, descending, shuffled), each to its
+//!   next barrier, and all buffers must end with the same bits. Where two units touch a place between
+//!   the same two barriers, and one of them writes, the first order has one of them first and the
+//!   second the other: the outcome differs, unless both wrote the same;
+//! - **barriers** that not all units of the cube reach, or which some reach at another place;
+//! - **memory**: shared memory is NaN when a cube begins; it and the buffers are as long as they were
+//!   asked for, and the compiler's sanitizers see reads and writes beyond, indices beyond one array of
+//!   shared memory, vectors at addresses that a GPU would refuse, and shifts by a word or more.
+//!
 //! Where there is no C++ compiler it is skipped; REQUIRE_NVRTC=1 makes that an error too.
 
-use super::{Random, close, nvrtc};
-use crate::backends::cube::flash::visible;
-use crate::reference::attention::{backward, forward};
-use crate::reference::widen;
-use crate::{AttentionOptions, Segment, Segments};
-use half::bf16;
-use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Stdio};
+mod faults;
+mod few_rows;
+mod finish;
+mod flash;
+mod plain;
+mod rows;
+mod weights;
 
-/// One C++ program of the three kernels.
-fn program(sources: &[(String, String)], head_dim: usize) -> String {
-    let mut program = include_str!("emulated/cuda.h").to_string();
-    for (space, name) in [
-        ("forward", "flash forward"),
-        ("dq", "flash dq"),
-        ("dkdv", "flash dk and dv"),
-    ] {
-        let name = format!("{name} of heads of {head_dim}, capped false");
-        let (_, source) = sources.iter().find(|s| s.0 == name).expect("it is made");
+use super::{close, nvrtc};
+use crate::kernels::cube::adamw::GROUP;
+use crate::reference::widen;
+use half::bf16;
+use nvrtc::Source;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+fn sources() -> &'static [Source] {
+    static SOURCES: OnceLock<Vec<Source>> = OnceLock::new();
+    SOURCES.get_or_init(nvrtc::sources)
+}
+
+fn source(name: &str) -> &'static Source {
+    let found = sources().iter().find(|source| source.name == name);
+    found.unwrap_or_else(|| panic!("no kernel is called {name}"))
+}
+
+/// A program of some kernels; its folder goes with it.
+struct Program {
+    folder: PathBuf,
+    kernels: Vec<Source>,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Program {
+    /// Nothing, said aloud, where there is no compiler.
+    fn of<S: AsRef<str>>(topic: &str, names: impl IntoIterator<Item = S>) -> Option<Program> {
+        let kernels = names.into_iter().map(|name| source(name.as_ref()).clone());
+        Program::of_sources(topic, kernels.collect())
+    }
+
+    fn of_sources(topic: &str, kernels: Vec<Source>) -> Option<Program> {
+        let folder = std::env::temp_dir().join(format!("emulated-{}-{topic}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder to build in");
+        let program = Program { folder, kernels };
+        let path = program.folder.join("kernels.cpp");
+        std::fs::write(path, text(&program.kernels)).expect("a file for the source");
+        let sanitize = "-fsanitize=address,undefined";
+        let flags = ["-std=c++17", "-O1", "-w", sanitize, "-fno-sanitize-recover"];
+        let compiler = Command::new("c++")
+            .current_dir(&program.folder)
+            .args(flags)
+            .args(["-o", "kernels", "kernels.cpp"])
+            .output();
+        match compiler {
+            Ok(said) if said.status.success() => Some(program),
+            Ok(said) => panic!("{topic}: {}", String::from_utf8_lossy(&said.stderr)),
+            Err(error) => {
+                let required = std::env::var("REQUIRE_NVRTC").is_ok_and(|v| v == "1");
+                assert!(!required, "REQUIRE_NVRTC=1, and no C++ compiler: {error}");
+                eprintln!("skipped: no C++ compiler ({error}); REQUIRE_NVRTC=1 makes it an error");
+                None
+            }
+        }
+    }
+
+    /// What the buffers hold after a launch.
+    #[track_caller]
+    fn run(&self, launch: Launch<'_>) -> Vec<Buffer> {
+        let what = format!("{launch:?}");
+        match self.outcome(launch) {
+            Ok(buffers) => buffers,
+            Err(why) => panic!("{what}: {why}"),
+        }
+    }
+
+    fn outcome(&self, launch: Launch<'_>) -> Result<Vec<Buffer>, String> {
+        let mut kernels = self.kernels.iter().enumerate();
+        let found = kernels.find(|(_, kernel)| kernel.name == launch.kernel);
+        let (index, kernel) = found.expect("it is in the program");
+        let mut input = Vec::new();
+        let mut put = |words: &[u32]| input.extend(words.iter().flat_map(|w| w.to_le_bytes()));
+        put(&[index as u32]);
+        put(&launch.cubes);
+        put(&[units(&kernel.code), kernel.shared_bytes as u32]);
+        put(&[launch.buffers.len() as u32]);
+        put(&launch
+            .buffers
+            .iter()
+            .map(|b| b.0.len() as u32)
+            .collect::<Vec<_>>());
+        for buffer in &launch.buffers {
+            input.extend(&buffer.0);
+        }
+        let mut put = |words: Vec<u32>| {
+            input.extend((words.len() as u32).to_le_bytes());
+            input.extend(words.iter().flat_map(|w| w.to_le_bytes()));
+        };
+        put(launch.usizes.iter().map(|n| *n as u32).collect());
+        put(launch.words.to_vec());
+        put(launch.floats.iter().map(|v| v.to_bits()).collect());
+        let mut child = Command::new(self.folder.join("kernels"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it was just built");
+        // It reads everything before it writes; where it does not, it says why.
+        let mut stdin = child.stdin.take().expect("it is piped");
+        let _ = stdin.write_all(&input);
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        let mut rest = &output.stdout[..];
+        let after = launch.buffers.iter().map(|buffer| {
+            let (own, others) = rest.split_at(buffer.0.len());
+            rest = others;
+            Buffer(own.to_vec())
+        });
+        Ok(after.collect())
+    }
+}
+
+/// Units of a cube, of which the text says how many there are.
+fn units(code: &str) -> u32 {
+    let after = code.split("__launch_bounds__(").nth(1);
+    let number = after.and_then(|rest| rest.split(')').next());
+    number
+        .and_then(|n| n.parse().ok())
+        .expect("CubeCL writes it")
+}
+
+/// One C++ program of these kernels, each in a namespace of its own.
+fn text(kernels: &[Source]) -> String {
+    let mut program = String::new();
+    program += include_str!("emulated/units.h");
+    program += include_str!("emulated/cuda.h");
+    let mut chosen = String::new();
+    for (index, Source { code, .. }) in kernels.iter().enumerate() {
         let ours = |line: &&str| {
             !line.starts_with("#include")
                 && !line.starts_with("typedef unsigned ")
                 && !line.starts_with("typedef signed ")
         };
-        let source: Vec<&str> = source.lines().filter(ours).collect();
-        let source = source.join("\n");
-        let after = |mark: &str| source.split(mark).nth(1).expect("CubeCL writes it");
-        let word = |text: &str| -> String {
-            let letters = text
-                .chars()
-                .take_while(|c| c.is_alphanumeric() || *c == '_');
-            letters.collect()
+        let lines: Vec<&str> = code.lines().filter(ours).collect();
+        let mut code = lines.join("\n").replace("extern \"C\"", "");
+        if let Some(start) = code.find("extern __shared__") {
+            let end = start + code[start..].find("[];").expect("CubeCL writes it");
+            let name = code[start..end].rsplit(' ').next().expect("it has a name");
+            let ours = format!("char *const {name} = shared_memory");
+            code.replace_range(start..end + 2, &ours);
+        }
+        let after = code.split("__launch_bounds__(").nth(1).expect("units");
+        let name = after.split([')', '(']).nth(1).expect("a name").trim();
+        chosen += &format!("    if (l.kernel == {index}) launch(k{index}::{name}, l);\n");
+        program += &format!("namespace k{index} {{\n{code}\n}}\n");
+    }
+    program += include_str!("emulated/main.cpp");
+    program + &format!("static void choose(Launch &l) {{\n{chosen}}}\n")
+}
+
+/// A kernel's buffers in the order of its arguments, and its scalars by type in that order.
+#[derive(Clone)]
+struct Launch<'a> {
+    kernel: &'a str,
+    cubes: [u32; 3],
+    buffers: Vec<Buffer>,
+    usizes: &'a [usize],
+    words: &'a [u32],
+    floats: &'a [f32],
+}
+
+impl std::fmt::Debug for Launch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Launch { kernel, cubes, .. } = self;
+        let sizes: Vec<usize> = self.buffers.iter().map(|b| b.0.len()).collect();
+        write!(f, "{kernel}: {cubes:?} cubes, buffers of {sizes:?} bytes, ")?;
+        write!(f, "{:?} {:?} {:?}", self.usizes, self.words, self.floats)
+    }
+}
+
+/// Bytes on a device.
+#[derive(Clone)]
+struct Buffer(Vec<u8>);
+
+/// How activations are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    F32,
+    BF16,
+}
+
+const KINDS: [Kind; 2] = [Kind::F32, Kind::BF16];
+
+impl Kind {
+    fn bytes(self) -> usize {
+        match self {
+            Kind::F32 => 4,
+            Kind::BF16 => 2,
+        }
+    }
+
+    fn rounded(self, values: &[f32]) -> Vec<f32> {
+        match self {
+            Kind::F32 => values.to_vec(),
+            Kind::BF16 => {
+                let round = |v: &f32| bf16::from_f32(*v).to_f32();
+                values.iter().map(round).collect()
+            }
+        }
+    }
+
+    /// [`Kind::rounded`], as the specification takes them.
+    fn wide(self, values: &[f32]) -> Vec<f64> {
+        widen(&self.rounded(values))
+    }
+
+    fn buffer(self, values: &[f32]) -> Buffer {
+        Buffer(match self {
+            Kind::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Kind::BF16 => {
+                let halves = values.iter().map(|v| bf16::from_f32(*v).to_le_bytes());
+                halves.flatten().collect()
+            }
+        })
+    }
+
+    /// What a kernel forgets to write is not a number.
+    fn unwritten(self, count: usize) -> Buffer {
+        Buffer(vec![0xff; count * self.bytes()])
+    }
+
+    fn values(self, buffer: &Buffer) -> Vec<f32> {
+        match self {
+            Kind::F32 => {
+                let words = buffer.0.as_chunks::<4>().0.iter();
+                words.map(|b| f32::from_le_bytes(*b)).collect()
+            }
+            Kind::BF16 => {
+                let halves = buffer.0.as_chunks::<2>().0.iter();
+                halves.map(|b| bf16::from_le_bytes(*b).to_f32()).collect()
+            }
+        }
+    }
+
+    /// Whether a buffer holds these, each rounded once to this type after sums in f32.
+    #[track_caller]
+    fn holds(self, buffer: &Buffer, expected: &[f64], what: &str) {
+        // f32: sums of some hundred terms of order 1; bf16: 8 bits of mantissa.
+        let tolerance = match self {
+            Kind::F32 => 1e-5,
+            Kind::BF16 => 5e-3,
         };
-        let kernel = word(after("__launch_bounds__(128)").trim_start());
-        let shared = word(after("extern __shared__ __align__(32) char "));
-        program += &format!(
-            "#define {} {kernel}\nnamespace {space} {{\nalignas(32) char {shared}[1 << 18];\n{source}\n}}\n",
-            space.to_uppercase()
-        );
+        close(&self.values(buffer), expected, tolerance, what);
     }
-    program + include_str!("emulated/run.cpp")
 }
 
-/// The program built, if there is a compiler.
-fn build(program: &str, folder: &Path) -> Result<std::path::PathBuf, String> {
-    let (source, built) = (folder.join("flash.cpp"), folder.join("flash"));
-    std::fs::write(&source, program).expect("a file for the source");
-    let compiler = Command::new("c++")
-        .args(["-std=c++17", "-O1", "-w", "-o"])
-        .args([&built, &source])
-        .output()
-        .map_err(|error| format!("no C++ compiler: {error}"))?;
-    let said = String::from_utf8_lossy(&compiler.stderr);
-    assert!(compiler.status.success(), "{said}");
-    Ok(built)
+fn floats(values: &[f32]) -> Buffer {
+    Kind::F32.buffer(values)
 }
 
-fn run(built: &Path, segments: &Segments, [q_rows, k_rows]: [usize; 2], o: &AttentionOptions) {
-    let mut random = Random::new(11);
-    let mut draw = |rows: usize, heads: usize| -> Vec<bf16> {
-        let values = random.values(rows * heads * o.head_dim);
-        values.into_iter().map(bf16::from_f32).collect()
-    };
-    let (q, k, v) = (
-        draw(q_rows, o.heads),
-        draw(k_rows, o.kv_heads),
-        draw(k_rows, o.kv_heads),
-    );
-    let d_o = draw(q_rows, o.heads);
-    let visible = visible(segments, [q_rows, k_rows], o.window);
-    let shape = [
-        q_rows,
-        k_rows,
-        o.heads,
-        o.kv_heads,
-        o.head_dim,
-        visible.len(),
-    ];
-    let mut input: Vec<u8> = shape
-        .iter()
-        .flat_map(|n| (*n as u32).to_le_bytes())
-        .collect();
-    input.extend([o.scale, 0.0].iter().flat_map(|n| n.to_le_bytes()));
-    input.extend(visible.iter().flat_map(|n| n.to_le_bytes()));
-    for values in [&q, &k, &v, &d_o] {
-        input.extend(values.iter().flat_map(|n| n.to_le_bytes()));
-    }
-    let mut child = Command::new(built)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it was just built");
-    // It reads everything before it writes.
-    let mut stdin = child.stdin.take().expect("it is piped");
-    stdin.write_all(&input).expect("it reads");
-    drop(stdin);
-    let output = child.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "{:?} {o:?}", output.status);
-    let got: Vec<f32> = output
-        .stdout
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .map(|b| bf16::from_le_bytes(*b).to_f32())
-        .collect();
-    let wide = |values: &[bf16]| widen(&values.iter().map(|v| v.to_f32()).collect::<Vec<_>>());
-    let (q, k, v, d_o) = (wide(&q), wide(&k), wide(&v), wide(&d_o));
-    let (dq, dk, dv) = backward(&d_o, &q, &k, &v, segments, o);
-    let mut at = 0;
-    for (name, expected) in [
-        ("o", forward(&q, &k, &v, segments, o)),
-        ("dq", dq),
-        ("dk", dk),
-        ("dv", dv),
-    ] {
-        // Weights and results are rounded to 8 bits of mantissa once each.
-        close(
-            &got[at..at + expected.len()],
-            &expected,
-            1e-2,
-            &format!("{name} of {o:?}"),
-        );
-        at += expected.len();
-    }
+fn words(values: &[u32]) -> Buffer {
+    Buffer(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+}
+
+fn as_words(buffer: &Buffer) -> Vec<u32> {
+    let words = buffer.0.as_chunks::<4>().0.iter();
+    words.map(|b| u32::from_le_bytes(*b)).collect()
+}
+
+/// An argument that a variant does not read.
+fn unread() -> Buffer {
+    Kind::F32.unwritten(1)
+}
+
+/// Cubes for so many elements, one a unit: in three dimensions and more than are needed, as CubeCL may
+/// spread them.
+fn each(count: usize) -> [u32; 3] {
+    [2, (count as u32).div_ceil(128 * 2 * 2), 2]
 }
 
 #[test]
-fn the_tensor_cores_variant_is_its_specification_with_fragments_of_plain_matrices() {
-    let sources = nvrtc::sources();
-    let options = |heads, kv_heads, head_dim| AttentionOptions {
-        heads,
-        kv_heads,
-        head_dim,
-        scale: 1.5 / (head_dim as f32).sqrt(),
-        window: None,
-        softcap: None,
-        compute: crate::ComputeDtype::Bf16,
-        kernel: crate::AttentionKernel::Flash,
-    };
-    let many = Segments::from_offsets(&[0, 5, 6, 40, 41, 100, 103, 180]);
-    let two = Segments::from_offsets(&[0, 7, 150]);
-    let continued = Segments::new(vec![
-        Segment {
-            q: 0..40,
-            k: 2..130,
-        },
-        Segment {
-            q: 40..70,
-            k: 130..200,
-        },
-    ]);
-    for head_dim in [64, 128] {
-        let folder = std::env::temp_dir().join(format!("flash-{}-{head_dim}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder to build in");
-        let built = match build(&program(&sources, head_dim), &folder) {
-            Ok(built) => built,
-            Err(why) => {
-                let required = std::env::var("REQUIRE_NVRTC").is_ok_and(|v| v == "1");
-                assert!(!required, "REQUIRE_NVRTC=1, and {why}");
-                return eprintln!("skipped: {why}; REQUIRE_NVRTC=1 makes it an error");
-            }
-        };
-        run(&built, &many, [180, 180], &options(4, 2, head_dim));
-        run(&built, &continued, [70, 201], &options(2, 2, head_dim));
-        let o = options(3, 1, head_dim);
-        let windowed = AttentionOptions {
-            window: Some(70),
-            ..o
-        };
-        run(&built, &two, [150, 150], &windowed);
-        // Scores that outgrow their reference: fragments are shrunk.
-        let scale = 20.0 * o.scale;
-        run(&built, &two, [150, 150], &AttentionOptions { scale, ..o });
-        std::fs::remove_dir_all(&folder).expect("it was made above");
-    }
+fn every_kernel_is_run_in_every_order() {
+    let run: Vec<String> = [
+        flash::kernels(),
+        few_rows::kernels(),
+        finish::kernels(),
+        plain::kernels(),
+        rows::kernels(),
+        weights::kernels(),
+    ]
+    .concat();
+    let left: Vec<&str> = sources()
+        .iter()
+        .map(|source| source.name.as_str())
+        .filter(|name| !run.iter().any(|other| other == name))
+        // The same texts with three tensors are.
+        .filter(|name| !name.ends_with(&format!(" of {GROUP} tensors")))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }

@@ -17,13 +17,14 @@ mod quantize;
 use crate::kernels::cube::flash::Plan;
 use crate::kernels::cube::*;
 use absent_gpu::AbsentGpu;
+pub(super) use absent_gpu::Source;
 use cubecl::ir::{ElemType, FloatKind};
 use cudarc::nvrtc::result as nvrtc;
 use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 
 /// CUDA C++ of every kernel, in every type and variant that is launched.
-pub(super) fn sources() -> Vec<(String, String)> {
+pub(super) fn sources() -> Vec<Source> {
     let mut gpu = AbsentGpu::new();
     let handle = gpu.handle.clone();
     let b = || AbsentGpu::buffer_of(&handle);
@@ -107,7 +108,7 @@ pub(super) fn sources() -> Vec<(String, String)> {
             for lanes in [8, 4, 1] {
                 let types = [f, ElemType::Float(bf16)];
                 kernel!(
-                    of("dequantize"),
+                    of(&format!("dequantize {lanes} lanes, nested {nested},")),
                     dequantize::dequantize_kernel,
                     lanes,
                     b(),
@@ -125,7 +126,7 @@ pub(super) fn sources() -> Vec<(String, String)> {
         }
         for differentiate in [true, false] {
             kernel!(
-                of("cross entropy"),
+                of(&format!("cross entropy, differentiate {differentiate},")),
                 cross_entropy::cross_entropy_kernel,
                 b(),
                 b(),
@@ -139,7 +140,7 @@ pub(super) fn sources() -> Vec<(String, String)> {
         }
         for capped in [true, false] {
             kernel!(
-                of("softmax"),
+                of(&format!("softmax, capped {capped},")),
                 attention::softmax_kernel,
                 b(),
                 b(),
@@ -159,7 +160,7 @@ pub(super) fn sources() -> Vec<(String, String)> {
                 f
             );
             kernel!(
-                of("softmax backward"),
+                of(&format!("softmax backward, capped {capped},")),
                 attention::softmax_backward_kernel,
                 b(),
                 b(),
@@ -183,7 +184,7 @@ pub(super) fn sources() -> Vec<(String, String)> {
             );
             for head_dim in [64, 128] {
                 kernel!(
-                    of("attend"),
+                    of(&format!("attend to heads of {head_dim}, capped {capped},")),
                     attention::attend_kernel,
                     b(),
                     b(),
@@ -344,9 +345,9 @@ fn every_kernel_compiles_for_an_a100_and_an_h100() {
     let sources = sources(); // CUDA C++ is made in any case
     if let Some(folder) = std::env::var_os("KERNELS_TO").map(PathBuf::from) {
         std::fs::create_dir_all(&folder).expect("a folder for the sources");
-        for (index, (name, source)) in sources.iter().enumerate() {
-            let path = folder.join(format!("{index:02} {name}.cu"));
-            std::fs::write(path, source).expect("a file for a source");
+        for source in &sources {
+            let path = folder.join(format!("{}.cu", source.name));
+            std::fs::write(path, &source.code).expect("a file for a source");
         }
     }
     let survey = crate::cuda::survey();
@@ -360,10 +361,10 @@ fn every_kernel_compiles_for_an_a100_and_an_h100() {
         }
     };
     for arch in ["sm_80", "sm_90a"] {
-        for (name, source) in &sources {
-            let report = match compile(source, arch, &headers) {
+        for Source { name, code, .. } in &sources {
+            let report = match compile(code, arch, &headers) {
                 Ok(report) => report,
-                Err(log) => panic!("{name} for {arch}: {log}\n{source}"),
+                Err(log) => panic!("{name} for {arch}: {log}\n{code}"),
             };
             if name.starts_with("flash") {
                 let number = |before: &str, after: &str| -> usize {
@@ -383,4 +384,55 @@ fn every_kernel_compiles_for_an_a100_and_an_h100() {
         }
     }
     eprintln!("{} kernels compiled for sm_80 and sm_90a", sources.len());
+}
+
+/// Bytes of a launch's parameters: an address a buffer, and a struct of lengths and scalars.
+fn parameter_bytes(code: &str) -> usize {
+    let between = |from: &str, to: &str| -> &str {
+        let (_, rest) = code.split_once(from).expect("CubeCL writes it");
+        rest.split_once(to).expect("and ends it").0
+    };
+    let counts = between("struct info_st {", "};").split('[').skip(1);
+    let counts = counts.map(|rest| rest.split(']').next().expect("it is closed"));
+    let values: usize = counts.map(|n| n.parse::<usize>().expect("a number")).sum();
+    let buffers = between("__global__", "{").matches("__restrict__").count();
+    8 * buffers + 4 * values
+}
+
+#[test]
+fn launches_fit_the_shared_memory_of_a_4090_and_the_parameters_of_every_driver() {
+    for Source {
+        name,
+        code,
+        shared_bytes,
+    } in &sources()
+    {
+        let parameters = parameter_bytes(code);
+        assert!(
+            parameters <= 4096,
+            "{name}: {parameters} bytes of parameters"
+        );
+        // 163 KiB on an A100, 227 on an H100, 99 on a 4090 and its like.
+        assert!(
+            *shared_bytes <= 99 << 10,
+            "{name}: {shared_bytes} bytes of shared memory"
+        );
+        if let Some((_, rest)) = name.split_once(" of heads of ")
+            && name.starts_with("flash")
+        {
+            let (head_dim, capped) = rest.split_once(", capped ").expect("a variant");
+            let plan = Plan {
+                head_dim: head_dim.parse().expect("a number"),
+                element: 2,
+                planes: 4,
+                units: 128,
+                tensor_cores: true,
+                capped: capped == "true",
+            };
+            assert!(
+                *shared_bytes <= plan.shared_bytes(),
+                "{name}: {shared_bytes} bytes"
+            );
+        }
+    }
 }

@@ -54,14 +54,24 @@ fn properties() -> DeviceProperties {
     properties
 }
 
+/// A kernel as NVRTC gets it.
+#[derive(Clone)]
+pub(in crate::tests) struct Source {
+    /// No two have the same.
+    pub name: String,
+    /// CUDA C++.
+    pub code: String,
+    /// What a launch of it asks for.
+    pub shared_bytes: usize,
+}
+
 /// What kernels are made with, and what was made.
 pub(super) struct AbsentGpu {
     properties: Arc<DeviceProperties>,
     target: Arc<TargetProperties>,
     /// Arguments must be buffers; any will do, since nothing runs.
     pub handle: cubecl::server::Handle,
-    /// Names and CUDA C++.
-    pub sources: Vec<(String, String)>,
+    pub sources: Vec<Source>,
 }
 
 impl AbsentGpu {
@@ -117,6 +127,14 @@ impl AbsentGpu {
         let mut compiler = CppCompiler::<Cuda>::default();
         let source = compiler.compile(kernel.define(), &options);
         let source = source.unwrap_or_else(|e| panic!("{name}: {e:?}"));
-        self.sources.push((name, source.to_string()));
+        assert!(
+            self.sources.iter().all(|other| other.name != name),
+            "{name} twice"
+        );
+        self.sources.push(Source {
+            name,
+            code: source.to_string(),
+            shared_bytes: source.shared_memory_size,
+        });
     }
 }
