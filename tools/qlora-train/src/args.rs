@@ -134,7 +134,7 @@ pub struct LoraArgs {
     #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = below_one)]
     pub dropout: f64,
 
-    /// Projections that carry a LoRA
+    /// Projections that carry a LoRA; `all-linear` is PEFT's word for these seven
     #[arg(
         long,
         value_name = "NAME",
@@ -282,6 +282,20 @@ pub enum Resume {
     Require,
 }
 
+impl LoraArgs {
+    /// With `all-linear` spelled out, so that the run is the same run however they are named.
+    pub fn resolved(self) -> Self {
+        let target_modules = match self.target_modules.as_slice() {
+            [all] if all == "all-linear" => model::Projection::ALL.map(|p| p.name().into()).into(),
+            _ => self.target_modules,
+        };
+        Self {
+            target_modules,
+            ..self
+        }
+    }
+}
+
 impl EngineArgs {
     /// With `auto` replaced by what it comes to here, so that RUN/config.json says what was computed.
     pub fn resolved(self) -> Self {
@@ -398,3 +412,29 @@ const EXAMPLES: &str = "\
 Examples:
   qlora-train --base base/ --train train.safetensors --eval valid.safetensors --out-dir run/
   qlora-train --config run/config.json --out-dir again/    # the same run once more";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_linear_is_the_seven_projections_and_a_projection_itself() {
+        let targets = |words: &[&str]| {
+            let words = [
+                "qlora-train",
+                "--base",
+                "b",
+                "--train",
+                "t",
+                "--out-dir",
+                "o",
+            ]
+            .into_iter()
+            .chain(words.iter().copied());
+            let args = Args::try_parse_from(words).expect("known flags");
+            args.lora.resolved().target_modules
+        };
+        assert_eq!(targets(&["--target-modules", "all-linear"]), targets(&[]));
+        assert_eq!(targets(&["--target-modules", "q_proj"]), ["q_proj"]);
+    }
+}

@@ -35,6 +35,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
 /// Open, check, load, train, publish.
 fn train(args: Args) -> anyhow::Result<Outcome> {
     let args = Args {
+        lora: args.lora.resolved(),
         engine: args.engine.resolved(),
         ..args
     };
