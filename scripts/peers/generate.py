@@ -7,7 +7,8 @@ a GGUF is named, speaks alone. Two threads unless OMP_NUM_THREADS says otherwise
 """
 import argparse
 import os
-import time
+
+from timing import best
 
 THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "2"))
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -17,17 +18,6 @@ PROMPT, NEW = 64, 64
 def prompts(count, vocabulary):
     """The prompts of decode_speed."""
     return [[100 + (i * 7919 + seed * 104729) % (vocabulary - 100) for i in range(PROMPT)] for seed in range(count)]
-
-
-def best(run, repetitions=3):
-    """Shortest time of `run`, after one that does not count."""
-    run()
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def report(who, batch, prefill, whole):

@@ -6,22 +6,12 @@ forward (x·Wᵀ) and backward (dy·W), dense, each layer with weights of its ow
 them; best of five. The step bench (cargo bench -p model --bench step) does these and everything else.
 """
 import argparse
-import time
+
+from timing import best
 
 LAYERS, HIDDEN, VOCABULARY = 30, 576, 49152
 # in-features, out-features, how many of them a layer has
 PROJECTIONS = [(576, 576, 2), (576, 192, 2), (576, 1536, 2), (1536, 576, 1)]
-
-
-def best(run, repetitions=5):
-    """Shortest time of `run`, after one that does not count."""
-    run()
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def both_ways(torch, tokens, dtype, width_in, width_out, weights):
@@ -34,7 +24,7 @@ def both_ways(torch, tokens, dtype, width_in, width_out, weights):
             x @ weight.t()
             dy @ weight
 
-    return best(run), 4 * tokens * width_in * width_out * weights
+    return best(run, 5), 4 * tokens * width_in * width_out * weights
 
 
 def main():

@@ -150,9 +150,8 @@ impl EncoderBase {
     /// `encoder.layer.0.attention.self.query.weight`.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let view = self.tensors.get(&format!("{}{name}", self.prefix))?;
-        let values = view.to_f32_of_shape(shape)?;
-        match values.iter().all(|v| v.is_finite()) {
-            true => Ok(values),
+        match view.is_finite() {
+            true => view.to_f32_of_shape(shape),
             false => Err(view.error("holds values that are not finite")),
         }
     }
