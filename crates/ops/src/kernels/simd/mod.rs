@@ -105,17 +105,28 @@ impl Level {
 }
 
 /// Defines `$name(level, args…)`: the generic kernel compiled once for each level.
+///
+/// A generic needs the instructions of its `S`, which a [`Level`] proves. One that holds its slices
+/// against each other needs no more and becomes a safe `fn`; one over pointers becomes an `unsafe fn`,
+/// which says what they must be.
 macro_rules! simd_dispatch {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:ident) => {
-        $(#[$meta])*
+    ($(#[$meta:meta])* $vis:vis fn $($rest:tt)*) => {
+        simd_dispatch! { @ [] [$(#[$meta])* $vis] $($rest)* }
+    };
+    ($(#[$meta:meta])* $vis:vis unsafe fn $($rest:tt)*) => {
+        simd_dispatch! { @ [unsafe] [$(#[$meta])* $vis] $($rest)* }
+    };
+    (@ [$($unsafe:tt)?] [$($head:tt)*] $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:ident) => {
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name(level: $crate::kernels::simd::Level, $($arg: $ty),*) $(-> $ret)? {
+        $($head)* $($unsafe)? fn $name(level: $crate::kernels::simd::Level, $($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: these are the instructions of `S`; what else the generic needs, the caller promises.
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
             #[allow(clippy::too_many_arguments)]
             unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
                 unsafe { $generic::<$crate::kernels::simd::Avx512>($($arg),*) }
             }
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             #[allow(clippy::too_many_arguments)]
