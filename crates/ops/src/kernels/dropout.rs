@@ -77,22 +77,18 @@ impl<'a> Kept<'a> {
     /// `out[j] = values[j] · factor(row, col + j)`; `col` is a multiple of 8.
     pub fn apply(self, level: Level, row: usize, col: usize, values: &[f32], out: &mut [f32]) {
         assert!(out.len() >= values.len());
-        let bits = self.bits(row, col, values.len());
-        keep(
-            level,
-            bits,
-            self.scale,
-            values.as_ptr(),
-            out.as_mut_ptr(),
-            values.len(),
-        );
+        let (bits, scale) = (self.bits(row, col, values.len()), self.scale);
+        let (from, to) = (values.as_ptr(), out.as_mut_ptr());
+        // SAFETY: as many values as bits, and room for them.
+        unsafe { keep(level, bits, scale, from, to, values.len()) };
     }
 
     /// `values[j] *= factor(row, col + j)`; `col` is a multiple of 8.
     pub fn multiply(self, level: Level, row: usize, col: usize, values: &mut [f32]) {
         let bits = self.bits(row, col, values.len());
         let pointer = values.as_mut_ptr();
-        keep(level, bits, self.scale, pointer, pointer, values.len());
+        // SAFETY: as many values as bits.
+        unsafe { keep(level, bits, self.scale, pointer, pointer, values.len()) };
     }
 
     fn bits(self, row: usize, col: usize, count: usize) -> &'a [u8] {
@@ -161,8 +157,9 @@ unsafe fn draw_generic<S: Simd>(key: u32, threshold: u32, columns: usize, bits: 
 simd_dispatch! {
     /// `out[j] = values[j]·scale` where bit j is set, else 0, for j < count; the two may be one.
     ///
-    /// The pointers must be valid for `count` values, the bits for as many.
-    fn keep(bits: &[u8], scale: f32, values: *const f32, out: *mut f32, count: usize) = keep_generic
+    /// # Safety
+    /// The pointers are valid for `count` values, and nobody else touches `out`.
+    unsafe fn keep(bits: &[u8], scale: f32, values: *const f32, out: *mut f32, count: usize) = keep_generic
 }
 
 #[inline(always)]

@@ -70,11 +70,14 @@ impl Product<'_> {
                 let (panel, piece) = (task / pieces, task % pieces);
                 let lanes = panel * width..((panel + 1) * width).min(self.lanes);
                 let groups = piece * per_piece..((piece + 1) * per_piece).min(groups);
-                self.task(lanes, groups, c);
+                // SAFETY: C is as long as asserted, and tasks share no group of a panel.
+                unsafe { self.task(lanes, groups, c) };
             });
     }
 
-    fn task(&self, lanes: Range<usize>, groups: Range<usize>, c: Shared) {
+    /// # Safety
+    /// C has all rows and lanes, and nobody else touches these.
+    unsafe fn task(&self, lanes: Range<usize>, groups: Range<usize>, c: Shared) {
         let width = VECTORS * self.level.lanes();
         let (total, row) = (
             self.words.steps(self.depth),
