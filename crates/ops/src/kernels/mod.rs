@@ -7,6 +7,7 @@ pub(crate) mod aligned;
 mod amx;
 pub mod attention;
 pub(crate) mod cached_attention;
+mod copy_rows;
 pub mod cross_entropy;
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
