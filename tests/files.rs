@@ -95,6 +95,8 @@ fn an_output_over_another_or_over_an_input_is_refused_and_nothing_is_touched() {
         "jsonl-validate v.jsonl --tokenizer base -o base/tokenizer.json",
         "tokenize-pack v.jsonl --base base -o base/config.json",
         "tokenize-pack v.jsonl --base base -o v.st --ledger base/tokenizer_config.json",
+        "tokenize-pack v.jsonl --base base -o base/model.safetensors",
+        "prompt-cost v.jsonl --base base --requests-per-day 9 -o base/model.safetensors",
         "prompt-cost v.jsonl --base base --requests-per-day 9 -o v.jsonl",
         "prompt-cost v.jsonl --base base --requests-per-day 9 -o base/tokenizer.json",
         "prompt-cost --prompt-tokens 9 --requests-per-day 9 --prices p.toml -o p.toml",

@@ -26,7 +26,7 @@ mod output;
 mod progress;
 mod signals;
 
-pub use args::CommonArgs;
+pub use args::{CommonArgs, threads};
 pub use directory::AtomicDir;
 pub use files::Files;
 pub use hint::{Hint, ledger_error};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum, builder::RangedU64ValueParser};
+use clap::{Parser, ValueEnum};
 use cli::{CommonArgs, Input};
 use serde::Serialize;
 
@@ -135,7 +135,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
     pub batch_size: usize,
     /// Worker threads, 1 to 1024 [default: one a core]. Results do not depend on it
-    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = cli::threads())]
     #[serde(skip)]
     pub threads: Option<usize>,
 }

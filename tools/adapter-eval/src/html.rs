@@ -16,6 +16,8 @@ use crate::verdict::percent;
 const STYLE: &str = include_str!("report.css");
 /// Wrong answers shown; predictions.jsonl holds all of them.
 const SHOWN_ERRORS: usize = 60;
+/// A score from here on is a whole one: BERTScore's cosines are sums in f32.
+const WHOLE: f64 = 1.0 - 1e-6;
 /// Larger confusion tables are unreadable; the commonest confusions are listed in any case.
 const SHOWN_CONFUSION: usize = 48;
 
@@ -319,7 +321,7 @@ fn confidence(report: &Report) -> Markup {
 }
 
 fn errors(report: &Report, run: &Run, cases: &Cases, scores: &[f64]) -> Markup {
-    let mut worst: Vec<usize> = (0..scores.len()).filter(|i| scores[*i] < 1.0).collect();
+    let mut worst: Vec<usize> = (0..scores.len()).filter(|i| scores[*i] < WHOLE).collect();
     worst.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]).then(a.cmp(b)));
     html! {
         section {

@@ -1,7 +1,8 @@
 //! Is the adapter worth it? The same questions to the adapter, the prompted base and no model at all.
 //!
-//! Read in order: `cases` (what is asked) → `metric`, `judge` (what is right) → `lookup`, `shots`, `answer` (who answers) →
-//! `system` (answers gathered) → `compare`, `verdict` (what they mean) → `report`, `table`, `html` (how it is told).
+//! Read in order: `cases` (what is asked) → `metric`, `judge` (what is right) → `lookup`, `shots`, `answer` (who
+//! answers) → `system` (answers gathered) → `compare`, `verdict` (what they mean) → `report`, `table`, `html` (how
+//! it is told).
 
 mod against;
 mod answer;

@@ -88,6 +88,17 @@ fn it_stands_beside_the_metric_that_decides_and_says_by_what_it_was_measured() {
 }
 
 #[test]
+fn a_right_answer_is_not_shown_among_the_wrong_ones_whatever_its_cosines_round_to() {
+    let (dir, _) = scored_by("roberta", 3);
+    write(&dir, "train.jsonl", &read(&dir, "test.jsonl"));
+    let by = "--bertscore-model encoder --metric bertscore";
+    exits(&dir, 0, &format!("{NEAREST} {by}"));
+    let page = read(&dir, "eval/report.html");
+    let (_, wrong) = page.split_once("Wrong answers of nearest").unwrap();
+    assert!(wrong.contains("None."), "{wrong}");
+}
+
+#[test]
 fn without_the_means_it_is_refused_before_anybody_is_asked() {
     let (dir, _) = scored_by("roberta", 3);
     let refused = |words: &str, why: &str| {

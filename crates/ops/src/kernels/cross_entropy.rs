@@ -93,18 +93,22 @@ impl Head<'_> {
                 .enumerate()
                 .for_each(|(split, softmax)| {
                     let entries = split * per_split..((split + 1) * per_split).min(vocabulary);
-                    // SAFETY: each split has its own partial gradient.
-                    let weighted = unsafe {
-                        std::slice::from_raw_parts_mut(weighted_at.at(split * dh.len()), dh.len())
-                    };
-                    self.split(packed, entries, logits_at, weighted, softmax)
+                    // SAFETY: each split has its own partial gradient and its own entries.
+                    unsafe {
+                        let weighted = weighted_at.at(split * dh.len());
+                        let weighted = std::slice::from_raw_parts_mut(weighted, dh.len());
+                        self.split(packed, entries, logits_at, weighted, softmax)
+                    }
                 });
             self.merge(softmaxes, target_logits, weighted, dh)
         })
     }
 
     /// Walks over some of the vocabulary: the softmax so far and Σ e^{l − max}·W.
-    fn split(
+    ///
+    /// # Safety
+    /// `target_logits` has a place for each target, and no other split has these entries.
+    unsafe fn split(
         &self,
         h: &[f32],
         entries: Range<usize>,

@@ -90,7 +90,8 @@ impl<'a> Kept<'a> {
         assert!(values.len() >= (rows - 1) * from + columns);
         assert!(out.len() >= (rows - 1) * to + columns);
         let (values, out) = ((values.as_ptr(), from), (out.as_mut_ptr(), to));
-        keep(level, self.grid([row, col], [rows, columns]), values, out);
+        // SAFETY: both hold these rows, as asserted.
+        unsafe { keep(level, self.grid([row, col], [rows, columns]), values, out) };
     }
 
     /// `values[i][j] *= factor(row + i, col + j)`, as [`apply`](Self::apply).
@@ -105,12 +106,9 @@ impl<'a> Kept<'a> {
         values: *mut f32,
         stride: usize,
     ) {
-        keep(
-            level,
-            self.grid(at, size),
-            (values, stride),
-            (values, stride),
-        );
+        let values = (values, stride);
+        // SAFETY: says the caller.
+        unsafe { keep(level, self.grid(at, size), (values.0, stride), values) };
     }
 
     fn grid(self, [row, col]: [usize; 2], [rows, columns]: [usize; 2]) -> Grid<'a> {
@@ -196,8 +194,9 @@ unsafe fn draw_generic<S: Simd>(key: u32, threshold: u32, columns: usize, bits: 
 simd_dispatch! {
     /// `out[i][j] = values[i][j]·scale` where its bit is set, else 0; the two may be one.
     ///
-    /// The pointers, each with its row stride, must be valid for the rows and columns.
-    fn keep(grid: Grid<'_>, values: (*const f32, usize), out: (*mut f32, usize)) = keep_generic
+    /// # Safety
+    /// The pointers, each with its row stride, are valid for the rows and columns; nobody else touches `out`.
+    unsafe fn keep(grid: Grid<'_>, values: (*const f32, usize), out: (*mut f32, usize)) = keep_generic
 }
 
 #[inline(always)]

@@ -131,9 +131,9 @@ impl Projection<'_> {
         let product = |x: &[f32], out: &mut [f32]| {
             let a = Strided::rows(x, width);
             let (b, c) = (self.right.as_ptr(), out.as_mut_ptr());
-            multiply(
-                level, rows, self.rank, width, a, b, self.rank, c, self.rank, false,
-            );
+            let rank = self.rank;
+            // SAFETY: x holds the rows, the others were asserted to.
+            unsafe { multiply(level, rows, rank, width, a, b, rank, c, rank, false) };
         };
         match self.dropout {
             None => product(x, out),
@@ -215,8 +215,10 @@ pub(crate) fn gradient_of_a(
     let target = Shared(da.as_mut_ptr());
     bands(level, k, |band| {
         // SAFETY: this task alone writes these columns of dA.
-        let columns = unsafe { target.at(band.start) };
-        sum_over_rows(level, x, k, band, t, r, kept, columns, k);
+        unsafe {
+            let columns = target.at(band.start);
+            sum_over_rows(level, x, k, band, t, r, kept, columns, k);
+        }
     });
     da
 }
@@ -236,7 +238,8 @@ pub(crate) fn gradient_of_b(
         let width = band.len();
         scratch_slices([r * width], |[product]| {
             let c = product.as_mut_ptr();
-            sum_over_rows(level, dy, n, band.clone(), u, r, None, c, width);
+            // SAFETY: the buffer is as large as the band.
+            unsafe { sum_over_rows(level, dy, n, band.clone(), u, r, None, c, width) };
             // SAFETY: this task alone writes these rows of dB.
             let rows =
                 unsafe { std::slice::from_raw_parts_mut(target.at(band.start * r), width * r) };
@@ -261,8 +264,11 @@ fn bands(level: Level, columns: usize, task: impl Fn(Range<usize>) + Sync) {
 }
 
 /// C `[r, band]` = leftᵀ·right, left `[rows, r]`, right `[rows, width]` or what of it was kept.
+///
+/// # Safety
+/// C is there for `r` rows of the band, `c_row` floats apart, and nobody else touches it.
 #[allow(clippy::too_many_arguments)]
-fn sum_over_rows(
+unsafe fn sum_over_rows(
     level: Level,
     right: &[f32],
     width: usize,
@@ -299,20 +305,11 @@ fn sum_over_rows(
             let a = Strided::columns(&left[start * r..], r);
             for (s, b) in packed.chunks_exact(DEPTH * strip).enumerate() {
                 let lanes = strip.min(band.len() - s * strip);
-                // SAFETY: inside the band.
-                let c = unsafe { c.add(s * strip) };
-                multiply(
-                    level,
-                    r,
-                    lanes,
-                    depth,
-                    a,
-                    b.as_ptr(),
-                    strip,
-                    c,
-                    c_row,
-                    start > 0,
-                );
+                // SAFETY: `depth` rows of both operands, and the strip's lanes of C.
+                unsafe {
+                    let (b, c) = (b.as_ptr(), c.add(s * strip));
+                    multiply(level, r, lanes, depth, a, b, strip, c, c_row, start > 0);
+                }
             }
         }
     });

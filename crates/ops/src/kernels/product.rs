@@ -123,12 +123,16 @@ impl Product<'_> {
                 let (panels, part) = (strips.get(task / parts), task % parts);
                 let lanes = panels.start * width..(panels.end * width).min(self.lanes);
                 let rows = part * per_part..((part + 1) * per_part).min(self.rows);
-                self.task(lanes, rows, c);
+                // SAFETY: C is as long as asserted, and tasks share no row of a panel.
+                unsafe { self.task(lanes, rows, c) };
             });
     }
 
     /// Some panels of some rows, which begin with a group.
-    fn task(&self, lanes: Range<usize>, rows: Range<usize>, c: Shared) {
+    ///
+    /// # Safety
+    /// C has all rows and lanes, and nobody else touches these.
+    unsafe fn task(&self, lanes: Range<usize>, rows: Range<usize>, c: Shared) {
         let (height, width) = (self.words.rows(self.level), self.words.lanes(self.level));
         let (total, row) = (
             self.words.steps(self.depth),

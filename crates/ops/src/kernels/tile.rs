@@ -56,8 +56,9 @@ pub(crate) unsafe fn multiply_words(
 ) {
     debug_assert!(piece.rows <= words.rows(level));
     match words {
-        Words::F32 | Words::Rounded => multiply_singles(level, piece, a, b, c),
-        // SAFETY: these words exist only where the level has the instruction.
+        // SAFETY: says the caller.
+        Words::F32 | Words::Rounded => unsafe { multiply_singles(level, piece, a, b, c) },
+        // SAFETY: says the caller; these words exist only where the level has the instruction.
         #[cfg(target_arch = "x86_64")]
         Words::Pairs => unsafe { x86::multiply_pairs(piece, a, b, c) },
         #[cfg(target_arch = "x86_64")]
@@ -99,7 +100,9 @@ pub fn multiply_in_cache(level: Level, compute: ComputeDtype, repeats: usize) ->
 }
 
 simd_dispatch! {
-    fn multiply_singles(piece: Piece, a: *const f32, b: *const f32, c: *mut f32) = multiply_singles_generic
+    /// # Safety
+    /// As [`multiply_words`].
+    unsafe fn multiply_singles(piece: Piece, a: *const f32, b: *const f32, c: *mut f32) = multiply_singles_generic
 }
 
 #[inline(always)]
