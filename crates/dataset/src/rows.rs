@@ -440,6 +440,14 @@ mod tests {
         assert_eq!(rows[3].place, Place::Row(4));
         for (more, want) in [
             ("junk", "2: something follows the array"),
+        assert_eq!(
+            error(b"a,b\n1,\"x\n2,y\n3,\"z\"\n", CSV),
+            r#"2: column "b": a quote is opened, and where it is closed, on line 4, text follows"#
+        );
+        assert_eq!(
+            error(b"a,b\n1,\"x\"y\n", CSV),
+            r#"2: column "b": text follows the closing quote"#
+        );
             ("\n\n{\"a\":5}", "4: something follows the array"),
             ("\n]", "3: something follows the array"),
             (
@@ -510,7 +518,7 @@ mod tests {
         let swallowed = "a\tb\n1\t\"Yes\n2\tno\n3\tsaid \"she\"\n4\tend\"\n5\tx\n";
         assert_eq!(
             error(swallowed, Quoting::Unsaid),
-            "4: column \"b\": text follows the closing quote"
+            "2: column \"b\": a quote is opened, and where it is closed, on line 4, text follows"
         );
         let swallowed = swallowed.replace(" \"she\"", "");
         assert_eq!(
