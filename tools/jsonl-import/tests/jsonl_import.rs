@@ -272,6 +272,25 @@ fn a_quote_in_a_csv_that_is_never_closed_is_told_where_it_opens_and_swallows_no_
 }
 
 #[test]
+fn a_key_that_a_message_holds_twice_is_refused() {
+    let message = r#"{"role":"user","role":"assistant","content":"x"}"#;
+    for (input, place) in [
+        (format!(r#"{{"messages":[{message}]}}"#), "1: messages[0]"),
+        (
+            format!(r#"[{{"a":{{}},"conversations":[{{}},{message}]}}]"#),
+            "row 1: conversations[1]",
+        ),
+    ] {
+        let got = run(&mut tool(), &input);
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(2), "{said}");
+        assert_eq!(text(&got.stdout), "");
+        let want = format!("<stdin>:{place}: key \"role\" is there twice at column ");
+        assert!(said.contains(&want), "{said}");
+    }
+}
+
+#[test]
 fn an_integer_beyond_64_bits_is_refused_not_rounded() {
     let flags = ["--user", "{{ id }}", "--assistant", "{{ a }}"];
     let huge = r#"{"id":12345678901234567890123,"a":"y"}"#;
