@@ -323,14 +323,12 @@ fn open_answerer(
 
 /// What scores; a metric that it lacks the means for is refused before anybody is asked.
 fn open_judge(args: &Args) -> anyhow::Result<Judge> {
-    match &args.bertscore_model {
-        Some(dir) => Judge::with_encoder(dir, args.bertscore_layer),
-        None if args.metric.wants_encoder() => {
-            Err(anyhow::anyhow!("--metric {} needs an encoder", args.metric))
-                .hint("--bertscore-model DIR takes the folder of a BERT or RoBERTa")
-        }
-        None => Ok(Judge::default()),
-    }
+    let judge = match &args.bertscore_model {
+        Some(dir) => Judge::with_encoder(dir, args.bertscore_layer)?,
+        None => Judge::default(),
+    };
+    judge.check(&args.metric)?;
+    Ok(judge)
 }
 
 fn base_dir(args: &Args) -> anyhow::Result<&Path> {

@@ -13,7 +13,7 @@ use tokens::PlainEncoder;
 
 use crate::cases::Cases;
 use crate::fit::hinted;
-use crate::metric::Metric;
+use crate::metric::{Metric, Side};
 use crate::system::Answer;
 
 /// Scores answers by any metric that it has the means for.
@@ -109,7 +109,11 @@ impl Judge {
     /// What it measures beside any metric that decides.
     pub fn beside(&self) -> &'static [Metric] {
         match self.reader {
-            Some(_) => &[Metric::BertF1, Metric::BertPrecision, Metric::BertRecall],
+            Some(_) => &[
+                Metric::BertScore(Side::F1),
+                Metric::BertScore(Side::Precision),
+                Metric::BertScore(Side::Recall),
+            ],
             None => &[],
         }
     }
@@ -133,23 +137,34 @@ impl Judge {
         cases: &Cases,
         answers: &[Answer],
     ) -> anyhow::Result<Vec<f64>> {
-        if metric.wants_encoder() {
-            let outputs = answers.iter().map(|answer| answer.output.as_str());
-            self.reader().read(cases.references().chain(outputs))?;
+        let outputs = answers.iter().map(|answer| answer.output.as_str());
+        let pairs = cases.references().zip(outputs.clone());
+        match metric {
+            Metric::Text(metric) => Ok(pairs
+                .map(|(reference, output)| metric.score(reference, output))
+                .collect()),
+            Metric::BertScore(side) => {
+                let reader = self.reader_for(metric)?;
+                reader.read(cases.references().chain(outputs))?;
+                Ok(pairs
+                    .map(|(reference, output)| side.of(reader.score(reference, output)))
+                    .collect())
+            }
         }
-        let pairs = cases.references().zip(answers);
-        let scores = pairs.map(|(reference, answer)| match metric {
-            Metric::BertF1 => self.reader().score(reference, &answer.output).f1,
-            Metric::BertPrecision => self.reader().score(reference, &answer.output).precision,
-            Metric::BertRecall => self.reader().score(reference, &answer.output).recall,
-            plain => plain.score(reference, &answer.output),
-        });
-        Ok(scores.collect())
     }
 
-    fn reader(&self) -> &Reader {
+    /// An error where it lacks the means for this metric.
+    pub fn check(&self, metric: &Metric) -> anyhow::Result<()> {
+        match metric {
+            Metric::Text(_) => Ok(()),
+            Metric::BertScore(_) => self.reader_for(metric).map(drop),
+        }
+    }
+
+    fn reader_for(&self, metric: &Metric) -> anyhow::Result<&Reader> {
         let reader = self.reader.as_ref();
-        reader.expect("a metric that wants an encoder is refused without one")
+        let reader = reader.ok_or_else(|| anyhow::anyhow!("--metric {metric} needs an encoder"));
+        reader.hint("--bertscore-model DIR takes the folder of a BERT or RoBERTa")
     }
 }
 

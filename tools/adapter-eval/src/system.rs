@@ -251,6 +251,7 @@ pub fn few_shot(
 mod tests {
     use super::*;
     use crate::cases::tests::cases;
+    use crate::metric::TextMetric;
 
     #[test]
     fn the_test_cases_are_asked_once_and_only_after_the_prompt_is_chosen() {
@@ -301,7 +302,7 @@ mod tests {
             train: &train,
             candidates: &[1, 2],
             select: Some(&select),
-            metric: &Metric::Exact,
+            metric: &TextMetric::Exact.into(),
             seed: 0,
             judge: &Judge::default(),
         };
