@@ -324,7 +324,12 @@ fn open_answerer(
 /// What scores; a metric that it lacks the means for is refused before anybody is asked.
 fn open_judge(args: &Args) -> anyhow::Result<Judge> {
     let judge = match &args.bertscore_model {
-        Some(dir) => Judge::with_encoder(dir, args.bertscore_layer)?,
+        Some(dir) => Judge::with_encoder(
+            dir,
+            args.bertscore_layer,
+            args.bertscore_idf,
+            args.bertscore_baseline.as_deref(),
+        )?,
         None => Judge::default(),
     };
     judge.check(&args.metric)?;

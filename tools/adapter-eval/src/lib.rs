@@ -6,6 +6,7 @@
 mod against;
 mod answer;
 mod args;
+mod baseline;
 mod cases;
 mod compare;
 mod confidence;
@@ -100,6 +101,7 @@ fn files(args: &Args) -> Files {
         .reads_paths("--base", &args.base)
         .reads_paths("--adapter", &args.adapter)
         .reads_paths("--bertscore-model", &args.bertscore_model)
+        .reads_paths("--bertscore-baseline", &args.bertscore_baseline)
         .reads_paths("--against", &args.against);
     match &args.out_dir {
         Some(folder) => files.replaces("--out-dir", folder),
