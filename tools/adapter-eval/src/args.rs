@@ -72,6 +72,12 @@ pub struct Args {
     /// The encoder's layer, from 1 [default: bert_score's for models of the same shape, else the last]
     #[arg(long, value_name = "N", requires = "bertscore_model")]
     pub bertscore_layer: Option<usize>,
+    /// Weigh each token by its inverse document frequency among the references, as bert_score's idf
+    #[arg(long, requires = "bertscore_model")]
+    pub bertscore_idf: bool,
+    /// Rescale by what unrelated sentences score: bert_score's file of this encoder (LAYER,P,R,F)
+    #[arg(long, value_name = "FILE", requires = "bertscore_model")]
+    pub bertscore_baseline: Option<PathBuf>,
     /// Evaluations of the same cases to compare with
     #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with = "data")]
     pub against: Vec<PathBuf>,

@@ -96,7 +96,7 @@ fn systems(report: &Report) -> Markup {
 /// A bar from 0 to the mean, a whisker from low to high, over a width of 200.
 fn bar(scored: &Scored) -> Markup {
     let estimate = scored.primary();
-    let x = |share: f64| format!("{:.1}", share * 200.0);
+    let x = |share: f64| format!("{:.1}", share.clamp(0.0, 1.0) * 200.0);
     let class = match scored.system.kind {
         Kind::Lookup => "lookup",
         Kind::Base => "base",
