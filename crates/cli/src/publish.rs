@@ -13,10 +13,8 @@ pub fn publish(
     let files = files.into_iter().map(OutputWriter::synced);
     let files: Vec<Option<SyncedFile>> = files.collect::<anyhow::Result<_>>()?;
     let folder = folder.map(AtomicDir::synced).transpose()?;
-    let files = files.into_iter().flatten();
-    files
-        .map(SyncedFile::put_in_place)
-        .collect::<anyhow::Result<()>>()?;
+    let mut files = files.into_iter().flatten();
+    files.try_for_each(SyncedFile::put_in_place)?;
     folder.map_or(Ok(()), SyncedDir::put_in_place)
 }
 
