@@ -229,7 +229,7 @@ fn a_disk_that_is_full_for_one_output_leaves_all_of_a_run_as_they_were() {
         &format!("{validate} --report full --format json --ledger ledger.csv"),
         &format!("{validate} --sample 2 --review half"),
         &format!("{validate} --ledger ledger.csv --rejects rejects.jsonl --sample 2 --review page"),
-        "jsonl-split in.jsonl --counts test=4,valid=4 --out-dir folder --ledger full",
+        "jsonl-split in.jsonl --counts train=rest,test=4,valid=4 --out-dir folder --ledger full",
         "tokenize-pack in.jsonl --base base --max-seq-length 64 -o out.jsonl --format jsonl --ledger full",
         "tokenize-pack in.jsonl --base base --max-seq-length 64 -o out --output-shards 2 --ledger full",
         "adapter-export --base base --adapter adapter_init --output full --out-dir folder",

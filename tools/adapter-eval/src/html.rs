@@ -39,7 +39,7 @@ pub fn page(report: &Report, runs: &[Run], cases: &Cases, scores: &[f64]) -> Str
                     p.kicker { "Evaluation" }
                     h1 { (report.systems[judged].system.title) " on " (report.cases.file) }
                     p.meta { (report.cases.count) " cases, judged by " code { (report.metric) } }
-                    @for sentence in &report.conclusion { p.lead { (sentence) } }
+                    @for sentence in &report.conclusion { p.lead { (unbroken(sentence)) } }
                     @for warning in &report.warnings { p.warning { (warning) } }
                     @for gate in &report.gates {
                         p.gate.met[gate.met].unmet[!gate.met] {
@@ -103,7 +103,7 @@ fn bar(scored: &Scored) -> Markup {
         Kind::Adapter => "adapter",
     };
     html! {
-        svg width="200" height="18" viewBox="0 0 200 18" role="img" aria-label=(percent(estimate.mean)) {
+        svg width="200" height="18" viewBox="0 0 200 18" preserveAspectRatio="none" role="img" aria-label=(percent(estimate.mean)) {
             rect.track x="0" y="4" width="200" height="10" rx="2" {}
             rect class=(class) x="0" y="4" width=(x(estimate.mean)) height="10" rx="2" {}
             line.whisker x1=(x(estimate.low)) y1="9" x2=(x(estimate.high)) y2="9" {}
@@ -218,12 +218,11 @@ fn confusions(
         section {
             h2 { "Which labels are confused" }
             @if pairs.is_empty() { p { "None." } } @else {
-                p {
-                    @for (i, (count, truth, answered)) in pairs.iter().take(12).enumerate() {
-                        @if i > 0 { " · " }
-                        span.nobreak { code { (name(*truth)) } " as " code { (name(*answered)) } " " (count) "×" }
+                ul.pairs {
+                    @for (count, truth, answered) in pairs.iter().take(12) {
+                        li { code { (name(*truth)) } " as " code { (name(*answered)) } " " (count) "×" }
                     }
-                    @if pairs.len() > 12 { " · and " (pairs.len() - 12) " more" }
+                    @if pairs.len() > 12 { li { "and " (pairs.len() - 12) " more" } }
                 }
                 p.note {
                     (within) " of " (wrong.len()) " wrong answers begin with the same character as the right label: "
@@ -232,10 +231,10 @@ fn confusions(
             }
             @if n <= SHOWN_CONFUSION {
                 div.scroll { table.confusion {
-                    thead { tr { th { } @for label in &report.labels { th.turned { span { (label.label) } } } } }
+                    thead { tr { th.corner { } @for label in &report.labels { th.turned title=(label.label) { span { (label.label) } } } } }
                     tbody { @for (t, row) in report.confusion.iter().enumerate() {
                         @if report.labels[t].support > 0 { tr {
-                            th { (name(t)) }
+                            th title=(name(t)) { (name(t)) }
                             @for (p, count) in row.iter().enumerate() {
                                 td.diagonal[t == p].error[t != p && *count > 0]
                                     style=[(*count > 0).then(|| format!("--share:{:.2}", *count as f64 / commonest as f64))]
@@ -273,7 +272,7 @@ fn label_table(report: &classification::Report) -> Markup {
                 } }
                 tbody { @for label in &report.labels { tr {
                     td { (label.label) }
-                    td.bar { svg width="120" height="12" viewBox="0 0 120 12" role="presentation" {
+                    td.bar { svg width="120" height="12" viewBox="0 0 120 12" preserveAspectRatio="none" role="presentation" {
                         rect.track x="0" y="2" width="120" height="8" rx="2" {}
                         rect.adapter x="0" y="2" width=(format!("{:.1}", label.f1 * 120.0)) height="8" rx="2" {}
                     } }
@@ -374,6 +373,15 @@ fn settings(report: &Report) -> Markup {
             p.note { "Answers are as generated, without any constraint on their form." }
         }
     }
+}
+
+/// Without a line break between a figure and its sign.
+fn unbroken(sentence: &str) -> String {
+    const NO_BREAK: &str = "\u{a0}";
+    let percent = sentence.replace(" %", &format!("{NO_BREAK}%"));
+    ["p < ", "p = "].iter().fold(percent, |text, p| {
+        text.replace(p, &p.replace(' ', NO_BREAK))
+    })
 }
 
 /// A long text's beginning.

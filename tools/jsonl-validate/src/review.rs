@@ -157,6 +157,7 @@ fn sheet(file: &str, rows: &[Row]) -> Markup {
         html lang="en" {
             head {
                 meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
                 title { "Review of " (file) }
                 style { (PreEscaped(STYLE)) }
             }
@@ -181,10 +182,10 @@ fn sheet(file: &str, rows: &[Row]) -> Markup {
     }
 }
 
-const STYLE: &str = "body{font:16px/1.5 sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}\
-h2{font-size:1rem;margin:0}section{border-top:1px solid #ccc;padding:1rem 0}\
-pre{white-space:pre-wrap;margin:.5rem 0;padding:.5rem}.prompt{background:#f4f4f4}.answer{background:#eaf4ea}\
-label{margin-right:1rem}.comment{width:50%}";
+const STYLE: &str = ":root{color-scheme:light dark}body{font:16px/1.5 sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}\
+h2{font-size:1rem;margin:0}section{border-top:1px solid #8886;padding:1rem 0}\
+pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.5rem 0;padding:.5rem}.prompt{background:#8881}.answer{background:#3a32}\
+label{margin-right:1rem}.comment{width:50%;min-width:10rem}";
 
 const SCRIPT: &str = r#"
 document.querySelector("button").onclick = () => {

@@ -121,14 +121,16 @@ fn write_text(out: &mut dyn Write, example: &Shown, colour: bool) -> std::io::Re
 }
 
 fn page(base: &Path, examples: &[Shown]) -> Markup {
-    const CSS: &str = "body{font:15px/1.6 system-ui;max-width:60em;margin:2em auto;padding:0 1em}\
-        pre{white-space:pre-wrap;font:13px/1.7 ui-monospace,monospace;background:#f6f6f4;padding:1em}\
-        pre span{outline:1px solid #0001}.learned{background:#b7e4b0;color:#031}";
+    const CSS: &str = ":root{color-scheme:light dark}body{font:15px/1.6 system-ui;max-width:60em;margin:2em auto;padding:0 1em}\
+        h2{font-size:1.1em;margin:1.6em 0 .5em}pre,code,h2{overflow-wrap:anywhere}\
+        pre{white-space:pre-wrap;font:13px/1.7 ui-monospace,monospace;background:#8881;padding:1em}\
+        pre span{outline:1px solid #8884}.learned{background:#b7e4b0;color:#031}";
     html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
                 title { "What is learned" }
                 style { (PreEscaped(CSS)) }
             }
