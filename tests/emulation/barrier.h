@@ -3,20 +3,14 @@
 // A copy is done as late as it may be: when the phase ends of the barrier that was told of it.
 #pragma once
 #include "units.h"
-#include <map>
-#include <vector>
+#include <utility>
 
-struct Copy {
-    char *to;
-    const char *from;
-    unsigned bytes, read; // what is not read is zero
-    void run() const {
-        for (unsigned i = 0; i < bytes; i++) to[i] = i < read ? from[i] : 0;
-    }
-};
-// By unit, those that it began and told no barrier of; by barrier, those of its phase.
-inline std::map<unsigned, std::vector<Copy>> begun;
-inline std::map<const void *, std::vector<Copy>> awaited;
+// This unit's copy, which no barrier is told of yet; what is not read is zero.
+void begin_copy(char *to, const char *from, unsigned bytes, unsigned read);
+// This unit's copies are the present phase's; the phase ends, and they are done; there is no phase yet.
+void await_copies(const void *barrier);
+void end_phase(const void *barrier);
+void forget_phase(const void *barrier);
 
 namespace cuda {
 enum thread_scope { thread_scope_thread, thread_scope_block };
@@ -30,8 +24,7 @@ template <thread_scope> struct barrier {
     arrival_token arrive() {
         uint32_t token = phase;
         if (++arrived == expected) {
-            for (const Copy &copy : awaited[this]) copy.run();
-            awaited[this].clear();
+            end_phase(this);
             arrived = 0, phase++;
         }
         return token;
@@ -55,7 +48,7 @@ template <thread_scope> struct barrier {
 static_assert(sizeof(barrier<thread_scope_block>) == 8, "text has eight bytes for it");
 
 template <thread_scope scope> void init(barrier<scope> *it, unsigned expected) {
-    awaited[it].clear();
+    forget_phase(it);
     *it = {uint16_t(expected), 0, 0};
 }
 namespace device {

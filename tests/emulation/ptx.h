@@ -16,16 +16,11 @@ inline uint32_t __cvta_generic_to_shared(const void *at) {
 
 inline void copy_async(uint32_t to, const void *from, unsigned bytes, uint32_t read) {
     if (to % bytes != 0 || uintptr_t(from) % bytes != 0) fail("cp.async of %u bytes from %p to %u", bytes, from, to);
-    begun[current].push_back({shared_memory + to, static_cast<const char *>(from), bytes, read});
+    begin_copy(shared_memory + to, static_cast<const char *>(from), bytes, read);
 }
 #define cp_async_cg_shared__cta_global(place, to, from, bytes, read) copy_async(to, from, bytes, read)
 #define cp_async_ca_shared__cta_global(place, to, from, bytes, read) copy_async(to, from, bytes, read)
-inline void cp_async_mbarrier_arrive_shared__cta_b64(int, uint32_t barrier) {
-    auto &copies = begun[current];
-    auto &phase = awaited[shared_memory + barrier];
-    phase.insert(phase.end(), copies.begin(), copies.end());
-    copies.clear();
-}
+inline void cp_async_mbarrier_arrive_shared__cta_b64(int, uint32_t barrier) { await_copies(shared_memory + barrier); }
 
 // ----------------------------------------------------------------------------------------- atomics
 

@@ -5,6 +5,7 @@
 // in the second. What a barrier is and who must reach it is as strict as CUDA's manual, not as
 // lenient as a GPU: all units of the cube, all at the same __syncthreads.
 #include "units.h"
+#include "barrier.cpp"
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>

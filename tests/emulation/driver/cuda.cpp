@@ -221,6 +221,7 @@ static void run_launch(Launch &launch) {
         buffer++;
     }
     likely = 0;
+    looks = check;
     void *memory = nullptr;
     if (posix_memalign(&memory, 1024, launch.shared_bytes + 1) != 0) std::abort();
     shared_memory = static_cast<char *>(memory);
