@@ -75,7 +75,10 @@ impl Program {
         let compiler = Command::new("c++")
             .current_dir(&program.folder)
             .args(flags)
-            .args(["-I", concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/emulation")])
+            .args([
+                "-I",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/emulation"),
+            ])
             .args(["-o", "kernels", "kernels.cpp"])
             .output();
         match compiler {
