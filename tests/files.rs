@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use workspace_tests::{copy, data, run, text, tiny_base, tool};
+use workspace_tests::{Scene, copy, data, run, shell, text, tiny_base, tool};
 
 const CHAT: &str = r#"{"messages":[{"role":"user","content":"what is the code of a cold"},{"role":"assistant","content":"J00"}]}"#;
 
@@ -95,6 +95,8 @@ fn an_output_over_another_or_over_an_input_is_refused_and_nothing_is_touched() {
         "jsonl-validate v.jsonl --tokenizer base -o base/tokenizer.json",
         "tokenize-pack v.jsonl --base base -o base/config.json",
         "tokenize-pack v.jsonl --base base -o v.st --ledger base/tokenizer_config.json",
+        "tokenize-pack v.jsonl --base base -o base/model.safetensors",
+        "prompt-cost v.jsonl --base base --requests-per-day 9 -o base/model.safetensors",
         "prompt-cost v.jsonl --base base --requests-per-day 9 -o v.jsonl",
         "prompt-cost v.jsonl --base base --requests-per-day 9 -o base/tokenizer.json",
         "prompt-cost --prompt-tokens 9 --requests-per-day 9 --prices p.toml -o p.toml",
@@ -203,4 +205,79 @@ fn a_reader_that_goes_away_hides_no_file_that_was_not_written() {
     assert!(!here.join("clean.jsonl").exists());
     let got = closed(&["many.jsonl", "-o", "/dev/null", "--rejects", "-"]);
     assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
+}
+
+#[test]
+fn a_disk_that_is_full_for_one_output_leaves_all_of_a_run_as_they_were() {
+    let examples: String = (0..20)
+        .map(|n| {
+            let messages = serde_json::json!([
+                {"role": "user", "content": format!("what is number {n}?")},
+                {"role": "assistant", "content": "a number"},
+            ]);
+            serde_json::json!({ "messages": messages }).to_string() + "\n"
+        })
+        .collect();
+    let scene = Scene::new();
+    scene.write("in.jsonl", &examples);
+    let validate =
+        "jsonl-validate in.jsonl -o out.jsonl --fail-on error --severity few_examples=off";
+    let commands = [
+        "jsonl-import in.jsonl -o out.jsonl --ledger full",
+        &format!("{validate} --ledger full"),
+        &format!("{validate} --report full"),
+        &format!("{validate} --report full --format json --ledger ledger.csv"),
+        &format!("{validate} --sample 2 --review half"),
+        &format!("{validate} --ledger ledger.csv --rejects rejects.jsonl --sample 2 --review page"),
+        "jsonl-split in.jsonl --counts test=4,valid=4 --out-dir folder --ledger full",
+        "tokenize-pack in.jsonl --base base --max-seq-length 64 -o out.jsonl --format jsonl --ledger full",
+        "tokenize-pack in.jsonl --base base --max-seq-length 64 -o out --output-shards 2 --ledger full",
+        "adapter-export --base base --adapter adapter_init --output full --out-dir folder",
+    ];
+    let older = [
+        "out.jsonl",
+        "out-00001-of-00002",
+        "out-00002-of-00002",
+        "folder/train.jsonl",
+        "ledger.csv",
+        "rejects.jsonl",
+        "half.csv",
+        "page.html",
+    ];
+    for command in commands {
+        let with = |full: &str, status: i32| {
+            // A name that leads to the device, as one on a disk that is full.
+            let script = format!(
+                "rm -rf folder full half.* page.*; mkdir folder
+                 for file in {}; do echo older > $file; done
+                 ln -s {full} full; ln -s {full} half.html; ln -s {full} page.csv
+                 {}{command} --quiet || exit $?",
+                older.join(" "),
+                match command.starts_with("adapter-export") {
+                    true => "mv folder/train.jsonl folder/config.json; ",
+                    false => "",
+                },
+            );
+            let output = shell(scene.path(), &script);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(status), "{command}\n{said}");
+            said
+        };
+        let said = with("/dev/full", 2);
+        assert!(said.contains(": No space left"), "{command}\n{said}");
+        let names = older.map(|name| match command.starts_with("adapter-export") {
+            true => name.replace("train.jsonl", "config.json"),
+            false => name.to_owned(),
+        });
+        for name in &names {
+            let text = scene.read(name);
+            assert_eq!(text, b"older\n", "{command}: {name}");
+        }
+        with("/dev/null", 0);
+        let is_replaced = |name: &String| {
+            let text = fs::read(scene.path().join(name));
+            text.is_ok_and(|text| text != b"older\n")
+        };
+        assert!(names.iter().any(is_replaced), "{command} replaces nothing");
+    }
 }

@@ -41,7 +41,7 @@ impl Scene {
         );
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         fs::write(self.path().join(name), text).expect("a temporary folder can be written to");
     }
 }

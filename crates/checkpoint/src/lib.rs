@@ -2,7 +2,8 @@
 //!
 //! A [`Base`] is a Hugging Face folder: `config.json` and safetensors, whole or sharded, in full
 //! precision or in bitsandbytes' 4 bits; or the same as a snapshot in the local Hugging Face
-//! cache; an [`EncoderBase`] is the same of a BERT or RoBERTa. [`adapter`] reads and writes PEFT's LoRA folders, [`gguf`] reads llama.cpp's files, and
+//! cache; an [`EncoderBase`] is the same of a BERT or RoBERTa. [`adapter`] reads and writes PEFT's
+//! LoRA folders, [`gguf`] reads llama.cpp's files, [`beside`] copies what goes with weights, and
 //! [`SafetensorsWriter`] writes models too large to hold.
 //!
 //! Files are mapped into memory and read where they lie. Nothing here knows tensors of a

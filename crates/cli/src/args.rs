@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, Parser};
 use serde::Serialize;
@@ -31,6 +32,11 @@ pub struct CommonArgs {
     #[arg(long, value_name = "WHAT")]
     #[serde(skip)]
     pub generate: Option<Generate>,
+}
+
+/// What `--threads` takes: a number that some machine has.
+pub fn threads() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1024)
 }
 
 /// What the command line came to.

@@ -58,15 +58,37 @@ impl AtomicDir {
         &self.target
     }
 
-    /// Syncs every file and puts the folder in its place, whole; the older one is removed after.
+    /// Syncs every file and puts the folder in its place, whole; the older one is removed after. Beside other
+    /// outputs of a run: [`crate::publish`].
     pub fn publish(self) -> anyhow::Result<()> {
+        self.synced()?.put_in_place()
+    }
+
+    /// Syncs every file: after this no full disk can come between.
+    pub(crate) fn synced(self) -> anyhow::Result<SyncedDir> {
         let AtomicDir { staged, target } = self;
-        let put = || -> io::Result<()> {
+        let sync = || -> io::Result<()> {
             for entry in fs::read_dir(staged.path())? {
                 let entry = entry?;
                 keep_mode(&target.join(entry.file_name()), &entry.path())?;
             }
-            sync_all(staged.path())?;
+            sync_all(staged.path())
+        };
+        sync().with_context(|| format!("writing {}", target.display()))?;
+        Ok(SyncedDir { staged, target })
+    }
+}
+
+/// A whole folder beside its place.
+pub(crate) struct SyncedDir {
+    staged: TempDir,
+    target: PathBuf,
+}
+
+impl SyncedDir {
+    pub fn put_in_place(self) -> anyhow::Result<()> {
+        let SyncedDir { staged, target } = self;
+        let put = || -> io::Result<()> {
             if !target.exists() {
                 fs::rename(staged.path(), &target)?;
             } else if exchange(staged.path(), &target).is_err() {

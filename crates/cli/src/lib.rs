@@ -24,9 +24,10 @@ mod lock;
 mod memory;
 mod output;
 mod progress;
+mod publish;
 mod signals;
 
-pub use args::CommonArgs;
+pub use args::{CommonArgs, threads};
 pub use directory::AtomicDir;
 pub use files::Files;
 pub use hint::{Hint, ledger_error};
@@ -35,6 +36,7 @@ pub use lock::{Lock, Locked};
 pub use memory::give_back_freed_memory;
 pub use output::{Output, OutputWriter};
 pub use progress::{Progress, Unit, note, quiet, reason};
+pub use publish::publish;
 pub use signals::interrupted;
 
 use std::io::{self, Write};

@@ -36,7 +36,7 @@ impl Output {
         }
     }
 
-    /// Begins to write. Nothing is seen at the path before [`OutputWriter::commit`]; a pipe, a device
+    /// Begins to write. Nothing is seen at the path before [`OutputWriter::commit`] or [`crate::publish`]; a pipe, a device
     /// or a descriptor is written to directly. Open the inputs first.
     pub fn create(&self) -> anyhow::Result<OutputWriter> {
         let target = match self {
@@ -79,8 +79,14 @@ pub struct OutputWriter {
 }
 
 impl OutputWriter {
-    /// Flushes, syncs to disk and renames into place.
-    pub fn commit(mut self) -> anyhow::Result<()> {
+    /// Flushes, syncs to disk and renames into place. Several outputs of a run: [`crate::publish`].
+    pub fn commit(self) -> anyhow::Result<()> {
+        self.synced()?.map_or(Ok(()), SyncedFile::put_in_place)
+    }
+
+    /// Flushes and syncs to disk: after this no full disk can come between. `None` where it was written to
+    /// directly.
+    pub(crate) fn synced(mut self) -> anyhow::Result<Option<SyncedFile>> {
         self.flush()?;
         let name = self.name;
         match self
@@ -88,11 +94,41 @@ impl OutputWriter {
             .into_inner()
             .map_err(io::IntoInnerError::into_error)?
         {
-            Target::Direct(_) => Ok(()),
+            Target::Direct(_) => Ok(None),
             Target::Beside { temporary, path } => {
-                publish(temporary, &path).with_context(|| format!("writing {name}"))
+                let synced = temporary.as_file().sync_all();
+                synced.with_context(|| format!("writing {name}"))?;
+                Ok(Some(SyncedFile {
+                    name,
+                    temporary,
+                    path,
+                }))
             }
         }
+    }
+}
+
+/// A whole file beside its place.
+pub(crate) struct SyncedFile {
+    name: String,
+    temporary: NamedTempFile,
+    path: PathBuf,
+}
+
+impl SyncedFile {
+    pub fn put_in_place(self) -> anyhow::Result<()> {
+        let SyncedFile {
+            name,
+            temporary,
+            path,
+        } = self;
+        let put = || -> io::Result<()> {
+            let was = temporary.path().to_owned();
+            temporary.persist(&path).map_err(|error| error.error)?;
+            signals::keep(&was);
+            sync_folder(parent(&path))
+        };
+        put().with_context(|| format!("writing {name}"))
     }
 }
 
@@ -159,14 +195,6 @@ impl Write for Target {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn publish(temporary: NamedTempFile, path: &Path) -> io::Result<()> {
-    temporary.as_file().sync_all()?;
-    let was = temporary.path().to_owned();
-    temporary.persist(path).map_err(|error| error.error)?;
-    signals::keep(&was);
-    sync_folder(parent(path))
 }
 
 /// The path that a write to `path` ends at: links are followed, to a file that is not there yet too.

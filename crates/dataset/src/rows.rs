@@ -2,16 +2,17 @@
 
 mod delimited;
 mod integers;
+mod members;
 
 use std::fmt::{self, Display};
 use std::io::{self, BufRead, Read};
 
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::Error;
 pub use delimited::Needless;
+use members::Columns;
 
 /// How the bytes of a table are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,36 +249,6 @@ fn columns_of(text: &str, place: Place) -> Result<Map<String, Value>, Error> {
     Ok(columns)
 }
 
-/// The members of an object. The parser would take the last of two columns of one name, and nobody
-/// knows which is meant.
-struct Columns(Map<String, Value>);
-
-impl<'de> Deserialize<'de> for Columns {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Columns, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Columns;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Columns, A::Error> {
-                let mut columns = Map::new();
-                while let Some(name) = members.next_key::<String>()? {
-                    if columns.contains_key(&name) {
-                        let what = format!("column {name:?} is there twice");
-                        return Err(de::Error::custom(what));
-                    }
-                    columns.insert(name, members.next_value()?);
-                }
-                Ok(Columns(columns))
-            }
-        }
-        deserializer.deserialize_map(Members)
-    }
-}
-
 /// A reader that knows on which line it is, counted from 1.
 struct Lined<R> {
     inner: R,
@@ -470,6 +441,14 @@ mod tests {
             "3: a quote is opened and never closed"
         );
         assert_eq!(
+            error(b"a,b\n1,\"x\n2,y\n3,\"z\"\n", CSV),
+            r#"2: column "b": a quote is opened, and where it is closed, on line 4, text follows"#
+        );
+        assert_eq!(
+            error(b"a,b\n1,\"x\"y\n", CSV),
+            r#"2: column "b": text follows the closing quote"#
+        );
+        assert_eq!(
             error(b"a,b\r\n\r\n1,2\r\n1\r\n", CSV).split(':').next(),
             Some("4")
         );
@@ -491,16 +470,13 @@ mod tests {
             let want = format!("is UTF-16; convert it with iconv -f {encoding} -t UTF-8");
             assert_eq!(error(start, CSV), want);
         }
-        for format in [Format::Jsonl, Format::Json] {
-            let text = match format {
-                Format::Json => r#"[{"a":1,"b":{},"a":2}]"#,
-                _ => r#"{"a":1,"b":{},"a":2}"#,
-            };
+        for (text, format) in [
+            (r#"{"a":{"b":1,"b":2}}"#, Format::Jsonl),
+            (r#"[{"a":{"b":1,"b":2}}]"#, Format::Json),
+        ] {
             let said = error(text.as_bytes(), format);
-            assert!(
-                said.contains(r#"1: column "a" is there twice at "#),
-                "{said}"
-            );
+            let want = r#"1: a: key "b" is there twice at column "#;
+            assert!(said.contains(want), "{said}");
         }
     }
 
@@ -510,7 +486,7 @@ mod tests {
         let swallowed = "a\tb\n1\t\"Yes\n2\tno\n3\tsaid \"she\"\n4\tend\"\n5\tx\n";
         assert_eq!(
             error(swallowed, Quoting::Unsaid),
-            "4: column \"b\": text follows the closing quote"
+            "2: column \"b\": a quote is opened, and where it is closed, on line 4, text follows"
         );
         let swallowed = swallowed.replace(" \"she\"", "");
         assert_eq!(

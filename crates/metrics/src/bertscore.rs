@@ -1,9 +1,11 @@
 //! BERTScore (Zhang et al., arXiv 1904.09675): each token meets its most similar one on the other side.
 //!
-//! As bert_score 0.3.13 without idf and without rescaling: cosines of the embeddings of one layer,
-//! precision over the candidate's tokens, recall over the reference's. Tokens of weight zero (`[CLS]`
-//! and `[SEP]`) are not counted, though others may be most similar to them; a text without any other
-//! token scores zero.
+//! As bert_score 0.3.13: cosines of the embeddings of one layer, precision over the candidate's tokens,
+//! recall over the reference's, each token by its weight. Without idf every token weighs the same but
+//! `[CLS]` and `[SEP]`, which weigh nothing, though others may be most similar to them; a text whose
+//! tokens all weigh nothing scores zero.
+
+use std::collections::{HashMap, HashSet};
 
 /// A text's tokens as vectors of one length.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,10 +13,48 @@ pub struct Embedded {
     width: usize,
     /// `[tokens, width]`, each of length 1.
     unit: Vec<f32>,
-    counted: Vec<bool>,
 }
 
-/// How much of one text is in another, −1..=1.
+/// A text with what each of its tokens weighs.
+#[derive(Clone, Copy, Debug)]
+pub struct Weighed<'a> {
+    pub text: &'a Embedded,
+    /// A token each, none below 0.
+    pub weights: &'a [f64],
+}
+
+/// Inverse document frequencies: how rare a token is among the references of a test set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idf {
+    documents: usize,
+    /// Of each token the documents that hold it.
+    holding: HashMap<u32, usize>,
+}
+
+impl Idf {
+    /// Over documents as token ids, with the special tokens that are in each of them.
+    pub fn over<'a>(documents: impl IntoIterator<Item = &'a [u32]>) -> Idf {
+        let mut idf = Idf {
+            documents: 0,
+            holding: HashMap::new(),
+        };
+        for document in documents {
+            idf.documents += 1;
+            for id in document.iter().collect::<HashSet<_>>() {
+                *idf.holding.entry(*id).or_default() += 1;
+            }
+        }
+        idf
+    }
+
+    /// ln((documents + 1) / (documents that hold the token + 1)): nothing for one that is in all of them.
+    pub fn weight(&self, id: u32) -> f64 {
+        let holding = self.holding.get(&id).copied().unwrap_or(0);
+        ((self.documents + 1) as f64 / (holding + 1) as f64).ln()
+    }
+}
+
+/// How much of one text is in another, −1..=1; rescaled, 1 at best.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BertScore {
     pub precision: f64,
@@ -23,14 +63,27 @@ pub struct BertScore {
     pub f1: f64,
 }
 
+impl BertScore {
+    /// (score − baseline) / (1 − baseline), each of the three by its own: what two unrelated sentences score
+    /// becomes 0.
+    pub fn rescaled(self, baseline: BertScore) -> BertScore {
+        let rescaled = |score: f64, baseline: f64| (score - baseline) / (1.0 - baseline);
+        BertScore {
+            precision: rescaled(self.precision, baseline.precision),
+            recall: rescaled(self.recall, baseline.recall),
+            f1: rescaled(self.f1, baseline.f1),
+        }
+    }
+}
+
 impl Embedded {
-    /// `vectors` `[tokens, width]`, any length; `counted` a token each.
+    /// `vectors` `[tokens, width]`, of any length.
     ///
     /// # Panics
-    /// When there is not a vector for each of `counted`.
-    pub fn new(mut vectors: Vec<f32>, counted: Vec<bool>) -> Embedded {
-        let width = vectors.len() / counted.len().max(1);
-        assert_eq!(width * counted.len(), vectors.len(), "a vector a token");
+    /// When `vectors` is not a vector for each of `tokens`.
+    pub fn new(mut vectors: Vec<f32>, tokens: usize) -> Embedded {
+        let width = vectors.len() / tokens.max(1);
+        assert_eq!(width * tokens, vectors.len(), "a vector a token");
         for vector in vectors.chunks_exact_mut(width.max(1)) {
             let squares: f64 = vector.iter().map(|v| f64::from(*v).powi(2)).sum();
             // A vector of zeros is similar to nothing.
@@ -42,24 +95,25 @@ impl Embedded {
         Embedded {
             width,
             unit: vectors,
-            counted,
         }
     }
 
     fn vectors(&self) -> impl Iterator<Item = &[f32]> {
         self.unit.chunks_exact(self.width.max(1))
     }
+}
 
-    /// The mean, over the tokens that count, of the largest cosine with a token of `other`.
-    fn found_in(&self, other: &Embedded) -> Option<f64> {
-        let counted = self.vectors().zip(&self.counted).filter(|(_, c)| **c);
-        let (mut sum, mut tokens) = (0.0, 0);
-        for (vector, _) in counted {
-            let cosines = other.vectors().map(|v| cosine(vector, v));
-            sum += cosines.fold(f64::NEG_INFINITY, f64::max);
-            tokens += 1;
+impl Weighed<'_> {
+    /// The mean, over the tokens by their weight, of the largest cosine with a token of `other`.
+    fn found_in(self, other: Weighed) -> Option<f64> {
+        let tokens = self.text.vectors().zip(self.weights);
+        let (mut sum, mut weights) = (0.0, 0.0);
+        for (vector, weight) in tokens.filter(|(_, weight)| **weight > 0.0) {
+            let cosines = other.text.vectors().map(|v| cosine(vector, v));
+            sum += weight * cosines.fold(f64::NEG_INFINITY, f64::max);
+            weights += weight;
         }
-        (tokens > 0).then(|| sum / f64::from(tokens))
+        (weights > 0.0).then(|| sum / weights)
     }
 }
 
@@ -79,7 +133,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// A candidate against a reference.
-pub fn score(candidate: &Embedded, reference: &Embedded) -> BertScore {
+pub fn score(candidate: Weighed, reference: Weighed) -> BertScore {
     let found = candidate.found_in(reference);
     let Some((precision, recall)) = found.zip(reference.found_in(candidate)) else {
         return BertScore::default();
@@ -96,38 +150,74 @@ pub fn score(candidate: &Embedded, reference: &Embedded) -> BertScore {
 mod tests {
     use super::*;
 
-    fn text(vectors: &[[f32; 2]]) -> Embedded {
-        Embedded::new(vectors.concat(), vec![true; vectors.len()])
+    /// Vectors, each with its weight.
+    fn scored(candidate: &[([f32; 2], f64)], reference: &[([f32; 2], f64)]) -> BertScore {
+        let text = |tokens: &[([f32; 2], f64)]| {
+            let vectors = tokens.iter().flat_map(|(vector, _)| *vector).collect();
+            let weights: Vec<f64> = tokens.iter().map(|(_, weight)| *weight).collect();
+            (Embedded::new(vectors, tokens.len()), weights)
+        };
+        let [candidate, reference] = [text(candidate), text(reference)];
+        let [candidate, reference] =
+            [&candidate, &reference].map(|(text, weights)| Weighed { text, weights });
+        score(candidate, reference)
     }
 
     #[test]
     fn each_token_meets_its_most_similar_one() {
         // Of length 5 and 1: only directions count.
-        let reference = text(&[[3.0, 4.0], [1.0, 0.0]]);
-        let candidate = text(&[[1.0, 0.0]]);
-        let score = score(&candidate, &reference);
+        let reference = [([3.0, 4.0], 1.0), ([1.0, 0.0], 1.0)];
+        let score = scored(&[([1.0, 0.0], 1.0)], &reference);
         assert!((score.precision - 1.0).abs() < 1e-6);
         assert!((score.recall - 0.8).abs() < 1e-6);
         assert!((score.f1 - 2.0 * 0.8 / 1.8).abs() < 1e-6);
     }
 
     #[test]
+    fn a_token_counts_by_its_weight() {
+        let reference = [([3.0, 4.0], 3.0), ([1.0, 0.0], 1.0)];
+        let score = scored(&[([1.0, 0.0], 0.5)], &reference);
+        assert!((score.precision - 1.0).abs() < 1e-6);
+        assert!((score.recall - (3.0 * 0.6 + 1.0) / 4.0).abs() < 1e-6);
+    }
+
+    #[test]
     fn special_tokens_are_met_but_not_counted() {
-        let reference = Embedded::new(vec![0.0, 1.0, 1.0, 0.0], vec![false, true]);
-        let candidate = text(&[[0.0, 1.0]]);
-        let score = score(&candidate, &reference);
+        let reference = [([0.0, 1.0], 0.0), ([1.0, 0.0], 1.0)];
+        let score = scored(&[([0.0, 1.0], 1.0)], &reference);
         assert_eq!((score.precision, score.recall), (1.0, 0.0));
     }
 
     #[test]
     fn a_text_of_nothing_but_special_tokens_scores_zero() {
-        let empty = Embedded::new(vec![1.0, 0.0], vec![false]);
-        let other = text(&[[1.0, 0.0]]);
-        assert_eq!(score(&empty, &other), BertScore::default());
-        assert_eq!(score(&other, &empty), BertScore::default());
+        let (empty, other) = ([([1.0, 0.0], 0.0)], [([1.0, 0.0], 1.0)]);
+        assert_eq!(scored(&empty, &other), BertScore::default());
+        assert_eq!(scored(&other, &empty), BertScore::default());
+        assert_eq!(scored(&[], &other), BertScore::default());
+    }
+
+    #[test]
+    fn a_token_weighs_less_the_more_documents_hold_it() {
+        let documents: [&[u32]; 3] = [&[0, 5, 5, 1], &[0, 5, 6, 1], &[0, 1]];
+        let idf = Idf::over(documents);
+        assert_eq!((idf.weight(0), idf.weight(1)), (0.0, 0.0));
+        assert_eq!(idf.weight(5), (4.0f64 / 3.0).ln());
+        assert_eq!(idf.weight(6), 2f64.ln());
+        assert_eq!(idf.weight(7), 4f64.ln(), "in none of them");
+    }
+
+    #[test]
+    fn each_number_is_rescaled_by_its_own_baseline() {
+        let [score, baseline] =
+            [[1.0, 0.5, 0.75], [0.5, 0.75, 0.5]].map(|[precision, recall, f1]| BertScore {
+                precision,
+                recall,
+                f1,
+            });
+        let rescaled = score.rescaled(baseline);
         assert_eq!(
-            score(&Embedded::new(Vec::new(), Vec::new()), &other),
-            BertScore::default()
+            [rescaled.precision, rescaled.recall, rescaled.f1],
+            [1.0, -1.0, 0.5]
         );
     }
 }

@@ -35,6 +35,9 @@ const CONFIG: &str = r#"{
     "rope_theta": 100000.0, "max_position_embeddings": 8192, "dtype": "bfloat16"
 }"#;
 
+#[global_allocator]
+static ALLOCATOR: model::CacheLines = model::CacheLines;
+
 fn main() {
     // As qlora-train does.
     model::tune_heap();

@@ -18,6 +18,9 @@ use model::{
 
 const PROMPT: usize = 64;
 
+#[global_allocator]
+static ALLOCATOR: model::CacheLines = model::CacheLines;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // As adapter-eval does.
     model::tune_heap();

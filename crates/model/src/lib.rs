@@ -31,7 +31,9 @@ pub use load::{LoadOptions, Quantize};
 pub use lora::{Adapter, LoraConfig};
 #[cfg(feature = "cuda")]
 pub use ops::cuda::{Gpu, Survey, Version, free_bytes, survey};
-pub use ops::{AttentionKernel, Check, ComputeDtype, GPU_WORKSPACE_BYTES, tune_heap, use_threads};
+pub use ops::{
+    AttentionKernel, CacheLines, Check, ComputeDtype, GPU_WORKSPACE_BYTES, tune_heap, use_threads,
+};
 pub use optimizer::{AdamW, AdamWConfig};
 pub use training::{Dropout, Gradients, Loss, Recompute};
 

@@ -83,6 +83,9 @@ fn tile_limit(compute: ComputeDtype) -> f64 {
     flop.into_inner().expect("no thread panics") / seconds / 1e9
 }
 
+#[global_allocator]
+static ALLOCATOR: ops::CacheLines = ops::CacheLines;
+
 fn main() {
     let plain = Device::flex();
     let device = plain.clone().autodiff();

@@ -26,7 +26,7 @@ mod tests;
 mod threads;
 mod weight;
 
-pub use allocator::tune_heap;
+pub use allocator::{CacheLines, tune_heap};
 #[cfg(feature = "cube")]
 pub use backends::cube::{DeviceDecoding, DeviceKvCache, nf4_codes};
 #[cfg(feature = "cube")]

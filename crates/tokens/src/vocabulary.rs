@@ -20,9 +20,10 @@ pub struct Fingerprint {
     pub template: Option<String>,
 }
 
-/// The files of a base folder that say something about its tokens, whether they are there or not.
-pub fn base_files(dir: &Path) -> [PathBuf; 7] {
-    [
+/// The files of a base folder that nothing may be written over: those that say something about its tokens,
+/// whether they are there or not, and its weights.
+pub fn base_files(dir: &Path) -> Vec<PathBuf> {
+    let of_tokens = [
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
@@ -30,8 +31,19 @@ pub fn base_files(dir: &Path) -> [PathBuf; 7] {
         "special_tokens_map.json",
         "tokenizer.json",
         "tokenizer_config.json",
-    ]
-    .map(|name| dir.join(name))
+    ];
+    // model.safetensors, or shards and the index that names them.
+    let is_weights = |name: &str| name.starts_with("model") && name.contains(".safetensors");
+    let names = fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let weights = names
+        .filter(|name| is_weights(name))
+        .map(|name| dir.join(name));
+    of_tokens
+        .map(|name| dir.join(name))
+        .into_iter()
+        .chain(weights)
+        .collect()
 }
 
 /// The vocabulary of a base folder.

@@ -2,22 +2,28 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use checkpoint::{Base, adapter::Adapter};
 use cli::{Hint, Progress, Unit};
-use dataset::Chat;
 use model::{AttentionChoice, GenerateOptions, Model};
 
 use crate::args::ModelArgs;
 use crate::fit::{self, hinted};
-use crate::system::{Answer, Finish};
+use crate::shots;
+use crate::system::{Answer, Asked, Finish};
 
-/// A loaded base, with or without an adapter, and its chat.
+/// Makes token ids of prompts, which must leave room for an answer.
+pub struct Prompter {
+    chat: tokens::Chat,
+    max_new_tokens: usize,
+    max_position_embeddings: usize,
+}
+
+/// A loaded base, with or without an adapter, and what makes its prompts.
 pub struct Answerer {
     model: Model,
-    chat: tokens::Chat,
+    prompter: Prompter,
     options: GenerateOptions,
-    max_position_embeddings: usize,
 }
 
 /// Puts the base, and the adapter if there is one, on the device.
@@ -56,23 +62,89 @@ fn told<T>(attention: AttentionChoice, became: Result<T, model::Error>) -> anyho
         .hint("--attention auto takes what there is")
 }
 
+impl Prompter {
+    pub fn new(base: &Base, chat: tokens::Chat, max_new_tokens: usize) -> Prompter {
+        Prompter {
+            chat,
+            max_new_tokens,
+            max_position_embeddings: base.config().max_position_embeddings,
+        }
+    }
+
+    /// The ids of every prompt, in order; refused when one of them has no room for its answer.
+    pub fn token_ids(&self, asked: &Asked<'_>) -> anyhow::Result<Vec<Vec<u32>>> {
+        let cases = asked.cases;
+        let prompts = cases.cases.iter().zip(&asked.prompts);
+        let all_ids = prompts.map(|(case, prompt)| {
+            let rendered = self.chat.render_chat(prompt, true);
+            let ids = rendered.and_then(|prompt| self.chat.encode(&prompt.text));
+            ids.map_err(hinted).with_context(|| cases.place(case))
+        });
+        let all_ids: Vec<Vec<u32>> = all_ids.collect::<anyhow::Result<_>>()?;
+        match all_ids.iter().any(|ids| !self.has_room(ids)) {
+            true => Err(self.no_room(asked, &all_ids)),
+            false => Ok(all_ids),
+        }
+    }
+
+    fn has_room(&self, prompt: &[u32]) -> bool {
+        prompt.len() + self.max_new_tokens <= self.max_position_embeddings
+    }
+
+    /// Names the first case whose prompt is too long, and what would make room for all.
+    fn no_room(&self, asked: &Asked<'_>, all_ids: &[Vec<u32>]) -> anyhow::Error {
+        let cases = asked.cases.cases.iter().zip(all_ids);
+        let too_long: Vec<_> = cases.filter(|(_, ids)| !self.has_room(ids)).collect();
+        let (case, ids) = too_long[0];
+        let with_shots = match asked.shots {
+            0 => String::new(),
+            shots => format!(" with {}", shots::count(shots)),
+        };
+        let more = match too_long.len() - 1 {
+            0 => String::new(),
+            1 => "; one more case is too long".into(),
+            more => format!("; {more} more cases are too long"),
+        };
+        let error = anyhow::anyhow!(
+            "{}: a prompt of {} tokens{with_shots} and an answer of {} are more than the base's {} positions{more}",
+            asked.cases.place(case),
+            ids.len(),
+            self.max_new_tokens,
+            self.max_position_embeddings
+        );
+        let longest = all_ids.iter().map(Vec::len).max().unwrap_or(0);
+        let cases = match too_long.len() {
+            1 => "leave that case out",
+            _ => "leave those cases out",
+        };
+        let ways = [
+            (asked.shots > 0).then(|| "fewer --shots".into()),
+            (self.max_position_embeddings.checked_sub(longest))
+                .filter(|room| *room > 0)
+                .map(|room| format!("--max-new-tokens {room} has room for all")),
+            Some(format!("{cases} or take a base with more positions")),
+        ];
+        error.hint(ways.into_iter().flatten().collect::<Vec<_>>().join("; "))
+    }
+}
+
 impl Answerer {
     /// `options.stop_token_ids` are added to: the chat's own end-of-turn tokens stop an answer.
     pub fn new(
         base: &Base,
         model: Model,
-        chat: tokens::Chat,
+        prompter: Prompter,
         mut options: GenerateOptions,
     ) -> Answerer {
-        options.stop_token_ids.extend(chat.end_of_turn_ids());
+        let ends = prompter.chat.end_of_turn_ids();
+        options.stop_token_ids.extend(ends);
         options.stop_token_ids.extend(&base.config().eos_token_ids);
         options.stop_token_ids.sort_unstable();
         options.stop_token_ids.dedup();
         Answerer {
             model,
-            chat,
+            prompter,
             options,
-            max_position_embeddings: base.config().max_position_embeddings,
         }
     }
 
@@ -83,19 +155,16 @@ impl Answerer {
     }
 
     /// Answers every prompt, in order. `label` says on stderr what is being answered.
-    pub fn answer(&self, prompts: &[Chat], label: &str) -> anyhow::Result<Vec<Answer>> {
-        let ids = prompts
-            .iter()
-            .map(|prompt| self.prompt_ids(prompt))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let progress = Progress::new(label, Some(prompts.len() as u64), Unit::Items("cases"));
+    pub fn answer(&self, asked: &Asked<'_>, label: &str) -> anyhow::Result<Vec<Answer>> {
+        let ids = self.prompter.token_ids(asked)?;
+        let progress = Progress::new(label, Some(ids.len() as u64), Unit::Items("cases"));
         let completions = self
             .model
             .generate(&ids, &self.options, &mut |_, _| progress.inc(1))?;
         progress.finish();
         let answers = ids.iter().zip(completions).map(|(prompt, completion)| {
             Ok(Answer {
-                output: self.chat.decode(&completion.token_ids, true)?,
+                output: self.prompter.chat.decode(&completion.token_ids, true)?,
                 finish: Some(match completion.finish {
                     model::Finish::Stop => Finish::Stop,
                     model::Finish::Length => Finish::Length,
@@ -105,23 +174,5 @@ impl Answerer {
             })
         });
         answers.collect()
-    }
-
-    fn prompt_ids(&self, prompt: &Chat) -> anyhow::Result<Vec<u32>> {
-        let text = self.chat.render_chat(prompt, true).map_err(hinted)?.text;
-        let ids = self.chat.encode(&text).map_err(hinted)?;
-        let needed = ids.len() + self.options.max_new_tokens;
-        if needed > self.max_position_embeddings {
-            let too_long = (|| -> anyhow::Result<Vec<u32>> {
-                bail!(
-                    "a prompt of {} tokens and an answer of {} are more than the base's {} positions",
-                    ids.len(),
-                    self.options.max_new_tokens,
-                    self.max_position_embeddings
-                )
-            })();
-            return too_long.hint("fewer --shots, or a smaller --max-new-tokens");
-        }
-        Ok(ids)
     }
 }

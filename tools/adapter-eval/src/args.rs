@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum, builder::RangedU64ValueParser};
+use clap::{Parser, ValueEnum};
 use cli::{CommonArgs, Input};
 use serde::Serialize;
 
@@ -72,6 +72,12 @@ pub struct Args {
     /// The encoder's layer, from 1 [default: bert_score's for models of the same shape, else the last]
     #[arg(long, value_name = "N", requires = "bertscore_model")]
     pub bertscore_layer: Option<usize>,
+    /// Weigh each token by its inverse document frequency among the references, as bert_score's idf
+    #[arg(long, requires = "bertscore_model")]
+    pub bertscore_idf: bool,
+    /// Rescale by what unrelated sentences score: bert_score's file of this encoder (LAYER,P,R,F)
+    #[arg(long, value_name = "FILE", requires = "bertscore_model")]
+    pub bertscore_baseline: Option<PathBuf>,
     /// Evaluations of the same cases to compare with
     #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with = "data")]
     pub against: Vec<PathBuf>,
@@ -135,7 +141,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
     pub batch_size: usize,
     /// Worker threads, 1 to 1024 [default: one a core]. Results do not depend on it
-    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = cli::threads())]
     #[serde(skip)]
     pub threads: Option<usize>,
 }

@@ -14,6 +14,8 @@ use sha2::{Digest, Sha256};
 pub struct Case {
     /// The line's own `id` if it has one, else its line number.
     pub id: String,
+    /// Of its file, from 1.
+    pub line: usize,
     /// Everything before the answer.
     pub prompt: Chat,
     /// The last assistant message.
@@ -47,6 +49,8 @@ pub fn is_instruction(role: Role) -> bool {
 pub struct Cases {
     /// The file's name without its folder.
     pub name: String,
+    /// The file as it was named, for messages.
+    pub path: String,
     pub cases: Vec<Case>,
     /// Of prompts and references in order, hex: two evaluations can be compared when it is the same.
     pub sha256: String,
@@ -91,9 +95,19 @@ impl Cases {
         );
         Ok(Cases {
             name,
+            path: input.name(),
             cases,
             sha256,
         })
+    }
+
+    /// Where a case stands, for messages: its file and line, and its id where it has one of its own.
+    pub fn place(&self, case: &Case) -> String {
+        let Case { id, line, .. } = case;
+        match *id == line.to_string() {
+            true => format!("{}:{line}", self.path),
+            false => format!("{}:{line}: case {id}", self.path),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -156,6 +170,7 @@ fn case(line: &str, number: usize) -> anyhow::Result<Case> {
     let prompt_sha256 = hash([asked.as_str()]);
     Ok(Case {
         id,
+        line: number,
         prompt,
         reference,
         prompt_sha256,
@@ -182,17 +197,18 @@ pub(crate) mod tests {
 
     /// Cases with a shared instruction: (question, answer).
     pub(crate) fn cases(pairs: &[(&str, &str)]) -> Cases {
-        let line = |(question, answer): &(&str, &str)| {
+        let line = |(i, (question, answer)): (usize, &(&str, &str))| {
             let messages = serde_json::json!({"messages": [
                 {"role": "system", "content": "Answer with JSON."},
                 {"role": "user", "content": question},
                 {"role": "assistant", "content": answer},
             ]});
-            case(&messages.to_string(), 1).unwrap()
+            case(&messages.to_string(), i + 1).unwrap()
         };
-        let cases: Vec<Case> = pairs.iter().map(line).collect();
+        let cases: Vec<Case> = pairs.iter().enumerate().map(line).collect();
         Cases {
             name: "made.jsonl".into(),
+            path: "made.jsonl".into(),
             cases,
             sha256: String::new(),
         }

@@ -24,9 +24,10 @@ pub struct Confidence {
 /// Reads the confidence from a JSON field of each answer; `metric` says which answers are right. None when no answer
 /// states one, or when being right is a matter of degree.
 pub fn confidence(run: &Run, cases: &Cases, metric: &Metric, field: &str) -> Option<Confidence> {
-    if !metric.is_binary() {
-        return None;
-    }
+    let metric = match metric {
+        Metric::Text(metric) if metric.is_binary() => metric,
+        _ => return None,
+    };
     let stated: Vec<(f64, bool)> = cases
         .references()
         .zip(&run.answers)
@@ -50,6 +51,7 @@ pub fn confidence(run: &Run, cases: &Cases, metric: &Metric, field: &str) -> Opt
 mod tests {
     use super::*;
     use crate::cases::tests::cases;
+    use crate::metric::TextMetric;
     use crate::system::{Answer, Kind, System};
 
     #[test]
@@ -80,14 +82,22 @@ mod tests {
         let found = confidence(
             &run,
             &cases,
-            &Metric::JsonField("code".into()),
+            &TextMetric::JsonField("code".into()).into(),
             "confidence",
         )
         .unwrap();
         assert_eq!(found.stated, 2);
         assert!((found.brier - (0.01 + 0.81) / 2.0).abs() < 1e-12);
         assert!((found.expected_calibration_error - 0.4).abs() < 1e-12);
-        assert!(confidence(&run, &cases, &Metric::JsonField("code".into()), "sure").is_none());
-        assert!(confidence(&run, &cases, &Metric::RougeL, "confidence").is_none());
+        assert!(
+            confidence(
+                &run,
+                &cases,
+                &TextMetric::JsonField("code".into()).into(),
+                "sure"
+            )
+            .is_none()
+        );
+        assert!(confidence(&run, &cases, &TextMetric::RougeL.into(), "confidence").is_none());
     }
 }

@@ -6,10 +6,9 @@ use anyhow::Context;
 use checkpoint::Base;
 use checkpoint::adapter::{self, Adapter};
 use cli::{Hint, Input};
-use dataset::Chat;
 
 use crate::against::{self, Earlier};
-use crate::answer::{self, Answerer};
+use crate::answer::{self, Answerer, Prompter};
 use crate::args::{Args, SystemName};
 use crate::cases::Cases;
 use crate::fit::{self, hinted};
@@ -17,7 +16,7 @@ use crate::judge::Judge;
 use crate::loss::{self, DataLoss};
 use crate::report::{self, Question, Report, Settings};
 use crate::shots;
-use crate::system::{self, FewShot, Kind, Run, System};
+use crate::system::{self, Asked, FewShot, Kind, Run, System};
 use crate::verdict::is_named;
 
 /// Loss and perplexity of packed data.
@@ -75,13 +74,14 @@ pub fn cases(args: &Args) -> anyhow::Result<Evaluation> {
 
     let mut own = Vec::new();
     let mut warnings = inputs.warnings();
-    let mut answerer = open_answerer(args, &mut warnings)?;
+    let few_shot = few_shot(args, &inputs, &judge)?;
+    let mut answerer = open_answerer(args, &inputs, few_shot.as_ref(), &mut warnings)?;
     for name in args.systems() {
         own.push(ask(
             args,
             name,
             &inputs,
-            &judge,
+            few_shot.as_ref(),
             answerer.as_mut(),
             &mut selections,
         )?);
@@ -198,7 +198,7 @@ fn ask(
     args: &Args,
     name: SystemName,
     inputs: &Inputs,
-    judge: &Judge,
+    few_shot: Option<&FewShot<'_>>,
     answerer: Option<&mut Answerer>,
     selections: &mut Vec<shots::Selection>,
 ) -> anyhow::Result<Run> {
@@ -222,29 +222,21 @@ fn ask(
         kind,
         shots,
     };
-    let prompts = || cases.prompts().cloned().collect::<Vec<Chat>>();
-    Ok(match name {
-        SystemName::Adapter => Run {
+    Ok(match (name, few_shot) {
+        (SystemName::Adapter, _) => Run {
             system: system(args.name.clone(), Kind::Adapter, Some(0)),
-            answers: answerer.answer(&prompts(), &key)?,
+            answers: answerer.answer(&Asked::plainly(cases), &key)?,
         },
-        SystemName::FewShot => {
-            let options = FewShot {
-                train: inputs.train()?,
-                candidates: &args.shots,
-                select: inputs.select.as_ref(),
-                seed: args.generation.seed,
-                judge,
-            };
+        (SystemName::FewShot, Some(options)) => {
             let system = system(precision.to_string(), Kind::Base, None);
-            let answer = |prompts: &[Chat]| answerer.answer(prompts, &key);
-            let (run, selection) = system::few_shot(system, cases, &args.metric, &options, answer)?;
+            let answer = |asked: &Asked<'_>| answerer.answer(asked, &key);
+            let (run, selection) = system::few_shot(system, cases, options, answer)?;
             selections.extend(selection);
             run
         }
         _ => Run {
             system: system(format!("{precision}, zero-shot"), Kind::Base, Some(0)),
-            answers: answerer.answer(&prompts(), &key)?,
+            answers: answerer.answer(&Asked::plainly(cases), &key)?,
         },
     })
 }
@@ -281,7 +273,32 @@ fn check_names(args: &Args, earlier: &[Run]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_answerer(args: &Args, warnings: &mut Vec<String>) -> anyhow::Result<Option<Answerer>> {
+/// How the few-shot prompt is made, if there is to be one.
+fn few_shot<'a>(
+    args: &'a Args,
+    inputs: &'a Inputs,
+    judge: &'a Judge,
+) -> anyhow::Result<Option<FewShot<'a>>> {
+    if !args.systems().contains(&SystemName::FewShot) {
+        return Ok(None);
+    }
+    Ok(Some(FewShot {
+        train: inputs.train()?,
+        candidates: &args.shots,
+        select: inputs.select.as_ref(),
+        metric: &args.metric,
+        seed: args.generation.seed,
+        judge,
+    }))
+}
+
+/// The model, if one is asked. A prompt that is too long is told before its weights are read.
+fn open_answerer(
+    args: &Args,
+    inputs: &Inputs,
+    few_shot: Option<&FewShot<'_>>,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<Option<Answerer>> {
     if !args.systems().into_iter().any(SystemName::needs_model) {
         return Ok(None);
     }
@@ -290,21 +307,33 @@ fn open_answerer(args: &Args, warnings: &mut Vec<String>) -> anyhow::Result<Opti
     let date = fit::date(args.model.date, args.adapter.as_deref(), dir)?;
     let chat = tokens::Chat::open_with(dir, &args.model.chat_options(date)).map_err(hinted)?;
     let adapter = open_adapter(args, warnings)?;
-    let model = answer::load(&base, adapter.as_ref(), &args.model)?;
     let options = args.generation.options(args.model.batch_size);
-    Ok(Some(Answerer::new(&base, model, chat, options)))
+    let prompter = Prompter::new(&base, chat, options.max_new_tokens);
+    let plainly = (args.systems().into_iter())
+        .any(|name| matches!(name, SystemName::ZeroShot | SystemName::Adapter))
+        .then(|| Asked::plainly(&inputs.cases));
+    let with_shots = few_shot.into_iter();
+    let with_shots = with_shots.flat_map(|options| options.all_asked(&inputs.cases));
+    for asked in plainly.into_iter().chain(with_shots) {
+        prompter.token_ids(&asked)?;
+    }
+    let model = answer::load(&base, adapter.as_ref(), &args.model)?;
+    Ok(Some(Answerer::new(&base, model, prompter, options)))
 }
 
 /// What scores; a metric that it lacks the means for is refused before anybody is asked.
 fn open_judge(args: &Args) -> anyhow::Result<Judge> {
-    match &args.bertscore_model {
-        Some(dir) => Judge::with_encoder(dir, args.bertscore_layer),
-        None if args.metric.wants_encoder() => {
-            Err(anyhow::anyhow!("--metric {} needs an encoder", args.metric))
-                .hint("--bertscore-model DIR takes the folder of a BERT or RoBERTa")
-        }
-        None => Ok(Judge::default()),
-    }
+    let judge = match &args.bertscore_model {
+        Some(dir) => Judge::with_encoder(
+            dir,
+            args.bertscore_layer,
+            args.bertscore_idf,
+            args.bertscore_baseline.as_deref(),
+        )?,
+        None => Judge::default(),
+    };
+    judge.check(&args.metric)?;
+    Ok(judge)
 }
 
 fn base_dir(args: &Args) -> anyhow::Result<&Path> {

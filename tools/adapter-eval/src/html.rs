@@ -16,6 +16,8 @@ use crate::verdict::percent;
 const STYLE: &str = include_str!("report.css");
 /// Wrong answers shown; predictions.jsonl holds all of them.
 const SHOWN_ERRORS: usize = 60;
+/// A score from here on is a whole one: BERTScore's cosines are sums in f32.
+const WHOLE: f64 = 1.0 - 1e-6;
 /// Larger confusion tables are unreadable; the commonest confusions are listed in any case.
 const SHOWN_CONFUSION: usize = 48;
 
@@ -94,7 +96,7 @@ fn systems(report: &Report) -> Markup {
 /// A bar from 0 to the mean, a whisker from low to high, over a width of 200.
 fn bar(scored: &Scored) -> Markup {
     let estimate = scored.primary();
-    let x = |share: f64| format!("{:.1}", share * 200.0);
+    let x = |share: f64| format!("{:.1}", share.clamp(0.0, 1.0) * 200.0);
     let class = match scored.system.kind {
         Kind::Lookup => "lookup",
         Kind::Base => "base",
@@ -319,7 +321,7 @@ fn confidence(report: &Report) -> Markup {
 }
 
 fn errors(report: &Report, run: &Run, cases: &Cases, scores: &[f64]) -> Markup {
-    let mut worst: Vec<usize> = (0..scores.len()).filter(|i| scores[*i] < 1.0).collect();
+    let mut worst: Vec<usize> = (0..scores.len()).filter(|i| scores[*i] < WHOLE).collect();
     worst.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]).then(a.cmp(b)));
     html! {
         section {

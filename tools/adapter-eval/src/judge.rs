@@ -6,14 +6,15 @@ use std::path::Path;
 
 use checkpoint::{EncoderBase, EncoderConfig};
 use cli::Hint;
-use metrics::bertscore::{self, BertScore, Embedded};
+use metrics::bertscore::{self, BertScore, Embedded, Idf, Weighed};
 use model::Encoder;
 use serde::Serialize;
 use tokens::PlainEncoder;
 
+use crate::baseline;
 use crate::cases::Cases;
 use crate::fit::hinted;
-use crate::metric::Metric;
+use crate::metric::{Metric, Side};
 use crate::system::Answer;
 
 /// Scores answers by any metric that it has the means for.
@@ -30,6 +31,10 @@ pub struct EncoderInfo {
     pub layer: usize,
     /// Of how many.
     pub layers: usize,
+    /// Tokens weigh by their inverse document frequency.
+    pub idf: bool,
+    /// The file that scores are rescaled by.
+    pub baseline: Option<String>,
 }
 
 impl std::fmt::Display for EncoderInfo {
@@ -39,8 +44,17 @@ impl std::fmt::Display for EncoderInfo {
             model_type,
             layer,
             layers,
+            idf,
+            baseline,
         } = self;
-        write!(f, "{model} ({model_type}, layer {layer} of {layers})")
+        write!(f, "{model} ({model_type}, layer {layer} of {layers}")?;
+        if *idf {
+            f.write_str(", idf")?;
+        }
+        if let Some(baseline) = baseline {
+            write!(f, ", rescaled by {baseline}")?;
+        }
+        f.write_str(")")
     }
 }
 
@@ -50,19 +64,32 @@ struct Reader {
     tokenizer: PlainEncoder,
     /// Tokens that it reads of a text.
     longest: usize,
+    baseline: Option<BertScore>,
     read: RefCell<Texts>,
 }
 
 /// What has been read: references come up once a system.
 #[derive(Default)]
 struct Texts {
-    embedded: HashMap<String, Embedded>,
+    texts: HashMap<String, Text>,
     cut: usize,
 }
 
+struct Text {
+    embedded: Embedded,
+    ids: Vec<u32>,
+    /// Of each token, whether the tokenizer added it.
+    special: Vec<bool>,
+}
+
 impl Judge {
-    /// With an encoder for BERTScore; `layer` counts from 1.
-    pub fn with_encoder(dir: &Path, layer: Option<usize>) -> anyhow::Result<Judge> {
+    /// With an encoder for BERTScore; `layer` counts from 1, and `baseline` is bert_score's file.
+    pub fn with_encoder(
+        dir: &Path,
+        layer: Option<usize>,
+        idf: bool,
+        baseline: Option<&Path>,
+    ) -> anyhow::Result<Judge> {
         let base = EncoderBase::open(dir)
             .hint("--bertscore-model takes a folder of a BERT or RoBERTa with safetensors")?;
         let config = base.config();
@@ -74,6 +101,9 @@ impl Judge {
                 dir.display()
             ));
         }
+        let rescaling = baseline
+            .map(|path| baseline::read(path, layer))
+            .transpose()?;
         let leading_space = config.model_type == "roberta";
         let tokenizer = PlainEncoder::open(base.dir(), leading_space).map_err(hinted)?;
         if tokenizer.vocab_size() > config.vocab_size {
@@ -92,10 +122,13 @@ impl Judge {
                     model_type: config.model_type.clone(),
                     layer,
                     layers,
+                    idf,
+                    baseline: baseline.map(|path| path.display().to_string()),
                 },
                 encoder: Encoder::load(&base, layer)?,
                 tokenizer,
                 longest: config.longest_text(),
+                baseline: rescaling,
                 read: RefCell::default(),
             }),
         })
@@ -109,7 +142,11 @@ impl Judge {
     /// What it measures beside any metric that decides.
     pub fn beside(&self) -> &'static [Metric] {
         match self.reader {
-            Some(_) => &[Metric::BertF1, Metric::BertPrecision, Metric::BertRecall],
+            Some(_) => &[
+                Metric::BertScore(Side::F1),
+                Metric::BertScore(Side::Precision),
+                Metric::BertScore(Side::Recall),
+            ],
             None => &[],
         }
     }
@@ -133,23 +170,37 @@ impl Judge {
         cases: &Cases,
         answers: &[Answer],
     ) -> anyhow::Result<Vec<f64>> {
-        if metric.wants_encoder() {
-            let outputs = answers.iter().map(|answer| answer.output.as_str());
-            self.reader().read(cases.references().chain(outputs))?;
+        let outputs = answers.iter().map(|answer| answer.output.as_str());
+        let pairs = cases.references().zip(outputs.clone());
+        match metric {
+            Metric::Text(metric) => Ok(pairs
+                .map(|(reference, output)| metric.score(reference, output))
+                .collect()),
+            Metric::BertScore(side) => {
+                let reader = self.reader_for(metric)?;
+                reader.read(cases.references().chain(outputs))?;
+                let idf = reader.idf(cases.references());
+                Ok(pairs
+                    .map(|(reference, output)| {
+                        side.of(reader.score(reference, output, idf.as_ref()))
+                    })
+                    .collect())
+            }
         }
-        let pairs = cases.references().zip(answers);
-        let scores = pairs.map(|(reference, answer)| match metric {
-            Metric::BertF1 => self.reader().score(reference, &answer.output).f1,
-            Metric::BertPrecision => self.reader().score(reference, &answer.output).precision,
-            Metric::BertRecall => self.reader().score(reference, &answer.output).recall,
-            plain => plain.score(reference, &answer.output),
-        });
-        Ok(scores.collect())
     }
 
-    fn reader(&self) -> &Reader {
+    /// An error where it lacks the means for this metric.
+    pub fn check(&self, metric: &Metric) -> anyhow::Result<()> {
+        match metric {
+            Metric::Text(_) => Ok(()),
+            Metric::BertScore(_) => self.reader_for(metric).map(drop),
+        }
+    }
+
+    fn reader_for(&self, metric: &Metric) -> anyhow::Result<&Reader> {
         let reader = self.reader.as_ref();
-        reader.expect("a metric that wants an encoder is refused without one")
+        let reader = reader.ok_or_else(|| anyhow::anyhow!("--metric {metric} needs an encoder"));
+        reader.hint("--bertscore-model DIR takes the folder of a BERT or RoBERTa")
     }
 }
 
@@ -158,29 +209,62 @@ impl Reader {
     fn read<'a>(&self, texts: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
         let mut known = self.read.borrow_mut();
         let mut new: Vec<&str> = texts
-            .filter(|text| !known.embedded.contains_key(*text))
+            .filter(|text| !known.texts.contains_key(*text))
             .collect();
         new.sort_unstable();
         new.dedup();
-        let (mut ids, mut counted) = (Vec::new(), Vec::new());
+        let (mut all_ids, mut all_special) = (Vec::new(), Vec::new());
         for text in &new {
             let tokens = self.tokenizer.encode(text, self.longest).map_err(hinted)?;
             known.cut += usize::from(tokens.cut);
-            counted.push(tokens.special.iter().map(|special| !special).collect());
-            ids.push(tokens.ids);
+            all_special.push(tokens.special);
+            all_ids.push(tokens.ids);
         }
-        let embedded = self.encoder.embed(&ids).into_iter().zip(counted);
-        for (text, (vectors, counted)) in new.into_iter().zip(embedded) {
-            known
-                .embedded
-                .insert(text.to_owned(), Embedded::new(vectors, counted));
+        let embedded = self.encoder.embed(&all_ids).into_iter();
+        let tokens = all_ids.into_iter().zip(all_special);
+        for (text, (vectors, (ids, special))) in new.into_iter().zip(embedded.zip(tokens)) {
+            let text_read = Text {
+                embedded: Embedded::new(vectors, ids.len()),
+                ids,
+                special,
+            };
+            known.texts.insert(text.to_owned(), text_read);
         }
         Ok(())
     }
 
-    fn score(&self, reference: &str, output: &str) -> BertScore {
-        let read = &self.read.borrow().embedded;
-        bertscore::score(&read[output], &read[reference])
+    /// Over references that were read, one document each time that they come up; none where it is not asked for.
+    fn idf<'a>(&self, references: impl Iterator<Item = &'a str>) -> Option<Idf> {
+        let read = &self.read.borrow().texts;
+        self.info
+            .idf
+            .then(|| Idf::over(references.map(|text| read[text].ids.as_slice())))
+    }
+
+    fn score(&self, reference: &str, output: &str, idf: Option<&Idf>) -> BertScore {
+        let read = &self.read.borrow().texts;
+        let texts = [&read[output], &read[reference]];
+        let weights = texts.map(|text| text.weights(idf));
+        let [candidate, reference] = [0, 1].map(|i| Weighed {
+            text: &texts[i].embedded,
+            weights: &weights[i],
+        });
+        let score = bertscore::score(candidate, reference);
+        self.baseline
+            .map_or(score, |baseline| score.rescaled(baseline))
+    }
+}
+
+impl Text {
+    fn weights(&self, idf: Option<&Idf>) -> Vec<f64> {
+        match idf {
+            Some(idf) => self.ids.iter().map(|id| idf.weight(*id)).collect(),
+            None => self
+                .special
+                .iter()
+                .map(|special| f64::from(!special))
+                .collect(),
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Is the adapter worth it? The same questions to the adapter, the prompted base and no model at all.
 //!
-//! Read in order: `cases` (what is asked) → `metric`, `judge` (what is right) → `lookup`, `shots`, `answer` (who answers) →
-//! `system` (answers gathered) → `compare`, `verdict` (what they mean) → `report`, `table`, `html` (how it is told).
+//! Read in order: `cases` (what is asked) → `metric`, `judge` (what is right) → `lookup`, `shots`, `answer` (who
+//! answers) → `system` (answers gathered) → `compare`, `verdict` (what they mean) → `report`, `table`, `html` (how
+//! it is told).
 
 mod against;
 mod answer;
 mod args;
+mod baseline;
 mod cases;
 mod compare;
 mod confidence;
@@ -50,7 +52,7 @@ fn judged(args: Args) -> anyhow::Result<Outcome> {
             out_dir,
             &[("report.json", serde_json::to_string_pretty(&loss)? + "\n")],
         )?;
-        print(&(serde_json::to_string(&loss)? + "\n"))?;
+        print(&args, &(serde_json::to_string(&loss)? + "\n"))?;
         return Ok(Outcome::Done);
     }
     let Evaluation {
@@ -81,7 +83,7 @@ fn judged(args: Args) -> anyhow::Result<Outcome> {
             ("report.json", serde_json::to_string_pretty(&report)? + "\n"),
         ],
     )?;
-    print(&table::text(&report))?;
+    print(&args, &table::text(&report))?;
     let mut outcome = Outcome::Done;
     for gate in report.gates.iter().filter(|gate| !gate.met) {
         cli::reason(format_args!("{} is not met: {}", gate.gate, gate.because));
@@ -100,6 +102,7 @@ fn files(args: &Args) -> Files {
         .reads_paths("--base", &args.base)
         .reads_paths("--adapter", &args.adapter)
         .reads_paths("--bertscore-model", &args.bertscore_model)
+        .reads_paths("--bertscore-baseline", &args.bertscore_baseline)
         .reads_paths("--against", &args.against);
     match &args.out_dir {
         Some(folder) => files.replaces("--out-dir", folder),
@@ -121,8 +124,13 @@ fn publish(out_dir: Option<AtomicDir>, files: &[(&str, String)]) -> anyhow::Resu
     dir.publish()
 }
 
-fn print(text: &str) -> anyhow::Result<()> {
+/// Says the outcome. The folder that holds it stays where nobody can be told: hours may be in it.
+fn print(args: &Args, text: &str) -> anyhow::Result<()> {
     let mut out = Output::Stdout.create()?;
-    out.write_all(text.as_bytes())?;
-    out.commit()
+    let printed = out.write_all(text.as_bytes()).map_err(anyhow::Error::from);
+    let printed = printed.and_then(|()| out.commit());
+    match &args.out_dir {
+        Some(dir) => printed.hint(format!("{} holds the whole outcome", dir.display())),
+        None => printed,
+    }
 }

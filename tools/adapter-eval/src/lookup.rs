@@ -96,6 +96,7 @@ fn words(text: &str) -> BTreeSet<String> {
 mod tests {
     use super::*;
     use crate::cases::tests::cases;
+    use crate::metric::TextMetric;
 
     #[test]
     fn the_majority_is_the_commonest_label_in_its_commonest_wording() {
@@ -106,10 +107,10 @@ mod tests {
             ("d", r#"{"code":"A","d":"two"}"#),
             ("e", r#"{"code":"B","d":"x"}"#),
         ]);
-        let code = Metric::JsonField("code".into());
+        let code = Metric::from(TextMetric::JsonField("code".into()));
         assert_eq!(majority(&train.cases, &code), r#"{"code":"A","d":"two"}"#);
         assert_eq!(
-            majority(&train.cases, &Metric::Exact),
+            majority(&train.cases, &TextMetric::Exact.into()),
             r#"{"code":"B","d":"x"}"#,
             "of equally common answers the earliest"
         );

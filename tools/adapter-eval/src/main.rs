@@ -1,5 +1,8 @@
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: model::CacheLines = model::CacheLines;
+
 fn main() -> ExitCode {
     cli::main(adapter_eval::run)
 }

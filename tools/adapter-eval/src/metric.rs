@@ -3,13 +3,22 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
+use metrics::bertscore::BertScore;
 use metrics::rouge::{self, Stemming};
 use metrics::{bleu, chrf, json, matching};
 use serde::{Serialize, Serializer};
 
-/// A measure of one answer against its reference, 0..=1, larger is better.
+/// A measure of one answer against its reference, 1 at best, larger is better.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Metric {
+    Text(TextMetric),
+    /// An encoder's work ([`crate::judge`]), rarely below 0; rescaled by a baseline, often.
+    BertScore(Side),
+}
+
+/// A measure that the two texts alone decide, 0..=1.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TextMetric {
     /// Equal text, white space at the ends aside.
     Exact,
     /// Equal after SQuAD's normalisation.
@@ -31,10 +40,30 @@ pub enum Metric {
     Bleu,
     /// chrF2 / 100.
     Chrf,
-    /// BERTScore's F1, precision and recall: an encoder's work ([`crate::judge`]), rarely below 0.
-    BertF1,
-    BertPrecision,
-    BertRecall,
+}
+
+/// Which of BERTScore's three numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    F1,
+    Precision,
+    Recall,
+}
+
+impl Side {
+    pub fn of(self, score: BertScore) -> f64 {
+        match self {
+            Side::F1 => score.f1,
+            Side::Precision => score.precision,
+            Side::Recall => score.recall,
+        }
+    }
+}
+
+impl From<TextMetric> for Metric {
+    fn from(metric: TextMetric) -> Metric {
+        Metric::Text(metric)
+    }
 }
 
 /// The label of an answer that gives none.
@@ -42,69 +71,64 @@ pub const NO_LABEL: &str = "(no answer)";
 /// The label of an answer that no reference has.
 pub const OTHER_LABEL: &str = "(other)";
 
-impl Metric {
+impl TextMetric {
     /// Scores one answer.
-    ///
-    /// # Panics
-    /// When the metric [wants an encoder](Self::wants_encoder).
     pub fn score(&self, reference: &str, output: &str) -> f64 {
         let stemming = Stemming::Porter;
         match self {
-            Metric::Exact => f64::from(matching::exact(reference, output)),
-            Metric::Normalised => f64::from(matching::normalised(reference, output)),
-            Metric::JsonValid => f64::from(json::parse(output).is_some()),
-            Metric::JsonMatch => f64::from(
+            TextMetric::Exact => f64::from(matching::exact(reference, output)),
+            TextMetric::Normalised => f64::from(matching::normalised(reference, output)),
+            TextMetric::JsonValid => f64::from(json::parse(output).is_some()),
+            TextMetric::JsonMatch => f64::from(
                 json::parse(reference)
                     .zip(json::parse(output))
                     .is_some_and(|(reference, output)| json::same(&reference, &output)),
             ),
-            Metric::JsonField(name) => f64::from(same_field(reference, json::parse(output), name)),
-            Metric::JsonFound(name) => {
+            TextMetric::JsonField(name) => {
+                f64::from(same_field(reference, json::parse(output), name))
+            }
+            TextMetric::JsonFound(name) => {
                 f64::from(same_field(reference, json::find_object(output), name))
             }
-            Metric::WordF1 => matching::word_f1(reference, output),
-            Metric::Rouge1 => rouge::rouge_n(reference, output, 1, stemming).f1,
-            Metric::Rouge2 => rouge::rouge_n(reference, output, 2, stemming).f1,
-            Metric::RougeL => rouge::rouge_l(reference, output, stemming).f1,
-            Metric::Bleu => bleu::sentence(reference, output).score / 100.0,
-            Metric::Chrf => chrf::sentence(reference, output) / 100.0,
-            Metric::BertF1 | Metric::BertPrecision | Metric::BertRecall => {
-                unreachable!("{self} is the judge's")
-            }
+            TextMetric::WordF1 => matching::word_f1(reference, output),
+            TextMetric::Rouge1 => rouge::rouge_n(reference, output, 1, stemming).f1,
+            TextMetric::Rouge2 => rouge::rouge_n(reference, output, 2, stemming).f1,
+            TextMetric::RougeL => rouge::rouge_l(reference, output, stemming).f1,
+            TextMetric::Bleu => bleu::sentence(reference, output).score / 100.0,
+            TextMetric::Chrf => chrf::sentence(reference, output) / 100.0,
         }
-    }
-
-    /// Texts alone do not say; `--bertscore-model` does.
-    pub fn wants_encoder(&self) -> bool {
-        matches!(
-            self,
-            Metric::BertF1 | Metric::BertPrecision | Metric::BertRecall
-        )
     }
 
     /// Right or wrong, nothing between.
     pub fn is_binary(&self) -> bool {
         match self {
-            Metric::Exact | Metric::Normalised | Metric::JsonValid | Metric::JsonMatch => true,
-            Metric::JsonField(_) | Metric::JsonFound(_) => true,
-            Metric::WordF1 | Metric::Rouge1 | Metric::Rouge2 | Metric::RougeL => false,
-            Metric::Bleu | Metric::Chrf => false,
-            Metric::BertF1 | Metric::BertPrecision | Metric::BertRecall => false,
+            TextMetric::Exact | TextMetric::Normalised => true,
+            TextMetric::JsonValid | TextMetric::JsonMatch => true,
+            TextMetric::JsonField(_) | TextMetric::JsonFound(_) => true,
+            TextMetric::WordF1 | TextMetric::Bleu | TextMetric::Chrf => false,
+            TextMetric::Rouge1 | TextMetric::Rouge2 | TextMetric::RougeL => false,
         }
+    }
+}
+
+impl Metric {
+    /// Right or wrong, nothing between.
+    pub fn is_binary(&self) -> bool {
+        matches!(self, Metric::Text(metric) if metric.is_binary())
     }
 
     /// What class this text names when answers are classes: a field's value, or the whole text.
     pub fn label(&self, text: &str) -> String {
         let value = match self {
-            Metric::JsonField(name) => json::parse(text)
+            Metric::Text(TextMetric::JsonField(name)) => json::parse(text)
                 .as_ref()
                 .and_then(|v| json::field(v, name))
                 .map(json::label),
-            Metric::JsonFound(name) => json::find_object(text)
+            Metric::Text(TextMetric::JsonFound(name)) => json::find_object(text)
                 .as_ref()
                 .and_then(|v| json::field(v, name))
                 .map(json::label),
-            Metric::Normalised => Some(matching::normalise(text)),
+            Metric::Text(TextMetric::Normalised) => Some(matching::normalise(text)),
             _ => Some(text.trim().to_string()),
         };
         value
@@ -132,17 +156,29 @@ impl Metric {
                 _ => objects = false,
             }
         }
-        if objects {
-            all.push(Metric::JsonValid);
-            all.extend(fields.iter().cloned().map(Metric::JsonField));
-            if let Metric::JsonField(name) = self {
-                all.push(Metric::JsonFound(name.clone()));
-            }
-            all.extend([Metric::JsonMatch, Metric::Exact, Metric::RougeL]);
+        let beside = if objects {
+            let fields = fields.into_iter().map(TextMetric::JsonField);
+            let found = match self {
+                Metric::Text(TextMetric::JsonField(name)) => {
+                    Some(TextMetric::JsonFound(name.clone()))
+                }
+                _ => None,
+            };
+            let whole = [TextMetric::JsonMatch, TextMetric::Exact, TextMetric::RougeL];
+            let json = [TextMetric::JsonValid].into_iter().chain(fields);
+            json.chain(found).chain(whole).collect()
         } else {
-            all.extend([Metric::Exact, Metric::Normalised, Metric::WordF1]);
-            all.extend([Metric::Rouge1, Metric::Rouge2, Metric::RougeL, Metric::Chrf]);
-        }
+            vec![
+                TextMetric::Exact,
+                TextMetric::Normalised,
+                TextMetric::WordF1,
+                TextMetric::Rouge1,
+                TextMetric::Rouge2,
+                TextMetric::RougeL,
+                TextMetric::Chrf,
+            ]
+        };
+        all.extend(beside.into_iter().map(Metric::Text));
         let mut seen = Vec::new();
         all.retain(|metric| {
             !seen.contains(metric) && {
@@ -161,19 +197,19 @@ fn same_field(reference: &str, output: Option<serde_json::Value>, name: &str) ->
 }
 
 const PLAIN: [(&str, Metric); 13] = [
-    ("exact", Metric::Exact),
-    ("normalised", Metric::Normalised),
-    ("json-valid", Metric::JsonValid),
-    ("json-match", Metric::JsonMatch),
-    ("word-f1", Metric::WordF1),
-    ("rouge-1", Metric::Rouge1),
-    ("rouge-2", Metric::Rouge2),
-    ("rouge-l", Metric::RougeL),
-    ("bleu", Metric::Bleu),
-    ("chrf", Metric::Chrf),
-    ("bertscore", Metric::BertF1),
-    ("bertscore-precision", Metric::BertPrecision),
-    ("bertscore-recall", Metric::BertRecall),
+    ("exact", Metric::Text(TextMetric::Exact)),
+    ("normalised", Metric::Text(TextMetric::Normalised)),
+    ("json-valid", Metric::Text(TextMetric::JsonValid)),
+    ("json-match", Metric::Text(TextMetric::JsonMatch)),
+    ("word-f1", Metric::Text(TextMetric::WordF1)),
+    ("rouge-1", Metric::Text(TextMetric::Rouge1)),
+    ("rouge-2", Metric::Text(TextMetric::Rouge2)),
+    ("rouge-l", Metric::Text(TextMetric::RougeL)),
+    ("bleu", Metric::Text(TextMetric::Bleu)),
+    ("chrf", Metric::Text(TextMetric::Chrf)),
+    ("bertscore", Metric::BertScore(Side::F1)),
+    ("bertscore-precision", Metric::BertScore(Side::Precision)),
+    ("bertscore-recall", Metric::BertScore(Side::Recall)),
 ];
 
 impl FromStr for Metric {
@@ -184,8 +220,12 @@ impl FromStr for Metric {
             return Ok(metric.clone());
         }
         match name.split_once(':') {
-            Some(("json-field", field)) if !field.is_empty() => Ok(Metric::JsonField(field.into())),
-            Some(("json-found", field)) if !field.is_empty() => Ok(Metric::JsonFound(field.into())),
+            Some(("json-field", field)) if !field.is_empty() => {
+                Ok(TextMetric::JsonField(field.into()).into())
+            }
+            Some(("json-found", field)) if !field.is_empty() => {
+                Ok(TextMetric::JsonFound(field.into()).into())
+            }
             _ => Err(format!(
                 "one of {}, json-field:NAME, json-found:NAME",
                 PLAIN.map(|(name, _)| name).join(", ")
@@ -197,8 +237,8 @@ impl FromStr for Metric {
 impl Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Metric::JsonField(name) => write!(f, "json-field:{name}"),
-            Metric::JsonFound(name) => write!(f, "json-found:{name}"),
+            Metric::Text(TextMetric::JsonField(name)) => write!(f, "json-field:{name}"),
+            Metric::Text(TextMetric::JsonFound(name)) => write!(f, "json-found:{name}"),
             plain => {
                 let named = PLAIN.iter().find(|(_, metric)| metric == plain);
                 f.write_str(
@@ -239,14 +279,15 @@ mod tests {
     fn a_right_code_in_prose_counts_for_the_forgiving_metric_only() {
         let (reference, output) = (r#"{"code":"I10"}"#, r#"Sure: {"code": "I10"}"#);
         assert_eq!(
-            Metric::JsonField("code".into()).score(reference, output),
+            TextMetric::JsonField("code".into()).score(reference, output),
             0.0
         );
         assert_eq!(
-            Metric::JsonFound("code".into()).score(reference, output),
+            TextMetric::JsonFound("code".into()).score(reference, output),
             1.0
         );
-        assert_eq!(Metric::JsonField("code".into()).label(output), NO_LABEL);
+        let metric = Metric::from(TextMetric::JsonField("code".into()));
+        assert_eq!(metric.label(output), NO_LABEL);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::cases::Cases;
 use crate::compare::{self, Comparison};
 use crate::confidence::{self, Confidence};
 use crate::judge::{EncoderInfo, Judge};
-use crate::metric::{Metric, NO_LABEL, OTHER_LABEL};
+use crate::metric::{Metric, NO_LABEL, OTHER_LABEL, TextMetric};
 use crate::shots::Selection;
 use crate::system::{Finish, Kind, Run, System};
 use crate::verdict;
@@ -234,8 +234,10 @@ fn scored(run: &Run, question: &Question<'_>, metrics: &[Metric]) -> anyhow::Res
 
 /// Answers are classes when the primary metric compares them as wholes and references repeat.
 fn labels(run: &Run, cases: &Cases, metric: &Metric) -> Option<classification::Report> {
-    if !metric.is_binary() || matches!(metric, Metric::JsonValid | Metric::JsonMatch) {
-        return None;
+    match metric {
+        Metric::Text(TextMetric::JsonValid | TextMetric::JsonMatch) => return None,
+        Metric::Text(text) if text.is_binary() => {}
+        _ => return None,
     }
     let truth: Vec<String> = cases
         .references()

@@ -149,9 +149,10 @@ pub fn refuse_test_cases(
 mod tests {
     use super::*;
     use crate::cases::tests::cases;
+    use crate::metric::TextMetric;
 
     fn code() -> Metric {
-        Metric::JsonField("code".into())
+        TextMetric::JsonField("code".into()).into()
     }
 
     #[test]

@@ -49,6 +49,25 @@ pub enum Finish {
     Length,
 }
 
+/// What a model is asked: a prompt for each case of a file, in their order.
+pub struct Asked<'a> {
+    pub cases: &'a Cases,
+    /// Examples in each prompt.
+    pub shots: usize,
+    pub prompts: Vec<Chat>,
+}
+
+impl Asked<'_> {
+    /// The cases as they are written.
+    pub fn plainly(cases: &Cases) -> Asked<'_> {
+        Asked {
+            cases,
+            shots: 0,
+            prompts: cases.prompts().cloned().collect(),
+        }
+    }
+}
+
 /// A system with its answers to all cases, in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -155,8 +174,31 @@ pub struct FewShot<'a> {
     pub candidates: &'a [usize],
     /// Where they are tried; not needed for a single candidate.
     pub select: Option<&'a Cases>,
+    pub metric: &'a Metric,
     pub seed: u64,
     pub judge: &'a Judge,
+}
+
+impl<'a> FewShot<'a> {
+    /// Prompts of `count` shots for the cases `of` a file; none of these and none of the `test` cases is shown.
+    fn asked(&self, test: &Cases, of: &'a Cases, count: usize) -> Asked<'a> {
+        let mut hidden = test.prompt_hashes();
+        hidden.extend(of.prompt_hashes());
+        let shown = shots::draw(&self.train.cases, count, self.metric, self.seed, &hidden);
+        let prompts = of.prompts().map(|case| shots::prompt(case, &shown));
+        Asked {
+            cases: of,
+            shots: shown.len(),
+            prompts: prompts.collect(),
+        }
+    }
+
+    /// All that may be asked, whichever candidate is chosen.
+    pub fn all_asked(&self, test: &'a Cases) -> impl Iterator<Item = Asked<'a>> {
+        let files = self.select.into_iter().chain([test]);
+        let candidates = self.candidates.iter();
+        candidates.flat_map(move |count| files.clone().map(|of| self.asked(test, of, *count)))
+    }
 }
 
 /// The base with the number of shots that served best on the selection file; the test cases are asked once, after
@@ -164,21 +206,11 @@ pub struct FewShot<'a> {
 pub fn few_shot(
     system: System,
     cases: &Cases,
-    metric: &Metric,
     options: &FewShot<'_>,
-    mut answer: impl FnMut(&[Chat]) -> anyhow::Result<Vec<Answer>>,
+    mut answer: impl FnMut(&Asked<'_>) -> anyhow::Result<Vec<Answer>>,
 ) -> anyhow::Result<(Run, Option<Selection>)> {
-    let asked = cases.prompt_hashes();
-    let mut prompts = |of: &Cases, count: usize| -> anyhow::Result<Vec<Answer>> {
-        let mut hidden = asked.clone();
-        hidden.extend(of.prompt_hashes());
-        let shown = shots::draw(&options.train.cases, count, metric, options.seed, &hidden);
-        let prompts: Vec<Chat> = of
-            .prompts()
-            .map(|case| shots::prompt(case, &shown))
-            .collect();
-        answer(&prompts)
-    };
+    let metric = options.metric;
+    let mut answers = |of: &Cases, count| answer(&options.asked(cases, of, count));
     let mut chosen = options.candidates[0];
     let mut selection = None;
     if let Some(select) = options.select {
@@ -186,7 +218,7 @@ pub fn few_shot(
         for &shots in options.candidates {
             let run = Run {
                 system: system.clone(),
-                answers: prompts(select, shots)?,
+                answers: answers(select, shots)?,
             };
             let scores = options.judge.scores(metric, select, &run.answers)?;
             let score = scores.iter().sum::<f64>() / scores.len() as f64;
@@ -209,7 +241,7 @@ pub fn few_shot(
     Ok((
         Run {
             system,
-            answers: prompts(cases, chosen)?,
+            answers: answers(cases, chosen)?,
         },
         selection,
     ))
@@ -219,6 +251,7 @@ pub fn few_shot(
 mod tests {
     use super::*;
     use crate::cases::tests::cases;
+    use crate::metric::TextMetric;
 
     #[test]
     fn the_test_cases_are_asked_once_and_only_after_the_prompt_is_chosen() {
@@ -232,7 +265,8 @@ mod tests {
         let select = cases(&[("valid1", "b"), ("valid2", "a")]);
         let test = cases(&[("test1", "a")]);
         let mut asked: Vec<Vec<String>> = Vec::new();
-        let answer = |prompts: &[Chat]| {
+        let answer = |now: &Asked<'_>| {
+            let prompts = &now.prompts;
             let said = |chat: &Chat| {
                 chat.messages
                     .iter()
@@ -268,10 +302,11 @@ mod tests {
             train: &train,
             candidates: &[1, 2],
             select: Some(&select),
+            metric: &TextMetric::Exact.into(),
             seed: 0,
             judge: &Judge::default(),
         };
-        let (run, selection) = few_shot(system, &test, &Metric::Exact, &options, answer).unwrap();
+        let (run, selection) = few_shot(system, &test, &options, answer).unwrap();
         let selection = selection.unwrap();
         assert_eq!((selection.chosen, selection.candidates[1].score), (2, 0.5));
         assert_eq!(

@@ -1,7 +1,7 @@
 //! The outcome as plain text, for a terminal or a log: one line a system.
 
 use crate::compare::p_text;
-use crate::metric::Metric;
+use crate::metric::{Metric, Side, TextMetric};
 use crate::report::{Report, Scored};
 
 /// One row of the overview, as text; the page shows the same rows.
@@ -18,8 +18,9 @@ pub fn overview(report: &Report) -> (Vec<String>, Vec<Row<'_>>) {
         .iter()
         .map(|(metric, _)| metric)
         .filter(|metric| match metric {
-            Metric::JsonValid | Metric::JsonFound(_) | Metric::BertF1 => true,
-            Metric::Exact | Metric::RougeL => !is_json,
+            Metric::Text(TextMetric::JsonValid | TextMetric::JsonFound(_)) => true,
+            Metric::Text(TextMetric::Exact | TextMetric::RougeL) => !is_json,
+            Metric::BertScore(side) => *side == Side::F1,
             _ => false,
         })
         .collect();

@@ -39,10 +39,29 @@ const NEAREST: &str = "--cases test.jsonl --train train.jsonl --systems nearest 
 
 #[test]
 fn scores_are_those_of_bert_score() {
+    are_bert_scores(|expected| expected, "", 2e-6);
+}
+
+#[test]
+fn weighed_and_rescaled_scores_are_those_of_bert_score() {
+    let (idf, baseline) = ("--bertscore-idf", "--bertscore-baseline baseline.tsv");
+    are_bert_scores(|expected| &expected["idf"], idf, 1e-5);
+    are_bert_scores(|expected| &expected["rescaled"], baseline, 1e-5);
+    let both = format!("{idf} {baseline}");
+    are_bert_scores(|expected| &expected["idf_rescaled"], &both, 1e-5);
+}
+
+/// Every score by both encoders and both layers, `flags` added, is what bert_score said.
+fn are_bert_scores(said: impl Fn(&Value) -> &Value, flags: &str, tolerance: f64) {
     for encoder in ["bert", "roberta"] {
         for layer in [1, 3] {
             let (dir, expected) = scored_by(encoder, layer);
-            let by = format!("--bertscore-model encoder --bertscore-layer {layer}");
+            write(
+                &dir,
+                "baseline.tsv",
+                &std::fs::read_to_string(data("encoders/baseline.tsv")).unwrap(),
+            );
+            let by = format!("--bertscore-model encoder --bertscore-layer {layer} {flags}");
             exits(&dir, 0, &format!("{NEAREST} --metric bertscore {by}"));
             let predictions = read(&dir, "eval/predictions.jsonl");
             assert_eq!(predictions.lines().count(), expected.len());
@@ -54,10 +73,10 @@ fn scores_are_those_of_bert_score() {
                     ("bertscore-recall", "recall"),
                 ] {
                     let ours = line["scores"][ours].as_f64().unwrap();
-                    let theirs = expected[theirs].as_f64().unwrap();
+                    let theirs = said(expected)[theirs].as_f64().unwrap();
                     assert!(
-                        (ours - theirs).abs() < 2e-6,
-                        "{encoder}, layer {layer}: {ours} and {expected}"
+                        (ours - theirs).abs() < tolerance,
+                        "{encoder}, {flags}, layer {layer}: {ours} and {expected}"
                     );
                 }
             }
@@ -82,9 +101,20 @@ fn it_stands_beside_the_metric_that_decides_and_says_by_what_it_was_measured() {
     assert!((ours.unwrap() - mean).abs() < 2e-6);
     assert_eq!(
         report["settings"]["bertscore"],
-        json!({"model": "encoder", "model_type": "bert", "layer": 3, "layers": 3})
+        json!({"model": "encoder", "model_type": "bert", "layer": 3, "layers": 3, "idf": false, "baseline": null})
     );
     assert!(read(&dir, "eval/report.html").contains("encoder (bert, layer 3 of 3)"));
+}
+
+#[test]
+fn a_right_answer_is_not_shown_among_the_wrong_ones_whatever_its_cosines_round_to() {
+    let (dir, _) = scored_by("roberta", 3);
+    write(&dir, "train.jsonl", &read(&dir, "test.jsonl"));
+    let by = "--bertscore-model encoder --metric bertscore";
+    exits(&dir, 0, &format!("{NEAREST} {by}"));
+    let page = read(&dir, "eval/report.html");
+    let (_, wrong) = page.split_once("Wrong answers of nearest").unwrap();
+    assert!(wrong.contains("None."), "{wrong}");
 }
 
 #[test]

@@ -408,16 +408,82 @@ fn the_adapters_date_is_asked_with_and_where_it_has_none_the_bases() {
 }
 
 #[test]
-fn a_prompt_that_does_not_fit_is_told_before_anything_is_generated() {
+fn a_prompt_without_room_for_its_answer_is_told_with_its_case_before_anything_is_generated() {
     let dir = folder();
     tiny_base(&dir, "llama-tied");
-    let output = run(&dir, "--base base --cases test.jsonl --max-new-tokens 250");
-    assert_eq!(output.status.code(), Some(2));
-    assert!(
-        stderr(&output).contains("the base's 256 positions"),
-        "{}",
-        stderr(&output)
+    let case = |id: Value, words: &str| {
+        let messages = serde_json::json!([
+            {"role": "user", "content": words},
+            {"role": "assistant", "content": "yes"},
+        ]);
+        serde_json::json!({"id": id, "messages": messages}).to_string() + "\n"
+    };
+    let long = "blood pressure ".repeat(150);
+    let short = case(Value::Null, "blood pressure");
+    write(
+        &dir,
+        "one.jsonl",
+        &[short.as_str(), "\n", &case("x7".into(), &long)].concat(),
     );
+    write(
+        &dir,
+        "two.jsonl",
+        &[case(Value::Null, &long), case("x7".into(), &long)].concat(),
+    );
+    let refused = |words: &str| {
+        // Nothing is said of a model that is loaded.
+        let output = run(&dir, &format!("--base base --out-dir out {words}"));
+        let said = stderr(&output).to_owned();
+        assert_eq!(output.status.code(), Some(2), "{words}\n{said}");
+        assert!(!dir.path().join("out").exists());
+        said
+    };
+    let said = refused("--cases test.jsonl --max-new-tokens 250");
+    let all = "adapter-eval: test.jsonl:1: a prompt of 43 tokens and an answer of 250 are more than the base's \
+               256 positions; 15 more cases are too long\nhint: --max-new-tokens 213 has room for all; leave those \
+               cases out or take a base with more positions\n";
+    assert_eq!(said, all);
+    let said = refused("--cases one.jsonl --max-new-tokens 8");
+    assert!(
+        said.starts_with("adapter-eval: one.jsonl:3: case x7: a prompt of "),
+        "{said}"
+    );
+    assert!(
+        said.ends_with(
+            " positions\nhint: leave that case out or take a base with more positions\n"
+        ),
+        "{said}"
+    );
+    let said = refused("--cases two.jsonl --max-new-tokens 8");
+    assert!(said.contains("two.jsonl:1: a prompt"), "{said}");
+    assert!(said.contains("; one more case is too long\n"), "{said}");
+    // Of few-shot prompts every candidate counts, on the file where they are tried and on the test cases.
+    for (files, place) in [
+        ("--select valid.jsonl --cases test.jsonl", "valid.jsonl:1: "),
+        (
+            "--select one.jsonl --cases test.jsonl",
+            "one.jsonl:3: case x7: ",
+        ),
+        (
+            "--select valid.jsonl --cases one.jsonl",
+            "one.jsonl:3: case x7: ",
+        ),
+    ] {
+        let shots = if place.starts_with('v') {
+            "1,20"
+        } else {
+            "1,2"
+        };
+        let said = refused(&format!(
+            "{files} --systems few-shot --train train.jsonl --shots {shots} --max-new-tokens 8"
+        ));
+        assert!(
+            said.starts_with(&format!("adapter-eval: {place}")),
+            "{said}"
+        );
+        assert!(said.contains(" shot"), "{said}");
+        assert!(said.contains("\nhint: fewer --shots; "), "{said}");
+    }
 }
 
 #[test]

@@ -38,12 +38,13 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         args::Dtype::Bf16 => Some(Dtype::BF16),
         args::Dtype::F16 => Some(Dtype::F16),
     };
+    let mut gguf = None;
     if let Some(output) = &args.output {
         let file = gguf::adapter(&base, &adapter, dtype.unwrap_or(Dtype::F32))?;
-        let mut out = output.create()?;
-        file.write(&mut out).with_context(|| output.name())?;
-        out.commit()?;
+        let out = gguf.insert(output.create()?);
+        file.write(out).with_context(|| output.name())?;
     }
+    let mut merged = None;
     if let Some(out_dir) = &args.out_dir {
         let out = AtomicDir::create(out_dir, |name| merge::files().any(|file| file == name))?;
         merge::copy_files(base.dir(), &args.adapter, out.path())?;
@@ -51,8 +52,9 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
             return Ok(Outcome::Interrupted(signal));
         }
         Base::open(out.path()).context("checking what was written")?;
-        out.publish()?;
+        merged = Some(out);
     }
+    cli::publish(gguf, merged)?;
     Ok(Outcome::Done)
 }
 

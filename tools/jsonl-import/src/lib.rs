@@ -292,12 +292,8 @@ impl Sink {
     /// Publishes what was written. Where every row is left out an older output stays.
     fn commit(self, input_name: &str) -> anyhow::Result<Outcome> {
         let counts = self.ledger.counts;
-        if counts.kept > 0 {
-            self.output.commit()?;
-        }
-        if let Some(ledger) = self.ledger.finish()? {
-            ledger.commit()?;
-        }
+        let output = (counts.kept > 0).then_some(self.output);
+        cli::publish(self.ledger.finish()?.into_iter().chain(output), None)?;
         if counts.kept == 0 {
             return Err(anyhow::anyhow!(
                 "{input_name}: all {} rows have an empty cell and were left out; nothing is written",

@@ -70,7 +70,9 @@ fn a_quote_in_a_tsv_swallows_no_row() {
     let (status, _, said) = import(corpus, &[]);
     assert_eq!(status, Some(2));
     assert!(
-        said.contains("<stdin>:4: column \"a\": text follows the closing quote\n"),
+        said.contains(
+            "<stdin>:2: column \"a\": a quote is opened, and where it is closed, on line 4, text follows\n"
+        ),
         "{said}"
     );
     assert!(
@@ -239,6 +241,53 @@ fn a_flag_that_would_be_ignored_is_refused() {
         said.contains("<stdin>:1: column \"q\" is there twice"),
         "{said}"
     );
+}
+
+#[test]
+fn a_quote_in_a_csv_that_is_never_closed_is_told_where_it_opens_and_swallows_no_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out.jsonl");
+    std::fs::write(&output, "older\n").unwrap();
+    for (rows, what) in [
+        ("x,\"open\ny,b\nz,c\n", "a quote is opened and never closed"),
+        (
+            "x,\"open \"\"y\"\"\nz,c\n",
+            "a quote is opened and never closed",
+        ),
+        (
+            "x,\"open\ny,b\nz,\"c\"\nw,d\n",
+            "column \"a\": a quote is opened, and where it is closed, on line 5, text follows",
+        ),
+    ] {
+        let mut tool = tool();
+        tool.args(["--format=csv", "--user={{ q }}", "--assistant={{ a }}"]);
+        let table = format!("q,a\nfirst,row\n{rows}");
+        let got = run(tool.arg("-o").arg(&output), &table);
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(2), "{table}{said}");
+        let want = format!("<stdin>:3: {what}\nhint: --quoting none reads quotes as text");
+        assert!(said.contains(&want), "{table}{said}");
+        assert_eq!(std::fs::read_to_string(&output).unwrap(), "older\n");
+    }
+}
+
+#[test]
+fn a_key_that_a_message_holds_twice_is_refused() {
+    let message = r#"{"role":"user","role":"assistant","content":"x"}"#;
+    for (input, place) in [
+        (format!(r#"{{"messages":[{message}]}}"#), "1: messages[0]"),
+        (
+            format!(r#"[{{"a":{{}},"conversations":[{{}},{message}]}}]"#),
+            "row 1: conversations[1]",
+        ),
+    ] {
+        let got = run(&mut tool(), &input);
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(2), "{said}");
+        assert_eq!(text(&got.stdout), "");
+        let want = format!("<stdin>:{place}: key \"role\" is there twice at column ");
+        assert!(said.contains(&want), "{said}");
+    }
 }
 
 #[test]

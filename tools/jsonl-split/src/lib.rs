@@ -134,7 +134,7 @@ impl Sink {
     /// The manifest comes last, then all of it appears.
     fn publish(self, args: &Args, report: &Report, strata: &[String]) -> anyhow::Result<()> {
         let ledger = self.ledger.finish().map_err(cli::ledger_error)?; // a foreign one stops the run with nothing written
-        if let Some(folder) = self.folder {
+        if let Some(folder) = &self.folder {
             for file in self.files.into_iter().flatten() {
                 file.into_inner()
                     .map_err(|error| error.into_error())
@@ -143,9 +143,8 @@ impl Sink {
             let mut manifest = serde_json::to_string_pretty(&report.manifest(args, strata))?;
             manifest.push('\n');
             fs::write(folder.path().join(MANIFEST), manifest).context(MANIFEST)?;
-            folder.publish().hint("nothing was replaced")?;
         }
-        ledger.map_or(Ok(()), OutputWriter::commit)
+        cli::publish(ledger, self.folder).hint("nothing was replaced")
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use clap::builder::RangedU64ValueParser;
 use clap::{Parser, ValueEnum};
 use cli::{CommonArgs, Input, Output};
 use serde::Serialize;
@@ -103,7 +102,7 @@ pub struct Args {
     #[arg(long, value_name = "RULE|all")]
     pub explain: Option<String>,
     /// Threads that check lines, 1 to 1024; the output is the same with any number
-    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = cli::threads())]
     pub threads: Option<usize>,
     #[command(flatten)]
     #[serde(flatten)]

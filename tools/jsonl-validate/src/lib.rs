@@ -76,9 +76,12 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         0 => Vec::new(), // as with the output, older ones stay
         _ => sample.write(&args.input.name())?,
     };
-    sink.commit()?;
-    sheets.into_iter().try_for_each(OutputWriter::commit)?;
-    report.finish(counts, &judge.labels())?;
+    let written = report.finish(counts, &judge.labels())?;
+    cli::publish(
+        written.into_iter().chain(sheets).chain(sink.finish()?),
+        None,
+    )?;
+    report.tell(counts, &judge.labels());
     let outcome = outcome(&args, &report, &at_end, &options.severities);
     if counts.kept == 0 && outcome == Outcome::Done {
         let name = args.input.name();
@@ -200,16 +203,10 @@ impl Sink {
         Ok(verdict == Verdict::Keep)
     }
 
-    /// Publishes what was written. Where no line passes an older output stays.
-    fn commit(self) -> anyhow::Result<()> {
-        let has_examples = self.ledger.counts.kept > 0;
+    /// What is to be published, the examples last. Where no line passes an older output stays.
+    fn finish(self) -> anyhow::Result<impl Iterator<Item = OutputWriter>> {
+        let output = (self.ledger.counts.kept > 0).then_some(self.output);
         let ledger = self.ledger.finish().map_err(cli::ledger_error)?; // a foreign one stops the run with nothing written
-        if has_examples {
-            self.output.commit()?;
-        }
-        for file in [self.rejects, ledger].into_iter().flatten() {
-            file.commit()?;
-        }
-        Ok(())
+        Ok([self.rejects, ledger, output].into_iter().flatten())
     }
 }

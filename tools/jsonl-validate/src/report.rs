@@ -94,40 +94,43 @@ impl<'a> Report<'a> {
             .sum()
     }
 
-    /// Publishes the report for machines and tells people the rest.
-    pub fn finish(&mut self, counts: Counts, labels: &[(&str, u64)]) -> anyhow::Result<()> {
-        if let Some((mut writer, format)) = self.writer.take() {
-            if format == ReportFormat::Json {
-                let rules: serde_json::Map<_, _> = self
-                    .broken()
-                    .map(|(rule, of)| {
-                        (
-                            rule.code().to_owned(),
-                            json!({"severity": self.severities.of(rule), "count": of.count}),
-                        )
-                    })
-                    .collect();
-                let lines =
-                    json!({"read": counts.read(), "kept": counts.kept, "dropped": counts.dropped});
-                let labels: serde_json::Map<_, _> = labels
-                    .iter()
-                    .map(|(label, count)| ((*label).to_owned(), json!(count)))
-                    .collect();
-                write!(
-                    writer,
-                    "\n],\n\"rules\":{},\n\"labels\":{},\n\"lines\":{lines}}}\n",
-                    json!(rules),
-                    json!(labels)
-                )?;
-            }
-            writer.commit()?;
+    /// Completes the report for machines, to be published.
+    pub fn finish(
+        &mut self,
+        counts: Counts,
+        labels: &[(&str, u64)],
+    ) -> anyhow::Result<Option<OutputWriter>> {
+        let Some((mut writer, format)) = self.writer.take() else {
+            return Ok(None);
+        };
+        if format == ReportFormat::Json {
+            let rules: serde_json::Map<_, _> = self
+                .broken()
+                .map(|(rule, of)| {
+                    (
+                        rule.code().to_owned(),
+                        json!({"severity": self.severities.of(rule), "count": of.count}),
+                    )
+                })
+                .collect();
+            let lines =
+                json!({"read": counts.read(), "kept": counts.kept, "dropped": counts.dropped});
+            let labels: serde_json::Map<_, _> = labels
+                .iter()
+                .map(|(label, count)| ((*label).to_owned(), json!(count)))
+                .collect();
+            write!(
+                writer,
+                "\n],\n\"rules\":{},\n\"labels\":{},\n\"lines\":{lines}}}\n",
+                json!(rules),
+                json!(labels)
+            )?;
         }
-        self.tell(counts, labels);
-        Ok(())
+        Ok(Some(writer))
     }
 
-    /// Errors first, each rule with its first examples.
-    fn tell(&self, counts: Counts, labels: &[(&str, u64)]) {
+    /// For people: errors first, each rule with its first examples.
+    pub fn tell(&self, counts: Counts, labels: &[(&str, u64)]) {
         for severity in [Severity::Error, Severity::Warning] {
             for (rule, of) in self
                 .broken()

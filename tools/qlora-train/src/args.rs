@@ -198,7 +198,7 @@ pub struct EngineArgs {
     pub device: model::DeviceChoice,
 
     /// Worker threads, 1 to 1024 [default: one a core]. Results do not depend on it
-    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = cli::threads())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
 }

@@ -221,16 +221,16 @@ fn publish(
 }
 
 fn verdict(state: &State) -> Outcome {
-    let (Some(start), Some(trained)) = (state.best(), state.best_trained()) else {
+    let (Some(best), Some(trained)) = (state.best(), state.best_trained()) else {
         return Outcome::Done;
     };
-    if start.step > 0 {
+    if best.step > 0 {
         return Outcome::Done;
     }
     cli::reason(format_args!(
         "no epoch was better than the start on the evaluation rows: eval loss {:.4} before, {:.4} at best \
          after",
-        start.loss, trained.loss
+        best.loss, trained.loss
     ));
     Outcome::No
 }

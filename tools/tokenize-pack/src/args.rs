@@ -4,7 +4,6 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::builder::RangedU64ValueParser;
 use clap::{Parser, ValueEnum};
 use cli::{CommonArgs, Input, Output};
 use serde::{Serialize, Serializer};
@@ -70,7 +69,7 @@ pub struct Args {
     #[arg(long, value_name = "N", conflicts_with_all = ["ledger", "output_shards"])]
     pub show_mask: Option<usize>,
     /// Threads, 1 to 1024 [default: one a core]; the output is the same for any number
-    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = cli::threads())]
     pub threads: Option<usize>,
     /// Where the result goes; `-` is standard output
     #[arg(short, long, value_name = "FILE", default_value = "-")]

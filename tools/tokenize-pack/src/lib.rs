@@ -13,7 +13,7 @@ pub use args::Args;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use cli::{Files, Hint, Input, Outcome, Output, OutputWriter};
+use cli::{Files, Hint, Input, Outcome, Output};
 use tokens::{Chat, Encoded, Meta, Packing, pack, shard};
 
 use args::{Format, Long};
@@ -125,10 +125,10 @@ fn pack_all(args: &Args, reader: Reader) -> anyhow::Result<()> {
         counts,
     );
     meta.date = date;
-    let mut written = write::packed(args, &meta, &rows, &spill)?;
+    let written = write::packed(args, &meta, &rows, &spill)?;
     report::print(&meta, spill.lengths(), &ledger);
-    written.extend(ledger.finish(args, &rows)?); // a foreign ledger stops the run with nothing written
-    written.into_iter().try_for_each(OutputWriter::commit)
+    let ledger = ledger.finish(args, &rows)?; // a foreign one stops the run with nothing written
+    cli::publish(ledger.into_iter().chain(written), None)
 }
 
 /// Applies the policy for long examples, and records the fate.

@@ -155,24 +155,20 @@ impl Quotes<'_> {
         let (record, mut at) = (self.record, 0);
         for column in 0.. {
             if record.get(at) == Some(&b'"') {
-                let close = self.closing(at)?;
+                let open = at;
+                let close = self.closing(open)?;
                 let needs = |byte: &u8| {
                     *byte == self.delimiter || matches!(byte, b'"' | b',' | b'\n' | b'\r')
                 };
-                if !record[at + 1..close].iter().any(needs) {
+                if !record[open + 1..close].iter().any(needs) {
                     if needless.cells == 0 {
-                        needless.first_line = self.line_of(at);
+                        needless.first_line = self.line_of(open);
                     }
                     needless.cells += 1;
                 }
                 at = close + 1;
                 if record.get(at).is_some_and(|byte| *byte != self.delimiter) {
-                    let column = self.header.get(column);
-                    let column =
-                        column.map_or_else(String::new, |name| format!("column {name:?}: "));
-                    return Err(
-                        self.error(close, format!("{column}text follows the closing quote"))
-                    );
+                    return Err(self.text_follows(column, open, close));
                 }
             }
             match memchr(self.delimiter, &record[at..]) {
@@ -194,6 +190,19 @@ impl Quotes<'_> {
             at += 2;
         }
         Err(self.error(opened, "a quote is opened and never closed"))
+    }
+
+    /// Of a cell of several lines the quote that opens it is the one to look at: what it swallowed are rows.
+    fn text_follows(&self, column: usize, open: usize, close: usize) -> Error {
+        let column = self.header.get(column);
+        let column = column.map_or_else(String::new, |name| format!("column {name:?}: "));
+        let what = match self.line_of(close) {
+            line if line == self.line_of(open) => "text follows the closing quote".to_owned(),
+            line => {
+                format!("a quote is opened, and where it is closed, on line {line}, text follows")
+            }
+        };
+        self.error(open, format!("{column}{what}"))
     }
 
     /// A row whose every line would be a row if quotes were text: are two of them quotations?

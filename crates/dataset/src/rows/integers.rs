@@ -66,7 +66,7 @@ fn restore(value: &mut Value, written: &RawValue, path: &str) -> Result<(), Stri
     Ok(())
 }
 
-/// Of a key that is there twice the last counts, as in the parser.
+/// Of an object without a repeated key.
 fn members(text: &str) -> Result<HashMap<String, &RawValue>, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }

@@ -17,6 +17,9 @@ use std::process::ExitCode;
 
 use model::{AttentionChoice, DeviceChoice};
 
+#[global_allocator]
+static ALLOCATOR: model::CacheLines = model::CacheLines;
+
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let command = words.next().unwrap_or_default();

@@ -14,7 +14,7 @@ use super::row_groups::pack;
 use super::scratch::scratch_slices;
 use super::simd::Level;
 use super::softmax::softmax_row;
-use super::tile::{Piece, VECTORS, multiply_words};
+use super::tile::{Piece, multiply_words};
 use super::words::Words;
 use super::{Shared, output};
 use rayon::prelude::*;
@@ -23,7 +23,7 @@ use std::ops::Range;
 /// Rows that share one pass over the vocabulary.
 const ROWS: usize = 256;
 /// Vocabulary entries of a tile: a multiple of every panel's width.
-const ENTRIES: usize = 192;
+const ENTRIES: usize = 384;
 /// Partial results that are merged; fixed, so that the bits do not depend on the threads.
 const SPLITS: usize = 16;
 
@@ -93,18 +93,22 @@ impl Head<'_> {
                 .enumerate()
                 .for_each(|(split, softmax)| {
                     let entries = split * per_split..((split + 1) * per_split).min(vocabulary);
-                    // SAFETY: each split has its own partial gradient.
-                    let weighted = unsafe {
-                        std::slice::from_raw_parts_mut(weighted_at.at(split * dh.len()), dh.len())
-                    };
-                    self.split(packed, entries, logits_at, weighted, softmax)
+                    // SAFETY: each split has its own partial gradient and its own entries.
+                    unsafe {
+                        let weighted = weighted_at.at(split * dh.len());
+                        let weighted = std::slice::from_raw_parts_mut(weighted, dh.len());
+                        self.split(packed, entries, logits_at, weighted, softmax)
+                    }
                 });
             self.merge(softmaxes, target_logits, weighted, dh)
         })
     }
 
     /// Walks over some of the vocabulary: the softmax so far and Σ e^{l − max}·W.
-    fn split(
+    ///
+    /// # Safety
+    /// `target_logits` has a place for each target, and no other split has these entries.
+    unsafe fn split(
         &self,
         h: &[f32],
         entries: Range<usize>,
@@ -149,13 +153,13 @@ impl Head<'_> {
     /// h·Wᵀ for some entries, row stride `ENTRIES`.
     fn logits(&self, h: &[f32], entries: Range<usize>, logits: &mut [f32]) {
         let hidden = self.hidden();
-        let (width, steps) = (VECTORS * self.level.lanes(), self.words.steps(hidden));
+        let (width, steps) = (self.words.lanes(self.level), self.words.steps(hidden));
         scratch_slices([width * self.words.panel_steps(hidden)], |[panel]| {
             for start in entries.clone().step_by(width) {
                 let lanes = start..(start + width).min(entries.end);
                 let (level, words) = (self.level, self.words);
                 self.weight
-                    .panel_of_rows(level, words, lanes.clone(), 0..hidden, panel, width);
+                    .panels_of_rows(level, words, lanes.clone(), 0..hidden, panel, width);
                 let c = &mut logits[start - entries.start..];
                 self.groups(h, steps, panel, lanes.len(), c, ENTRIES, false);
             }
@@ -166,7 +170,7 @@ impl Head<'_> {
     fn weigh(&self, p: &[f32], entries: Range<usize>, weighted: &mut [f32], accumulate: bool) {
         let (hidden, rows) = (self.hidden(), self.targets.len());
         let (lanes, steps) = (self.level.lanes(), self.words.steps(entries.len()));
-        let width = VECTORS * lanes;
+        let width = self.words.lanes(self.level);
         let group = lanes * self.words.row_steps(entries.len());
         let packed = rows.div_ceil(lanes) * group;
         let size = width * self.words.panel_steps(entries.len());
@@ -180,14 +184,14 @@ impl Head<'_> {
                 let (level, words) = (self.level, self.words);
                 let rows = entries.clone();
                 self.weight
-                    .panel_of_columns(level, words, rows, lanes.clone(), panel, width);
+                    .panels_of_columns(level, words, rows, lanes.clone(), panel, width);
                 let c = &mut weighted[start..];
                 self.groups(packed, steps, panel, lanes.len(), c, hidden, accumulate);
             }
         });
     }
 
-    /// c (+)= a·panel for every group of rows.
+    /// c (+)= a·panel for all rows.
     #[allow(clippy::too_many_arguments)]
     fn groups(
         &self,
@@ -199,19 +203,24 @@ impl Head<'_> {
         c_row: usize,
         accumulate: bool,
     ) {
-        let height = self.level.lanes();
-        let size = height * self.words.parts() * steps;
-        for (group, a) in a.chunks_exact(size).enumerate() {
-            let first = group * height;
+        let group = self.level.lanes() * self.words.parts() * steps;
+        let (height, width) = (self.words.rows(self.level), self.words.lanes(self.level));
+        let per_piece = height / self.level.lanes() * group;
+        for (i, a) in a.chunks(per_piece).enumerate() {
+            let first = i * height;
             let piece = Piece {
                 rows: (self.targets.len() - first).min(height),
                 lanes,
                 steps,
+                a_group: group,
+                b_row: width,
                 c_row,
                 accumulate,
+                streamed: true,
             };
             let c = &mut c[first * c_row..];
-            assert!(panel.len() >= VECTORS * height * steps * self.words.weight_parts());
+            assert!(a.len() >= piece.rows.div_ceil(self.level.lanes()) * group);
+            assert!(panel.len() >= width * steps * self.words.weight_parts());
             assert!(c.len() >= (piece.rows - 1) * c_row + lanes);
             // SAFETY: the operands hold what the piece says.
             unsafe {

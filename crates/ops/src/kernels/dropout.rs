@@ -74,32 +74,65 @@ impl<'a> Kept<'a> {
         columns.div_ceil(8)
     }
 
-    /// `out[j] = values[j] · factor(row, col + j)`; `col` is a multiple of 8.
-    pub fn apply(self, level: Level, row: usize, col: usize, values: &[f32], out: &mut [f32]) {
-        assert!(out.len() >= values.len());
-        let bits = self.bits(row, col, values.len());
-        keep(
-            level,
-            bits,
-            self.scale,
-            values.as_ptr(),
-            out.as_mut_ptr(),
-            values.len(),
-        );
+    /// `out[i][j] = values[i][j] · factor(row + i, col + j)` for `rows` rows of `columns`, which lie
+    /// `from` floats apart and go `to` apart; `col` is a multiple of 8.
+    pub fn apply(
+        self,
+        level: Level,
+        [row, col]: [usize; 2],
+        [rows, columns]: [usize; 2],
+        (values, from): (&[f32], usize),
+        (out, to): (&mut [f32], usize),
+    ) {
+        if rows == 0 {
+            return;
+        }
+        assert!(values.len() >= (rows - 1) * from + columns);
+        assert!(out.len() >= (rows - 1) * to + columns);
+        let (values, out) = ((values.as_ptr(), from), (out.as_mut_ptr(), to));
+        // SAFETY: both hold these rows, as asserted.
+        unsafe { keep(level, self.grid([row, col], [rows, columns]), values, out) };
     }
 
-    /// `values[j] *= factor(row, col + j)`; `col` is a multiple of 8.
-    pub fn multiply(self, level: Level, row: usize, col: usize, values: &mut [f32]) {
-        let bits = self.bits(row, col, values.len());
-        let pointer = values.as_mut_ptr();
-        keep(level, bits, self.scale, pointer, pointer, values.len());
+    /// `values[i][j] *= factor(row + i, col + j)`, as [`apply`](Self::apply).
+    ///
+    /// # Safety
+    /// These columns of these rows are there, and nobody else touches them.
+    pub unsafe fn multiply(
+        self,
+        level: Level,
+        at: [usize; 2],
+        size: [usize; 2],
+        values: *mut f32,
+        stride: usize,
+    ) {
+        let values = (values, stride);
+        // SAFETY: says the caller.
+        unsafe { keep(level, self.grid(at, size), (values.0, stride), values) };
     }
 
-    fn bits(self, row: usize, col: usize, count: usize) -> &'a [u8] {
+    fn grid(self, [row, col]: [usize; 2], [rows, columns]: [usize; 2]) -> Grid<'a> {
         debug_assert!(col.is_multiple_of(8));
-        let row = &self.bits[row * self.stride..(row + 1) * self.stride];
-        &row[col / 8..][..count.div_ceil(8)]
+        let end = (row + rows) * self.stride;
+        Grid {
+            bits: &self.bits[row * self.stride + col / 8..end],
+            stride: self.stride,
+            scale: self.scale,
+            rows,
+            columns,
+        }
     }
+}
+
+/// Some columns of some rows of [`Kept`].
+#[derive(Clone, Copy)]
+struct Grid<'a> {
+    /// From the first row's first column on.
+    bits: &'a [u8],
+    stride: usize,
+    scale: f32,
+    rows: usize,
+    columns: usize,
 }
 
 /// What a column adds to the counter.
@@ -159,41 +192,44 @@ unsafe fn draw_generic<S: Simd>(key: u32, threshold: u32, columns: usize, bits: 
 }
 
 simd_dispatch! {
-    /// `out[j] = values[j]·scale` where bit j is set, else 0, for j < count; the two may be one.
+    /// `out[i][j] = values[i][j]·scale` where its bit is set, else 0; the two may be one.
     ///
-    /// The pointers must be valid for `count` values, the bits for as many.
-    fn keep(bits: &[u8], scale: f32, values: *const f32, out: *mut f32, count: usize) = keep_generic
+    /// # Safety
+    /// The pointers, each with its row stride, are valid for the rows and columns; nobody else touches `out`.
+    unsafe fn keep(grid: Grid<'_>, values: (*const f32, usize), out: (*mut f32, usize)) = keep_generic
 }
 
 #[inline(always)]
 unsafe fn keep_generic<S: Simd>(
-    bits: &[u8],
-    scale: f32,
-    values: *const f32,
-    out: *mut f32,
-    count: usize,
+    grid: Grid<'_>,
+    (values, from): (*const f32, usize),
+    (out, to): (*mut f32, usize),
 ) {
-    let (pairs, last) = bits.as_chunks::<2>();
-    let whole = count / BODY;
-    // SAFETY: says the caller.
-    unsafe {
-        for (i, bits) in pairs[..whole].iter().enumerate() {
-            let (values, out) = (values.add(BODY * i), out.add(BODY * i));
-            S::keep_16(u16::from_le_bytes(*bits), scale, values, out);
-        }
-        // Less than a body.
-        let rest = pairs[whole..].as_flattened().iter().chain(last);
-        let mut at = BODY * whole;
-        for bits in rest {
-            for i in 0..(count - at).min(8) {
-                let kept = bits >> i & 1 != 0;
-                *out.add(at + i) = if kept {
-                    *values.add(at + i) * scale
-                } else {
-                    0.0
-                };
+    let (whole, bytes) = (grid.columns / BODY, grid.columns.div_ceil(8));
+    for row in 0..grid.rows {
+        let bits = &grid.bits[row * grid.stride..][..bytes];
+        let (pairs, last) = bits.as_chunks::<2>();
+        // SAFETY: says the caller.
+        unsafe {
+            let (values, out) = (values.add(row * from), out.add(row * to));
+            for (i, bits) in pairs[..whole].iter().enumerate() {
+                let (values, out) = (values.add(BODY * i), out.add(BODY * i));
+                S::keep_16(u16::from_le_bytes(*bits), grid.scale, values, out);
             }
-            at = (at + 8).min(count);
+            // Less than a body.
+            let rest = pairs[whole..].as_flattened().iter().chain(last);
+            let mut at = BODY * whole;
+            for bits in rest {
+                for i in 0..(grid.columns - at).min(8) {
+                    let kept = bits >> i & 1 != 0;
+                    *out.add(at + i) = if kept {
+                        *values.add(at + i) * grid.scale
+                    } else {
+                        0.0
+                    };
+                }
+                at = (at + 8).min(grid.columns);
+            }
         }
     }
 }

@@ -14,7 +14,6 @@ use super::panel::{WeightView, transpose};
 use super::product::{LowRank, Product, Right, Unpack};
 use super::scratch::scratch_slices;
 use super::simd::Level;
-use super::tile::VECTORS;
 use super::words::Words;
 
 /// Rows that are packed at once: of 1536 values in bf16 they are 1.5 MiB, which every panel finds in L2
@@ -65,9 +64,9 @@ pub fn forward(
         return Forward { y, u, kept };
     }
     let words = Words::for_weight(level, &weight.format);
-    let width = VECTORS * level.lanes();
+    let width = words.lanes(level);
     let unpack = |lanes, depth, panel: &mut [f32]| {
-        weight.panel_of_rows(level, words, lanes, depth, panel, width)
+        weight.panels_of_rows(level, words, lanes, depth, panel, width)
     };
     scratch_slices([k * rank], |[a_transposed]| {
         if let Some(lora) = lora {
@@ -76,7 +75,15 @@ pub fn forward(
         let right = lora.map(|lora| {
             move |lanes: std::ops::Range<usize>, right: &mut [f32]| {
                 let b = &lora.b[lanes.start * rank..];
-                transpose(level, b, rank, lanes.len(), rank, right, width);
+                transpose(
+                    level,
+                    b,
+                    rank,
+                    lanes.len(),
+                    rank,
+                    right,
+                    LowRank::width(level),
+                );
                 right.iter_mut().for_each(|v| *v *= lora.scaling);
             }
         });
@@ -118,13 +125,14 @@ pub fn backward(
         };
     }
     let words = Words::for_weight(level, &weight.format);
-    let width = VECTORS * level.lanes();
+    let width = words.lanes(level);
     let unpack = |lanes, depth, panel: &mut [f32]| {
-        weight.panel_of_columns(level, words, depth, lanes, panel, width)
+        weight.panels_of_columns(level, words, depth, lanes, panel, width)
     };
     let right = lora.map(|lora| {
         move |lanes: std::ops::Range<usize>, right: &mut [f32]| {
-            for (to, from) in right.chunks_mut(width).zip(lora.a.chunks_exact(k)) {
+            let rows = right.chunks_mut(LowRank::width(level));
+            for (to, from) in rows.zip(lora.a.chunks_exact(k)) {
                 to[..lanes.len()].copy_from_slice(&from[lanes.clone()]);
             }
         }

@@ -3,6 +3,7 @@
 //! u and t are made in the same pass that packs x and dy for the product with the weight, while
 //! their rows are in L1. dA and dB run down bands of columns.
 
+use super::copy_rows::copy_rows;
 use super::dropout::{Dropout, Kept};
 use super::linear::LoraView;
 use super::matmul::{Strided, multiply};
@@ -19,8 +20,8 @@ use std::ops::Range;
 const DEPTH: usize = 128;
 /// Strips of 48 lanes that are read together: 72 KiB are packed at a time, which stay in L2.
 const STRIPS: usize = 3;
-/// So many rows ahead a row is asked for.
-const AHEAD: usize = 4;
+/// Rows that are packed at once, while as many of the next are asked for.
+const AT_ONCE: usize = 8;
 
 /// Rows projected onto `rank` directions: drop(x)·R·scaling.
 #[derive(Clone, Copy)]
@@ -130,9 +131,9 @@ impl Projection<'_> {
         let product = |x: &[f32], out: &mut [f32]| {
             let a = Strided::rows(x, width);
             let (b, c) = (self.right.as_ptr(), out.as_mut_ptr());
-            multiply(
-                level, rows, self.rank, width, a, b, self.rank, c, self.rank, false,
-            );
+            let rank = self.rank;
+            // SAFETY: x holds the rows, the others were asserted to.
+            unsafe { multiply(level, rows, rank, width, a, b, rank, c, rank, false) };
         };
         match self.dropout {
             None => product(x, out),
@@ -142,10 +143,8 @@ impl Projection<'_> {
                     dropout.draw(level, first_row + i, width, bits);
                 }
                 let kept = Kept::new(dropout, kept, width);
-                let rows = x.chunks_exact(width).zip(dropped.chunks_exact_mut(width));
-                for (i, (x, dropped)) in rows.enumerate() {
-                    kept.apply(level, i, 0, x, dropped);
-                }
+                let to = (&mut *dropped, width);
+                kept.apply(level, [0, 0], [rows, width], (x, width), to);
                 product(dropped, out);
             }),
         }
@@ -214,14 +213,12 @@ pub(crate) fn gradient_of_a(
 ) -> Vec<f32> {
     let mut da = output(r * k);
     let target = Shared(da.as_mut_ptr());
-    let read = |row: usize, column: usize, values: &[f32], out: &mut [f32]| match kept {
-        None => out.copy_from_slice(values),
-        Some(kept) => kept.apply(level, row, column, values, out),
-    };
     bands(level, k, |band| {
         // SAFETY: this task alone writes these columns of dA.
-        let columns = unsafe { target.at(band.start) };
-        sum_over_rows(level, x, k, band, t, r, read, columns, k);
+        unsafe {
+            let columns = target.at(band.start);
+            sum_over_rows(level, x, k, band, t, r, kept, columns, k);
+        }
     });
     da
 }
@@ -237,12 +234,12 @@ pub(crate) fn gradient_of_b(
     let r = lora.rank;
     let mut db = output(n * r);
     let target = Shared(db.as_mut_ptr());
-    let read = |_, _, values: &[f32], out: &mut [f32]| out.copy_from_slice(values);
     bands(level, n, |band| {
         let width = band.len();
         scratch_slices([r * width], |[product]| {
             let c = product.as_mut_ptr();
-            sum_over_rows(level, dy, n, band.clone(), u, r, read, c, width);
+            // SAFETY: the buffer is as large as the band.
+            unsafe { sum_over_rows(level, dy, n, band.clone(), u, r, None, c, width) };
             // SAFETY: this task alone writes these rows of dB.
             let rows =
                 unsafe { std::slice::from_raw_parts_mut(target.at(band.start * r), width * r) };
@@ -266,17 +263,19 @@ fn bands(level: Level, columns: usize, task: impl Fn(Range<usize>) + Sync) {
         .for_each(|i| task(i * width..((i + 1) * width).min(columns)));
 }
 
-/// C `[r, band]` = leftᵀ·right, left `[rows, r]`, right `[rows, width]` of which `read(row, column,
-/// values, out)` makes what is multiplied.
+/// C `[r, band]` = leftᵀ·right, left `[rows, r]`, right `[rows, width]` or what of it was kept.
+///
+/// # Safety
+/// C is there for `r` rows of the band, `c_row` floats apart, and nobody else touches it.
 #[allow(clippy::too_many_arguments)]
-fn sum_over_rows(
+unsafe fn sum_over_rows(
     level: Level,
     right: &[f32],
     width: usize,
     band: Range<usize>,
     left: &[f32],
     r: usize,
-    read: impl Fn(usize, usize, &[f32], &mut [f32]),
+    kept: Option<Kept<'_>>,
     c: *mut f32,
     c_row: usize,
 ) {
@@ -286,32 +285,31 @@ fn sum_over_rows(
     scratch_slices([strips * DEPTH * strip], |[packed]| {
         for start in (0..rows).step_by(DEPTH) {
             let depth = DEPTH.min(rows - start);
-            for i in 0..depth {
-                let row = &right[(start + i) * width..][band.clone()];
-                let later = row.as_ptr().wrapping_add(AHEAD * width);
-                prefetch(later.cast(), 4 * band.len());
-                for (s, values) in row.chunks(strip).enumerate() {
-                    let out = &mut packed[(s * DEPTH + i) * strip..][..values.len()];
-                    read(start + i, band.start + s * strip, values, out);
+            for i in (0..depth).step_by(AT_ONCE) {
+                let (row, count) = (start + i, AT_ONCE.min(depth - i));
+                for ahead in 1..=count {
+                    let later = right.as_ptr().wrapping_add((row + AT_ONCE + ahead) * width);
+                    prefetch(later.wrapping_add(band.start).cast(), 4 * band.len());
+                }
+                for s in 0..strips {
+                    let column = band.start + s * strip;
+                    let size = [count, strip.min(band.end - column)];
+                    let from = (&right[row * width + column..], width);
+                    let to = (&mut packed[(s * DEPTH + i) * strip..], strip);
+                    match kept {
+                        Some(kept) => kept.apply(level, [row, column], size, from, to),
+                        None => copy_rows(level, from.0, from.1, size, to.0, to.1),
+                    }
                 }
             }
             let a = Strided::columns(&left[start * r..], r);
             for (s, b) in packed.chunks_exact(DEPTH * strip).enumerate() {
                 let lanes = strip.min(band.len() - s * strip);
-                // SAFETY: inside the band.
-                let c = unsafe { c.add(s * strip) };
-                multiply(
-                    level,
-                    r,
-                    lanes,
-                    depth,
-                    a,
-                    b.as_ptr(),
-                    strip,
-                    c,
-                    c_row,
-                    start > 0,
-                );
+                // SAFETY: `depth` rows of both operands, and the strip's lanes of C.
+                unsafe {
+                    let (b, c) = (b.as_ptr(), c.add(s * strip));
+                    multiply(level, r, lanes, depth, a, b, strip, c, c_row, start > 0);
+                }
             }
         }
     });

@@ -49,8 +49,9 @@ impl Strided {
 simd_dispatch! {
     /// `c[i, j] = Σ_p a[i, p]·b[p, j]` (added to `c` when `accumulate`) for i < m, j < n, p < depth.
     ///
-    /// The pointers must be valid for these ranges; `c` must not be touched by anyone else meanwhile.
-    pub(crate) fn multiply(m: usize, n: usize, depth: usize, a: Strided, b: *const f32, b_row: usize, c: *mut f32, c_row: usize, accumulate: bool) = multiply_generic
+    /// # Safety
+    /// The pointers are valid for these ranges; nobody else touches `c` meanwhile.
+    pub(crate) unsafe fn multiply(m: usize, n: usize, depth: usize, a: Strided, b: *const f32, b_row: usize, c: *mut f32, c_row: usize, accumulate: bool) = multiply_generic
 }
 
 #[inline(always)]

@@ -10,6 +10,7 @@ const ROWS: usize = 64;
 /// y, same shape as x `[rows, width]`, width = `weight.len()`.
 pub fn forward(level: Level, x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
     let width = weight.len();
+    assert!(x.len().is_multiple_of(width), "whole rows");
     let mut y = output(x.len());
     y.par_chunks_mut(ROWS * width)
         .zip(x.par_chunks(ROWS * width))
@@ -22,6 +23,10 @@ pub fn forward(level: Level, x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32
 /// dx for dy.
 pub fn backward(level: Level, dy: &[f32], x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
     let width = weight.len();
+    assert!(
+        x.len().is_multiple_of(width) && dy.len() == x.len(),
+        "whole rows"
+    );
     let mut dx = output(x.len());
     let chunk = ROWS * width;
     dx.par_chunks_mut(chunk)

@@ -15,6 +15,7 @@ use super::words::{Words, round_to_bf16};
 /// zero.
 pub(crate) fn pack(level: Level, words: Words, x: &[f32], row: usize, k: usize, out: &mut [f32]) {
     let (rows, lanes, steps) = (x.len().div_ceil(row), level.lanes(), words.steps(k));
+    assert!(rows <= lanes, "a group has LANES rows");
     match words {
         Words::F32 => transpose(level, x, row, rows, k, out, lanes),
         Words::Rounded => scratch_slices([rows * k], |[values]| {
@@ -36,7 +37,8 @@ pub(crate) fn pack(level: Level, words: Words, x: &[f32], row: usize, k: usize, 
         Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => {
             let out = &mut out[..words.row_steps(k) * lanes];
             for (i, x) in x.chunks(row).enumerate() {
-                // SAFETY: these words exist where the level has AVX512-BF16 too.
+                // SAFETY: these words exist where the level has AVX512-BF16 too; a row of the group, and
+                // tiles for its words.
                 unsafe { super::panel::pair_into_tiles(&x[..k], i, words.parts(), out) };
             }
             for tile in out.chunks_exact_mut(TILE_STEPS * lanes) {

@@ -9,6 +9,7 @@ const CHUNK: usize = 16 * 1024;
 
 /// y = gate / (1 + e^−gate) · up
 pub fn forward(level: Level, gate: &[f32], up: &[f32]) -> Vec<f32> {
+    assert_eq!(gate.len(), up.len(), "gate and up");
     let mut y = output(gate.len());
     y.par_chunks_mut(CHUNK)
         .zip(gate.par_chunks(CHUNK))
@@ -21,6 +22,7 @@ pub fn forward(level: Level, gate: &[f32], up: &[f32]) -> Vec<f32> {
 
 /// (dgate, dup)
 pub fn backward(level: Level, dy: &[f32], gate: &[f32], up: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    assert_eq!([dy.len(), up.len()], [gate.len(); 2], "dy, up and gate");
     let (mut dgate, mut dup) = (output(gate.len()), output(gate.len()));
     let targets = dgate.par_chunks_mut(CHUNK).zip(dup.par_chunks_mut(CHUNK));
     let sources = dy

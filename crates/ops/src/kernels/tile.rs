@@ -22,23 +22,30 @@ use crate::format::ComputeDtype;
 /// Vectors of a panel.
 pub(crate) const VECTORS: usize = 3;
 
-/// Rows × lanes of C from one group and one panel.
+/// Rows × lanes of C from a group of A, or two where the words allow it ([`Words::rows`]), and one
+/// panel.
 #[derive(Clone, Copy)]
 pub(crate) struct Piece {
-    /// Rows of C, at most `LANES`; A holds zeros (or anything finite) beyond them.
+    /// Rows of C; A holds zeros (or anything finite) beyond them, up to a whole group.
     pub rows: usize,
-    /// Columns of C, at most `3·LANES`.
+    /// Columns of C, at most `b_row`.
     pub lanes: usize,
     pub steps: usize,
+    /// Words of A from one group to the next.
+    pub a_group: usize,
+    /// Lanes of the panel: `3·LANES`, or [`Words::lanes`].
+    pub b_row: usize,
     /// Row stride of C.
     pub c_row: usize,
     /// Adds to C instead of overwriting it.
     pub accumulate: bool,
+    /// The piece below comes next: A passes by once, and C may be asked for ahead.
+    pub streamed: bool,
 }
 
 /// # Safety
-/// For each part of theirs `a` holds `steps · LANES` words and `b` `steps · 3·LANES`; `c` is the piece,
-/// untouched by others.
+/// For each part of theirs each group of `a` holds `steps · LANES` words and `b` `steps · b_row`; `c` is
+/// the piece, untouched by others.
 pub(crate) unsafe fn multiply_words(
     level: Level,
     words: Words,
@@ -47,9 +54,11 @@ pub(crate) unsafe fn multiply_words(
     b: *const f32,
     c: *mut f32,
 ) {
+    debug_assert!(piece.rows <= words.rows(level));
     match words {
-        Words::F32 | Words::Rounded => multiply_singles(level, piece, a, b, c),
-        // SAFETY: these words exist only where the level has the instruction.
+        // SAFETY: says the caller.
+        Words::F32 | Words::Rounded => unsafe { multiply_singles(level, piece, a, b, c) },
+        // SAFETY: says the caller; these words exist only where the level has the instruction.
         #[cfg(target_arch = "x86_64")]
         Words::Pairs => unsafe { x86::multiply_pairs(piece, a, b, c) },
         #[cfg(target_arch = "x86_64")]
@@ -60,20 +69,23 @@ pub(crate) unsafe fn multiply_words(
     }
 }
 
-/// Multiplies `repeats` tiles of 16 rows × 48 lanes × 128 values that stay in L1 and returns the
-/// FLOP: the rate that every product is measured against.
+/// Multiplies `repeats` pieces (16 rows × 48 lanes, AMX 32 × 32) × 128 values that stay in L1 and
+/// returns the FLOP: the rate that every product is measured against.
 pub fn multiply_in_cache(level: Level, compute: ComputeDtype, repeats: usize) -> f64 {
     const DEPTH: usize = 128;
     let words = Words::new(level, compute);
-    let (height, width) = (level.lanes(), VECTORS * level.lanes());
+    let (height, width, steps) = (words.rows(level), words.lanes(level), words.steps(DEPTH));
     let piece = Piece {
         rows: height,
         lanes: width,
-        steps: words.steps(DEPTH),
+        steps,
+        a_group: steps * level.lanes(),
+        b_row: width,
         c_row: width,
         accumulate: false,
+        streamed: false,
     };
-    let sizes = [piece.steps * height, piece.steps * width, height * width];
+    let sizes = [steps * height, steps * width, height * width];
     scratch_slices(sizes, |[a, b, c]| {
         // Two bf16 ones, or an f32 close to 1.
         a.fill(f32::from_bits(0x3f80_3f80));
@@ -88,7 +100,9 @@ pub fn multiply_in_cache(level: Level, compute: ComputeDtype, repeats: usize) ->
 }
 
 simd_dispatch! {
-    fn multiply_singles(piece: Piece, a: *const f32, b: *const f32, c: *mut f32) = multiply_singles_generic
+    /// # Safety
+    /// As [`multiply_words`].
+    unsafe fn multiply_singles(piece: Piece, a: *const f32, b: *const f32, c: *mut f32) = multiply_singles_generic
 }
 
 #[inline(always)]
@@ -98,6 +112,7 @@ unsafe fn multiply_singles_generic<S: Simd>(
     b: *const f32,
     c: *mut f32,
 ) {
+    debug_assert!(piece.rows <= S::LANES && piece.b_row == VECTORS * S::LANES);
     unsafe { group::<S, Singles>(piece, a, b, c) }
 }
 

@@ -4,6 +4,7 @@
 //! written once: a depth of `k` values is `k` words of f32, or `k / 2` words of two bf16 each.
 
 use super::simd::{Bf16, Level, Simd, simd_dispatch};
+use super::tile::VECTORS;
 use crate::format::{ComputeDtype, WeightFormat};
 #[cfg(target_arch = "x86_64")]
 use crate::format::{DenseDtype, Encoding};
@@ -99,6 +100,36 @@ impl Words {
         match self {
             #[cfg(target_arch = "x86_64")]
             Words::ThirdsOfBoth => 3,
+            _ => 1,
+        }
+    }
+
+    /// Rows that a product with a frozen weight takes at once: of one group, or of two.
+    pub fn rows(self, level: Level) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => super::amx::ROWS,
+            _ => level.lanes(),
+        }
+    }
+
+    /// Lanes of a frozen weight's panel.
+    pub fn lanes(self, level: Level) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => super::amx::LANES,
+            _ => VECTORS * level.lanes(),
+        }
+    }
+
+    /// Panels that are unpacked together: as many as make an NF4 block of lanes, whose scale is looked up
+    /// once.
+    pub fn panels(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => {
+                nf4::BLOCK_SIZE / super::amx::LANES
+            }
             _ => 1,
         }
     }

@@ -283,39 +283,67 @@ fn panels_hold_the_weights_values_in_both_directions_and_every_kind_of_word() {
                 let words = Words::for_weight(level, &format);
                 let view = WeightView::new(&case.words, format);
                 let value = |row: usize, col: usize| rounded(case.dense[row * k + col], words);
-                let width = 56;
-                let what = format!("{encoding} {n}x{k} {words:?} {level:?}");
+                for width in [56, 32] {
+                    let what = format!("{encoding} {n}x{k} {words:?} {level:?}");
 
-                let (rows, cols) = (n / 4..n.min(n / 4 + 48), k / 3 / 64 * 64..k);
-                let mut panel = vec![f32::NAN; width * words.panel_steps(k)];
-                view.panel_of_rows(level, words, rows.clone(), cols.clone(), &mut panel, width);
-                for (i, row) in rows.clone().enumerate() {
-                    for p in 0..words.steps(cols.len()) {
-                        let word = values_in_panel(&panel, width, p, i, words);
-                        for (v, got) in word.into_iter().enumerate() {
-                            let col = cols.start + p * words.values() + v;
-                            if col < cols.end {
-                                assert_eq!(got, value(row, col), "rows of {what}: {row}, {col}");
+                    let (rows, cols) = (n / 4..n.min(n / 4 + 48), k / 3 / 64 * 64..k);
+                    // Two panels, where one is too narrow.
+                    let size = width * words.panel_steps(cols.len());
+                    let mut panels = vec![f32::NAN; 2 * size];
+                    view.panels_of_rows(
+                        level,
+                        words,
+                        rows.clone(),
+                        cols.clone(),
+                        &mut panels,
+                        width,
+                    );
+                    for (i, row) in rows.clone().enumerate() {
+                        for p in 0..words.steps(cols.len()) {
+                            let panel = &panels[i / width * size..];
+                            let word = values_in_panel(panel, width, p, i % width, words);
+                            for (v, got) in word.into_iter().enumerate() {
+                                let col = cols.start + p * words.values() + v;
+                                if col < cols.end {
+                                    assert_eq!(
+                                        got,
+                                        value(row, col),
+                                        "rows of {what}: {row}, {col}"
+                                    );
+                                }
                             }
                         }
                     }
-                }
 
-                let (rows, cols) = (
-                    n / 3 / 2 * 2..n,
-                    k / 4 / 16 * 16..k.min(k / 4 / 16 * 16 + 48),
-                );
-                let mut panel = vec![f32::NAN; width * words.panel_steps(n)];
-                view.panel_of_columns(level, words, rows.clone(), cols.clone(), &mut panel, width);
-                for (j, col) in cols.clone().enumerate() {
-                    for p in 0..words.steps(rows.len()) {
-                        let word = values_in_panel(&panel, width, p, j, words);
-                        for (v, got) in word.into_iter().enumerate() {
-                            let row = rows.start + p * words.values() + v;
-                            if row < rows.end {
-                                assert_eq!(got, value(row, col), "columns of {what}: {row}, {col}");
-                            } else {
-                                assert_eq!(got, 0.0, "beyond {what}");
+                    let (rows, cols) = (
+                        n / 3 / 2 * 2..n,
+                        k / 4 / 16 * 16..k.min(k / 4 / 16 * 16 + 48),
+                    );
+                    let size = width * words.panel_steps(rows.len());
+                    let mut panels = vec![f32::NAN; 2 * size];
+                    view.panels_of_columns(
+                        level,
+                        words,
+                        rows.clone(),
+                        cols.clone(),
+                        &mut panels,
+                        width,
+                    );
+                    for (j, col) in cols.clone().enumerate() {
+                        for p in 0..words.steps(rows.len()) {
+                            let panel = &panels[j / width * size..];
+                            let word = values_in_panel(panel, width, p, j % width, words);
+                            for (v, got) in word.into_iter().enumerate() {
+                                let row = rows.start + p * words.values() + v;
+                                if row < rows.end {
+                                    assert_eq!(
+                                        got,
+                                        value(row, col),
+                                        "columns of {what}: {row}, {col}"
+                                    );
+                                } else {
+                                    assert_eq!(got, 0.0, "beyond {what}");
+                                }
                             }
                         }
                     }

@@ -37,6 +37,9 @@ struct Task<'a> {
 }
 
 /// (dq, dk, dv) for d_o.
+///
+/// # Panics
+/// When the segments do not cover the rows of q once each, end after the last row of k and v, or share keys.
 pub fn backward(
     level: Level,
     d_o: &[f32],
@@ -44,7 +47,13 @@ pub fn backward(
     segments: &Segments,
     options: &AttentionOptions,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let q_row = options.heads * options.head_dim;
+    let (q_row, k_row) = (
+        options.heads * options.head_dim,
+        options.kv_heads * options.head_dim,
+    );
+    assert_eq!(saved.k.len(), saved.v.len(), "as many values as keys");
+    segments.check(saved.q.len() / q_row, saved.k.len() / k_row);
+    segments.check_disjoint_keys();
     let mut dq = output(saved.q.len());
     let (mut dk, mut dv) = (output(saved.k.len()), output(saved.v.len()));
     clear_gaps(segments, options, &mut dk, &mut dv);
@@ -93,7 +102,8 @@ pub fn backward(
     tasks
         .into_par_iter()
         .with_max_len(1)
-        .for_each(|task| backward_task(level, d_o, saved, &task, dk_at, dv_at));
+        // SAFETY: segments share no row of q or k, and tasks no key of a group and no dq.
+        .for_each(|task| unsafe { backward_task(level, d_o, saved, &task, dk_at, dv_at) });
     for (rows, place) in later {
         let sum = &mut dq[rows.start * q_row..rows.end * q_row];
         let part = &partial[place * q_row..(place + rows.len()) * q_row];
@@ -155,7 +165,10 @@ fn first_to_see(segment: &Segment, key: usize) -> usize {
     (key + segment.q.len()).saturating_sub(segment.k.len())
 }
 
-fn backward_task(
+/// # Safety
+/// dk and dv are as long as k and v, the task's dq holds the segment's rows from `first` on, and no other
+/// task has these keys of this group or writes to this group's columns of that dq.
+unsafe fn backward_task(
     level: Level,
     d_o: &[f32],
     saved: &Saved<'_>,
@@ -172,7 +185,7 @@ fn backward_task(
     let heads = o.heads / o.kv_heads;
     let first_head = group.kv_head * heads;
     // Where a query's gradient lies: the rows of this range's dq begin at `first`.
-    let dq_at = |head: usize, i: usize| unsafe { task.dq.at((i - first) * q_row + head * d) };
+    let dq_at = |head: usize, i: usize| (i - first) * q_row + head * d;
     let (natural_size, panel_size) = (d * width, multiplier.panels_size(width, d));
     let across_size = multiplier.panels_size(d, width);
     let (groups_size, keys_size) = (
@@ -308,7 +321,7 @@ fn backward_task(
             }
             for (lane, head, i) in tile.queries() {
                 // SAFETY: this task alone writes this group's columns of its dq, in these rows.
-                let row = unsafe { std::slice::from_raw_parts_mut(dq_at(head, i), d) };
+                let row = unsafe { std::slice::from_raw_parts_mut(task.dq.at(dq_at(head, i)), d) };
                 match begun {
                     true => row.copy_from_slice(&out[lane * d..(lane + 1) * d]),
                     false => row.fill(0.0), // the window hides all of these keys

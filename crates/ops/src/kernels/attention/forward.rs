@@ -15,6 +15,9 @@ use std::ops::Range;
 const POSITIONS: usize = 96;
 
 /// o `[tokens, heads·head_dim]` and logsumexp `[tokens, heads]`.
+///
+/// # Panics
+/// When the segments do not cover the rows of q once each, or end after the last row of k and v.
 pub fn forward(
     level: Level,
     q: &[f32],
@@ -24,7 +27,9 @@ pub fn forward(
     options: &AttentionOptions,
 ) -> (Vec<f32>, Vec<f32>) {
     let (width, heads) = (options.heads * options.head_dim, options.heads);
-    let tokens = q.len() / width;
+    let (tokens, k_row) = (q.len() / width, options.kv_heads * options.head_dim);
+    assert_eq!(k.len(), v.len(), "as many values as keys");
+    segments.check(tokens, k.len() / k_row);
     let (mut o, mut lse) = (output(tokens * width), output(tokens * heads));
     let (o_at, lse_at) = (Shared(o.as_mut_ptr()), Shared(lse.as_mut_ptr()));
     let mut tasks = Vec::new();
@@ -41,7 +46,6 @@ pub fn forward(
             }));
         }
     }
-    let k_row = options.kv_heads * options.head_dim;
     let multiplier = Multiplier::new(level, options);
     tasks
         .into_par_iter()
@@ -49,14 +53,18 @@ pub fn forward(
         .for_each(|(group, positions)| {
             let span = group.segment.k.start * k_row..group.segment.k.end * k_row;
             let keys = (&k[span.clone()], &v[span]);
-            forward_task(multiplier, q, keys, &group, positions, o_at, lse_at);
+            // SAFETY: segments share no row, and tasks no position of a group.
+            unsafe { forward_task(multiplier, q, keys, &group, positions, o_at, lse_at) };
         });
     (o, lse)
 }
 
 /// Writes o and logsumexp of these positions of a group. Blocks of keys are the outer loop: what
 /// is packed of K and V serves every tile from L1.
-fn forward_task(
+///
+/// # Safety
+/// o and lse are as [`forward`] makes them for q, and no other task has these positions of this group.
+unsafe fn forward_task(
     multiplier: Multiplier,
     q: &[f32],
     (k, v): (&[f32], &[f32]),

@@ -1,6 +1,6 @@
 //! Which queries share a panel of scores, and where their rows lie.
 
-use super::words::copy_rows;
+use crate::kernels::copy_rows::copy_rows;
 use crate::kernels::simd::Level;
 use crate::kernels::softmax::Visible;
 use crate::segments::{AttentionOptions, Segment};

@@ -7,13 +7,13 @@
 //! nothing is transposed but the A of AMX.
 //! A bf16 operand is rounded here and nowhere else.
 
-use crate::kernels::normalize::{get, put};
+use crate::kernels::copy_rows::copy_rows;
 use crate::kernels::panel::transpose;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::panel::{Parts, pair_along, pair_rows};
 use crate::kernels::row_groups;
 use crate::kernels::scratch::scratch_slices;
-use crate::kernels::simd::{Level, Simd, for_lanes, simd_dispatch};
+use crate::kernels::simd::Level;
 use crate::kernels::tile::{Piece, VECTORS, multiply_words};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::words::TILE_STEPS;
@@ -173,8 +173,11 @@ impl Multiplier {
                     rows: height.min(rows - first),
                     lanes: share.min(lanes - first_lane),
                     steps,
+                    a_group: height * steps,
+                    b_row: self.width(),
                     c_row,
                     accumulate,
+                    streamed: false,
                 };
                 // SAFETY: the operands hold what was asserted, C what the caller promises.
                 unsafe {
@@ -198,30 +201,5 @@ fn words_along(multiplier: Multiplier, values: &[f32], out: &mut [f32]) {
         Words::Pairs | Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => unsafe {
             pair_along(values, Parts::ONE, out)
         },
-    }
-}
-
-simd_dispatch! {
-    /// `rows` rows of `width` values, `row` floats apart, to `out`, `stride` floats apart.
-    pub(super) fn copy_rows(values: &[f32], row: usize, size: [usize; 2], out: &mut [f32], stride: usize) = copy_rows_generic
-}
-
-#[inline(always)]
-unsafe fn copy_rows_generic<S: Simd>(
-    values: &[f32],
-    row: usize,
-    [rows, width]: [usize; 2],
-    out: &mut [f32],
-    stride: usize,
-) {
-    for i in 0..rows {
-        let from = &values[i * row..i * row + width];
-        let to = &mut out[i * stride..i * stride + width];
-        // SAFETY: both are `width` long.
-        unsafe {
-            for_lanes!(S, width, |j, n| {
-                put::<S>(to, j, n, get::<S>(from, j, n));
-            });
-        }
     }
 }

@@ -104,11 +104,11 @@ pub(crate) fn prompts(
         }
     }
     tasks.into_par_iter().for_each(|(view, rows, head)| {
-        let run = Run::of_rows(q, target, rows.clone(), head, options);
         let visible = |i| view.visible(rows.start + i, options.window);
         let mut stats = vec![Stat::NONE; rows.len()];
-        // SAFETY: this task alone writes these rows of this head.
+        // SAFETY: o is as long as q, and this task alone writes these rows of this head.
         unsafe {
+            let run = Run::of_rows(q, target, rows.clone(), head, options);
             run.clear();
             run.go_through(level, view.blocks, 0, visible, options, &mut stats);
             run.normalize(&stats);
@@ -127,6 +127,7 @@ pub(crate) fn tokens(
     stats: &mut Vec<Stat>,
     o: &mut [f32],
 ) {
+    assert_eq!(o.len(), q.len(), "a row of o for each of q");
     let (count, heads) = (sequences.len(), options.heads);
     let common = common_blocks(sequences);
     // [head][sequence], so that a head's queries are neighbours
@@ -140,13 +141,13 @@ pub(crate) fn tokens(
         team.run(heads * tiles, |task| {
             let (head, first) = (task / tiles, task % tiles * QUERIES);
             let rows = first..(first + QUERIES).min(count);
-            let run = Run::of_rows(q, target, rows.clone(), head, options);
             let visible = |i: usize| {
                 let all = sequences[first + i].visible(first + i, options.window);
                 all.start..common * KEYS
             };
-            // SAFETY: this task alone has these queries' rows and stats.
+            // SAFETY: o is as long as q, and this task alone has these queries' rows and stats.
             unsafe {
+                let run = Run::of_rows(q, target, rows.clone(), head, options);
                 let stats = all.slice(head * count + first, rows.len());
                 run.go_through(
                     level,
@@ -162,10 +163,10 @@ pub(crate) fn tokens(
     team.run(count * options.kv_heads, |task| {
         let (row, kv_head) = (task / options.kv_heads, task % options.kv_heads);
         let view = &sequences[row];
-        let (run, heads) = Run::of_heads(q, target, row, kv_head, options);
         let visible = |_| view.visible(row, options.window);
-        // SAFETY: this task alone has these queries' rows and stats.
+        // SAFETY: o is as long as q, and this task alone has these queries' rows and stats.
         unsafe {
+            let (run, heads) = Run::of_heads(q, target, row, kv_head, options);
             let mut stats: Vec<Stat> = heads
                 .map(|head| all.slice(head * count + row, 1)[0])
                 .collect();
@@ -235,7 +236,9 @@ struct Run {
 }
 
 impl Run {
-    fn of_rows(
+    /// # Safety
+    /// o is as long as q.
+    unsafe fn of_rows(
         q: &[f32],
         o: Shared,
         rows: Range<usize>,
@@ -247,7 +250,7 @@ impl Run {
         assert!(rows.end * options.heads * d <= q.len());
         Run {
             q: Strided::rows(&q[at..], options.heads * d),
-            // SAFETY: o is as long as q.
+            // SAFETY: inside q, as just seen, and so inside o.
             o: unsafe { o.at(at) },
             count: rows.len(),
             head_dim: d,
@@ -257,7 +260,10 @@ impl Run {
 
     /// The queries of one row that share a head of keys and values, which is read once for all of
     /// them, and which heads they are.
-    fn of_heads(
+    ///
+    /// # Safety
+    /// o is as long as q.
+    unsafe fn of_heads(
         q: &[f32],
         o: Shared,
         row: usize,
@@ -266,7 +272,8 @@ impl Run {
     ) -> (Run, Range<usize>) {
         let (d, shared) = (options.head_dim, options.heads / options.kv_heads);
         let heads = kv_head * shared..(kv_head + 1) * shared;
-        let one = Run::of_rows(q, o, row..row + 1, heads.start, options);
+        // SAFETY: says the caller.
+        let one = unsafe { Run::of_rows(q, o, row..row + 1, heads.start, options) };
         let run = Run {
             q: Strided { row: d, ..one.q },
             count: shared,
@@ -276,17 +283,23 @@ impl Run {
     }
 
     /// # Safety
-    /// The rows of o must belong to the caller alone, here and below.
+    /// The rows of o belong to the caller alone, here and below; `i` is less than `count`.
     #[allow(clippy::mut_from_ref)]
     unsafe fn row(&self, i: usize) -> &mut [f32] {
         unsafe { std::slice::from_raw_parts_mut(self.o.add(i * self.q.row), self.head_dim) }
     }
 
+    /// # Safety
+    /// As [`Run::row`].
     unsafe fn clear(&self) {
+        // SAFETY: says the caller.
         (0..self.count).for_each(|i| unsafe { self.row(i) }.fill(0.0));
     }
 
     /// Adds what the queries see in `blocks`, the first of which is block `first` of the sequence.
+    ///
+    /// # Safety
+    /// As [`Run::row`].
     unsafe fn go_through(
         &self,
         level: Level,
@@ -298,6 +311,7 @@ impl Run {
     ) {
         let end = (0..self.count).map(|i| visible(i).end).max().unwrap_or(0);
         let start = (0..self.count).map(|i| visible(i).start).min().unwrap_or(0);
+        assert_eq!(stats.len(), self.count, "a query each");
         let mut scores = output(self.count * KEYS);
         for (block, position) in blocks.iter().zip((first * KEYS..end).step_by(KEYS)) {
             if position + KEYS <= start {
@@ -309,9 +323,13 @@ impl Run {
             let keys = block.keys(self.kv_head).as_ptr();
             let p = scores.as_mut_ptr();
             let d = self.head_dim;
-            product(
-                level, self.count, width, d, self.q, keys, KEYS, p, KEYS, false,
-            );
+            assert_eq!(block.head_dim, d, "keys as wide as queries");
+            // SAFETY: `count` rows of q; the block's `d` rows of keys; `count` rows of scores, KEYS long each.
+            unsafe {
+                product(
+                    level, self.count, width, d, self.q, keys, KEYS, p, KEYS, false,
+                );
+            }
             for (i, stat) in stats.iter_mut().enumerate() {
                 let seen = visible(i);
                 let from = seen.start.saturating_sub(position).min(columns);
@@ -327,24 +345,27 @@ impl Run {
                     &mut stat.sum,
                 );
                 if rescale != 1.0 {
-                    unsafe { self.row(i) }
-                        .iter_mut()
-                        .for_each(|o| *o *= rescale);
+                    // SAFETY: says the caller.
+                    let row = unsafe { self.row(i) };
+                    row.iter_mut().for_each(|o| *o *= rescale);
                 }
             }
             let p = Strided::rows(&scores, KEYS);
             let values = block.values(self.kv_head).as_ptr();
             let (o, o_row) = (self.o, self.q.row);
-            product(level, self.count, d, columns, p, values, d, o, o_row, true);
+            // SAFETY: `count` rows of scores, of KEYS or less; as many rows of values; the rows of o.
+            unsafe { product(level, self.count, d, columns, p, values, d, o, o_row, true) };
         }
     }
 
+    /// # Safety
+    /// As [`Run::row`].
     unsafe fn normalize(&self, stats: &[Stat]) {
-        for (i, stat) in stats.iter().enumerate() {
+        for (i, stat) in stats.iter().enumerate().take(self.count) {
             let inverse = 1.0 / stat.sum;
-            unsafe { self.row(i) }
-                .iter_mut()
-                .for_each(|o| *o *= inverse);
+            // SAFETY: says the caller.
+            let row = unsafe { self.row(i) };
+            row.iter_mut().for_each(|o| *o *= inverse);
         }
     }
 }

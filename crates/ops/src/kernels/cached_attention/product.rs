@@ -10,9 +10,12 @@ use crate::kernels::simd::{Level, Simd, simd_dispatch};
 pub(super) const FEW: usize = 4;
 
 /// [`multiply`], with another tile for the few queries of decoding; the bits are the same.
+///
+/// # Safety
+/// As [`multiply`].
 #[inline]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn product(
+pub(super) unsafe fn product(
     level: Level,
     m: usize,
     n: usize,
@@ -24,16 +27,22 @@ pub(super) fn product(
     c_row: usize,
     accumulate: bool,
 ) {
-    if m <= FEW && n.is_multiple_of(4 * level.lanes()) {
-        few(level, m, n, depth, a, b, b_row, c, c_row, accumulate);
-    } else {
-        multiply(level, m, n, depth, a, b, b_row, c, c_row, accumulate);
+    // SAFETY: says the caller.
+    unsafe {
+        if m <= FEW && n.is_multiple_of(4 * level.lanes()) {
+            few(level, m, n, depth, a, b, b_row, c, c_row, accumulate);
+        } else {
+            multiply(level, m, n, depth, a, b, b_row, c, c_row, accumulate);
+        }
     }
 }
 
 simd_dispatch! {
     /// [`multiply`] of up to [`FEW`] rows and whole columns of four vectors.
-    fn few(m: usize, n: usize, depth: usize, a: Strided, b: *const f32, b_row: usize, c: *mut f32, c_row: usize, accumulate: bool) = few_generic
+    ///
+    /// # Safety
+    /// As [`multiply`].
+    unsafe fn few(m: usize, n: usize, depth: usize, a: Strided, b: *const f32, b_row: usize, c: *mut f32, c_row: usize, accumulate: bool) = few_generic
 }
 
 #[inline(always)]

@@ -49,7 +49,7 @@ impl Linear<'_> {
     /// weight's [`Order`].
     ///
     /// # Safety
-    /// y must be valid there, and touched by no one else.
+    /// y must be valid there, and touched by no one else; `y` itself may lie outside.
     #[allow(clippy::too_many_arguments)]
     pub(crate) unsafe fn multiply(
         &self,
@@ -93,7 +93,8 @@ impl Linear<'_> {
             _ if words == Words::Pairs => unsafe {
                 x86::pairs(self.weight, range, &product, buffer)
             },
-            _ => natural(level, self.weight, range, &product, buffer),
+            // SAFETY: y is there, says the caller, and x and what is added are as long as asserted.
+            _ => unsafe { natural(level, self.weight, range, &product, buffer) },
         }
     }
 }
@@ -187,7 +188,10 @@ mod x86 {
 
 simd_dispatch! {
     /// Four rows of W at a time, as words in natural order.
-    fn natural(weight: WeightView<'_>, range: Range<usize>, product: &Product<'_>, buffer: &mut Aligned) = natural_generic
+    ///
+    /// # Safety
+    /// As [`tile::multiply`].
+    unsafe fn natural(weight: WeightView<'_>, range: Range<usize>, product: &Product<'_>, buffer: &mut Aligned) = natural_generic
 }
 
 #[inline(always)]

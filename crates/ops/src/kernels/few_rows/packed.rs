@@ -9,6 +9,7 @@
 //! is the codebook times the block's absmax, rounded to the weight's dtype, made once for 64 weights:
 //! the very values that dequantising gives.
 //! bf16 in f32: a 32-bit word holds two, the even one is shifted up, the odd one masked.
+//! Unsafe functions here want AVX-512, and rows and blocks that are there ([`Source`]).
 
 use super::tile::Source;
 use crate::kernels::panel::{Scales, pairs};

@@ -13,6 +13,7 @@
 //!
 //! Each (row of W, row of x) is summed in one order whatever the tile, so a sequence decodes to the
 //! same bits alone and in company. The adapter's product is the last term of the same sums, in f32.
+//! What [`multiply`] wants of its caller, every unsafe function here wants.
 
 use super::LowRank;
 use super::layout::{GROUP, Layout};
@@ -83,7 +84,8 @@ pub(super) struct Product<'a> {
 /// y of the rows `range` of W.
 ///
 /// # Safety
-/// `range` must lie in the weight, y must be valid for it and touched by no one else.
+/// The instructions of `S`. `range` lies in the weight, x is packed as `layout` says, there is b and u of
+/// the adapter for both; y is valid for `range` and touched by no one else.
 #[inline(always)]
 pub(super) unsafe fn multiply<S: Simd, M: MultiplyAdd<S>, W: Source<S>>(
     w: W,
@@ -314,7 +316,8 @@ unsafe fn finish<S: Simd, const R: usize, const N: usize>(
             for (j, sum) in four.iter().enumerate().take(R * N - at) {
                 let (i, r) = ((at + j) / R, (at + j) % R);
                 let bias = p.bias.map_or(0.0, |bias| bias[row + r]);
-                *p.y.add((first + i) * p.y_row + row + r) = sum + bias;
+                // Of a piece of y, `p.y` itself may lie before the buffer.
+                *p.y.wrapping_add((first + i) * p.y_row + row + r) = sum + bias;
             }
             at += 4;
         }

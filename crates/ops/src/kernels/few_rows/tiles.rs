@@ -19,7 +19,7 @@
 //!
 //! Each (row of W, row of x) is summed in one order whatever the tile: of two equal tiles of the depth,
 //! one after the other, each element depends on its row and column alone. The adapter's product and
-//! the bias are added in f32.
+//! the bias are added in f32. What [`multiply`] wants of its caller, every unsafe function here wants.
 
 use super::layout::SIDE;
 use super::packed::{Codes, block_of_pairs};
@@ -48,8 +48,8 @@ const AHEAD: usize = 2;
 /// y of the rows `range` of W.
 ///
 /// # Safety
-/// The level has tiles; `range` must lie in the weight, y must be valid for it and touched by no one
-/// else.
+/// The level has tiles. `range` lies in the weight, x is packed as `layout` says, there is b and u of the
+/// adapter for both; y is valid for `range` and touched by no one else.
 pub(super) unsafe fn multiply(weight: WeightView<'_>, range: Range<usize>, p: &Product<'_>) {
     let in_features = weight.format.in_features;
     let rank = p.low_rank.map_or(0, |low| low.rank);

@@ -7,7 +7,7 @@
 //! first.
 
 #[cfg(target_arch = "x86_64")]
-use super::pairs::Parts;
+use super::pairs::{Panels, Parts};
 use super::{Source, WeightView, transpose};
 use crate::format::DenseDtype;
 use crate::kernels::scratch::scratch_slices;
@@ -21,8 +21,25 @@ use std::ops::Range;
 const PIECE: usize = 128;
 
 impl WeightView<'_> {
-    /// `out[s][i]` is word `s` along columns `cols` of row `rows.start + i`; lanes beyond are zero.
-    pub(crate) fn panel_of_rows(
+    /// `out[s][i]` is word `s` along columns `cols` of row `rows.start + i`, lanes beyond are zero; where
+    /// there are more rows than `width`, a panel for each `width` of them.
+    pub(crate) fn panels_of_rows(
+        &self,
+        level: Level,
+        words: Words,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+        width: usize,
+    ) {
+        let panels = out.chunks_mut(words.panel_steps(cols.len()) * width);
+        for (first, out) in rows.clone().step_by(width).zip(panels) {
+            let rows = first..(first + width).min(rows.end);
+            self.panel_of_rows(level, words, rows, cols.clone(), out, width);
+        }
+    }
+
+    fn panel_of_rows(
         &self,
         level: Level,
         words: Words,
@@ -139,9 +156,9 @@ impl WeightView<'_> {
         }
     }
 
-    /// `out[s][j]` is word `s` along rows `rows` of column `cols.start + j`; lanes beyond are not
-    /// written.
-    pub(crate) fn panel_of_columns(
+    /// `out[s][j]` is word `s` along rows `rows` of column `cols.start + j`, lanes beyond are not
+    /// written; where there are more columns than `width`, a panel for each `width` of them.
+    pub(crate) fn panels_of_columns(
         &self,
         level: Level,
         words: Words,
@@ -150,12 +167,18 @@ impl WeightView<'_> {
         out: &mut [f32],
         width: usize,
     ) {
+        let size = words.panel_steps(rows.len()) * width;
         match words {
-            Words::F32 => self.rows(level, rows, cols, out, width),
-            Words::Rounded => {
-                self.rows(level, rows.clone(), cols.clone(), out, width);
-                for row in out.chunks_mut(width).take(rows.len()) {
-                    round_to_bf16(level, &mut row[..cols.len()]);
+            Words::F32 | Words::Rounded => {
+                let panels = out.chunks_mut(size);
+                for (first, out) in cols.clone().step_by(width).zip(panels) {
+                    let cols = first..(first + width).min(cols.end);
+                    self.rows(level, rows.clone(), cols.clone(), out, width);
+                    if words == Words::Rounded {
+                        for row in out.chunks_mut(width).take(rows.len()) {
+                            round_to_bf16(level, &mut row[..cols.len()]);
+                        }
+                    }
                 }
             }
             #[cfg(target_arch = "x86_64")]
@@ -164,18 +187,24 @@ impl WeightView<'_> {
                     count: words.weight_parts(),
                     stride: TILE_STEPS * width,
                 };
+                let panels = Panels {
+                    lanes: width,
+                    next: size,
+                };
                 let place = |step: usize| match parts.count {
                     1 => step * width,
                     count => (step / TILE_STEPS * count * TILE_STEPS + step % TILE_STEPS) * width,
                 };
                 for (step, row) in rows.clone().step_by(2).enumerate() {
                     let lower = (row + 1 < rows.end).then_some(row + 1);
-                    let out = &mut out[place(step)..][..parts.span(cols.len())];
-                    self.row_pair(level, row, lower, cols.clone(), parts, out);
+                    let out = &mut out[place(step)..];
+                    self.row_pair(level, row, lower, cols.clone(), (parts, panels), out);
                 }
-                for step in rows.len().div_ceil(2)..words.steps(rows.len()) {
-                    for part in 0..parts.count {
-                        out[place(step) + part * parts.stride..][..width].fill(0.0);
+                for out in out.chunks_mut(size).take(cols.len().div_ceil(width)) {
+                    for step in rows.len().div_ceil(2)..words.steps(rows.len()) {
+                        for part in 0..parts.count {
+                            out[place(step) + part * parts.stride..][..width].fill(0.0);
+                        }
                     }
                 }
             }
@@ -190,7 +219,7 @@ impl WeightView<'_> {
         upper: usize,
         lower: Option<usize>,
         cols: Range<usize>,
-        parts: Parts,
+        (parts, panels): (Parts, Panels),
         out: &mut [f32],
     ) {
         let width = self.format.in_features;
@@ -199,31 +228,42 @@ impl WeightView<'_> {
             && [cols.start, cols.len()]
                 .iter()
                 .all(|n| n.is_multiple_of(16));
-        // SAFETY: these words exist where the level has AVX512-BF16; the lengths are those of `cols`.
-        match (self.source, lower) {
-            (
-                Source::Nf4 {
-                    codes,
-                    scales,
-                    dtype,
-                },
-                Some(lower),
-            ) if aligned => unsafe {
-                super::pairs::nf4_across(codes, scales, dtype, [at(upper), at(lower)], parts, out)
+        if let (
+            Source::Nf4 {
+                codes,
+                scales,
+                dtype,
             },
-            (Source::Half(values, DenseDtype::BF16), lower) => {
-                debug_assert_eq!(parts.count, 1, "bf16 is one part of itself");
-                let row = |row: usize| &values[at(row)..at(row) + cols.len()];
-                unsafe { super::pairs::pair_halves(row(upper), lower.map(row), out) }
-            }
-            _ => scratch_slices([cols.len(); 2], |[above, below]| {
-                self.rows(level, upper..upper + 1, cols.clone(), above, cols.len());
-                if let Some(lower) = lower {
-                    self.rows(level, lower..lower + 1, cols.clone(), below, cols.len());
+            Some(lower),
+            true,
+        ) = (self.source, lower, aligned)
+        {
+            let (starts, count) = ([at(upper), at(lower)], cols.len());
+            // SAFETY: these words exist where the level has AVX512-BF16; multiples of 16.
+            unsafe {
+                super::pairs::nf4_across(codes, scales, dtype, starts, count, (parts, panels), out)
+            };
+            return;
+        }
+        for (i, first) in cols.clone().step_by(panels.lanes).enumerate() {
+            let cols = first..(first + panels.lanes).min(cols.end);
+            let out = &mut out[i * panels.next..][..parts.span(cols.len())];
+            // SAFETY: these words exist where the level has AVX512-BF16; the lengths are those of `cols`.
+            match self.source {
+                Source::Half(values, DenseDtype::BF16) => {
+                    debug_assert_eq!(parts.count, 1, "bf16 is one part of itself");
+                    let row = |row: usize| &values[row * width..][cols.clone()];
+                    unsafe { super::pairs::pair_halves(row(upper), lower.map(row), out) }
                 }
-                let below = lower.map(|_| &*below);
-                unsafe { super::pairs::pair_across(above, below, parts, out) }
-            }),
+                _ => scratch_slices([cols.len(); 2], |[above, below]| {
+                    self.rows(level, upper..upper + 1, cols.clone(), above, cols.len());
+                    if let Some(lower) = lower {
+                        self.rows(level, lower..lower + 1, cols.clone(), below, cols.len());
+                    }
+                    let below = lower.map(|_| &*below);
+                    unsafe { super::pairs::pair_across(above, below, parts, out) }
+                }),
+            }
         }
     }
 }

@@ -33,6 +33,14 @@ impl Parts {
     const MOST: usize = 3;
 }
 
+/// Where the words of a step go that are more than a panel's: the first `lanes` (a multiple of 16) into
+/// one panel, the rest into the one that begins `next` words on.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels {
+    pub lanes: usize,
+    pub next: usize,
+}
+
 /// Two bf16 in a word, from two f32 each rounded to nearest even: `out[i]` = (v[2i], v[2i + 1]), and
 /// zeros beyond the values. The parts after the first are what the ones before left of the values.
 ///
@@ -264,25 +272,31 @@ pub(super) unsafe fn nf4_along(
     }
 }
 
-/// The elements from `upper` on and those from `lower` on as pairs across the two rows, as many as a
-/// part of `out` holds.
+/// `words` elements from `upper` on and those from `lower` on as pairs across the two rows.
 ///
 /// # Safety
-/// The processor has AVX512-BF16; both starts and the length are multiples of 16, and both starts
-/// lie at the same place of a block.
+/// The processor has AVX512-BF16; both starts and `words` are multiples of 16, and both starts lie at
+/// the same place of a block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
 pub(super) unsafe fn nf4_across(
     codes: &[u8],
     scales: Scales<'_>,
     dtype: nf4::Dtype,
     [upper, lower]: [usize; 2],
-    parts: Parts,
+    words: usize,
+    (parts, panels): (Parts, Panels),
     out: &mut [f32],
 ) {
-    let words = out.len() - parts.span(0);
     debug_assert!([upper, lower, words].iter().all(|n| n.is_multiple_of(16)));
     assert!(upper.max(lower) + words <= 2 * codes.len() && parts.count <= Parts::MOST);
-    let mut done = 0;
+    let (full, last) = (words / panels.lanes, words % panels.lanes);
+    let end = match last {
+        0 => (full - 1) * panels.next + panels.lanes,
+        _ => full * panels.next + last,
+    };
+    assert!(words <= panels.lanes || panels.lanes.is_multiple_of(16));
+    assert!(out.len() >= parts.span(end));
+    let (mut done, mut place, mut left) = (0, 0, panels.lanes);
     while done < words {
         let end = (done + nf4::BLOCK_SIZE - (upper + done) % nf4::BLOCK_SIZE).min(words);
         // SAFETY: 8 bytes of codes of each row and 16 words at a time, inside what was asserted.
@@ -304,8 +318,12 @@ pub(super) unsafe fn nf4_across(
                 let index = _mm512_ternarylogic_epi32::<0xea>(codes, nibble, row_of);
                 for (part, table) in tables.iter().enumerate().take(parts.count) {
                     let pairs = _mm512_permutexvar_epi16(index, *table);
-                    let to = out.as_mut_ptr().add(part * parts.stride + j);
+                    let to = out.as_mut_ptr().add(part * parts.stride + place);
                     _mm512_storeu_si512(to.cast(), pairs);
+                }
+                (place, left) = (place + 16, left - 16);
+                if left == 0 {
+                    (place, left) = (place - panels.lanes + panels.next, panels.lanes);
                 }
             }
         }

@@ -52,7 +52,10 @@ impl Level {
         let mut add = |isa, bf16| levels.push(Level { isa, bf16 });
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f")
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            if avx2
+                && is_x86_feature_detected!("f16c")
+                && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512dq")
@@ -65,7 +68,7 @@ impl Level {
                 }
                 add(Isa::Avx512, Bf16::None);
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if avx2 {
                 add(Isa::Avx2, Bf16::None);
             }
         }
@@ -105,23 +108,36 @@ impl Level {
 }
 
 /// Defines `$name(level, args…)`: the generic kernel compiled once for each level.
+///
+/// A generic needs the instructions of its `S`, which a [`Level`] proves. One that holds its slices
+/// against each other needs no more and becomes a safe `fn`; one over pointers becomes an `unsafe fn`,
+/// which says what they must be: with a pointer among its arguments a safe one does not compile.
 macro_rules! simd_dispatch {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:ident) => {
-        $(#[$meta])*
+    ($(#[$meta:meta])* $vis:vis fn $($rest:tt)*) => {
+        simd_dispatch! { @ [] [Send] [$(#[$meta])* $vis] $($rest)* }
+    };
+    ($(#[$meta:meta])* $vis:vis unsafe fn $($rest:tt)*) => {
+        simd_dispatch! { @ [unsafe] [Sized] [$(#[$meta])* $vis] $($rest)* }
+    };
+    (@ [$($unsafe:tt)?] [$bound:ident] [$($head:tt)*] $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:ident) => {
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name(level: $crate::kernels::simd::Level, $($arg: $ty),*) $(-> $ret)? {
+        $($head)* $($unsafe)? fn $name(level: $crate::kernels::simd::Level, $($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: these are the instructions of `S`; what else the generic needs, the caller promises.
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
             #[allow(clippy::too_many_arguments)]
             unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
                 unsafe { $generic::<$crate::kernels::simd::Avx512>($($arg),*) }
             }
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             #[allow(clippy::too_many_arguments)]
             unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
                 unsafe { $generic::<$crate::kernels::simd::Avx2>($($arg),*) }
             }
+            fn taken<T: $bound>(_: &T) {} // a pointer is not `Send`, nor is what holds one
+            $(taken(&$arg);)*
             // SAFETY: a `Level` exists only where the processor has its instructions.
             match level.isa() {
                 #[cfg(target_arch = "x86_64")]
