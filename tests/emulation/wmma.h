@@ -100,4 +100,8 @@ void mma_sync(fragment<accumulator, M, N, K, T> &d, const A &a, const B &b, cons
 } // namespace nvcuda
 // Where a call stands in the program tells it from others.
 #define load_matrix_sync(...) load_at(__LINE__, __VA_ARGS__)
+#ifndef FIRST_UNIT_STORES
 #define store_matrix_sync(...) store_at(__LINE__, __VA_ARGS__)
+#else // a fragment's store is a whole warp's; what one unit stores alone is undefined, and nobody reads it
+#define store_matrix_sync(...) ((void)0)
+#endif
