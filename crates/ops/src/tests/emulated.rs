@@ -1,7 +1,7 @@
 //! Do the kernels compute right as CUDA C++, and do their units wait for each other where they must?
 //!
 //! What a GPU would compile is run here on the host: the units of a cube are coroutines
-//! (`emulated/units.h`), tensor cores' fragments plain matrices (`emulated/cuda.h`). CubeCL's CPU
+//! (tests/emulation/units.cpp), tensor cores' fragments plain matrices (tests/emulation/wmma.h). CubeCL's CPU
 //! runtime proves the same kernels with other numbers of units and arrays for fragments; this proves
 //! the text that NVRTC gets, with the units and the geometry of a GPU. Every kernel is run, and each
 //! run looks for
@@ -75,6 +75,10 @@ impl Program {
         let compiler = Command::new("c++")
             .current_dir(&program.folder)
             .args(flags)
+            .args([
+                "-I",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/emulation"),
+            ])
             .args(["-o", "kernels", "kernels.cpp"])
             .output();
         match compiler {
@@ -160,8 +164,7 @@ fn units(code: &str) -> u32 {
 /// One C++ program of these kernels, each in a namespace of its own.
 fn text(kernels: &[Source]) -> String {
     let mut program = String::new();
-    program += include_str!("emulated/units.h");
-    program += include_str!("emulated/cuda.h");
+    program += "#include \"units.cpp\"\n#include \"cuda.h\"\n";
     let mut chosen = String::new();
     for (index, Source { code, .. }) in kernels.iter().enumerate() {
         let ours = |line: &&str| {

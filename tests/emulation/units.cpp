@@ -4,53 +4,56 @@
 // units do between two barriers happens in one order of the units in the first order and in the other
 // in the second. What a barrier is and who must reach it is as strict as CUDA's manual, not as
 // lenient as a GPU: all units of the cube, all at the same __syncthreads.
+#include "units.h"
+#include "barrier.cpp"
 #include <algorithm>
 #include <cstdarg>
-#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <functional>
-#include <memory>
 #include <numeric>
 #include <random>
 #include <string>
 #include <vector>
+#include <sys/mman.h>
 #include <ucontext.h>
 
-struct Index {
-    unsigned x, y, z;
-};
-static Index threadIdx, blockIdx, gridDim, blockDim;
+Index threadIdx, blockIdx, gridDim, blockDim;
+unsigned current, unit_count;
+char *shared_memory;
+// The kernel that runs, where there are several.
+static std::string kernel_name;
 
-static void fail(const char *format, ...) {
+void fail(const char *format, ...) {
     va_list values;
     va_start(values, format);
     std::vfprintf(stderr, format, values);
-    std::fprintf(stderr, ", cube %u %u %u\n", blockIdx.x, blockIdx.y, blockIdx.z);
-    std::exit(3);
+    std::fprintf(stderr, ", cube %u %u %u %s\n", blockIdx.x, blockIdx.y, blockIdx.z, kernel_name.c_str());
+    std::_Exit(3);
 }
 
-const unsigned WARP = 32;
-const size_t STACK = 1 << 20;
-enum State { READY, AT_CUBE, AT_WARP, ENDED };
+const size_t STACK = 1 << 18, MOST_UNITS = 1024;
+// All stacks, one after the other.
+static char *const stacks = static_cast<char *>(
+    mmap(nullptr, STACK * MOST_UNITS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+enum State { READY, AT_CUBE, AT_WARP, UNTIL, ENDED };
 
 struct Unit {
     ucontext_t context;
     // Where it stopped, and whether it ever began.
     void *stopped[5];
     bool begun = false;
-    std::unique_ptr<char[]> stack;
     State state = ENDED;
     // Which barrier it waits at: a line of this program.
     int line = 0;
+    // What it waits for, where it is no barrier.
+    bool (*done)(void *) = nullptr;
+    void *with = nullptr;
+    bool may_go_on() { return state == READY || (state == UNTIL && done(with)); }
 };
 static void *scheduler[5];
 static std::vector<Unit> units;
-static unsigned current;
 static std::function<void()> kernel;
-// Shared memory of the cube that runs, not a byte more than its kernel asks for.
-static char *shared_memory;
 
 // Units change places by the compiler's own long jump: swapcontext asks the kernel each time, and the
 // sanitizer sweeps a whole stack. These functions must not be inlined, nor be instrumented.
@@ -65,20 +68,33 @@ JUMPS static void wait(State state, int line) {
     if (!__builtin_setjmp(own.stopped)) leave(scheduler);
 }
 
-static void cube_barrier(int line) { wait(AT_CUBE, line); }
+void cube_barrier(int line) { wait(AT_CUBE, line); }
 
-// A warp meets, and the last to come does `work` for all; true for that one.
-static bool warp_barrier(int line, const std::function<void()> &work) {
-    unsigned first = current / WARP * WARP, end = std::min<unsigned>(first + WARP, units.size());
-    for (unsigned other = first; other < end; other++) {
+void wait_until(bool (*done)(void *), void *with) {
+    units[current].done = done;
+    units[current].with = with;
+    if (!done(with)) wait(UNTIL, 0);
+}
+
+static unsigned warp_begins() { return current / WARP * WARP; }
+static unsigned warp_ends() { return std::min(warp_begins() + WARP, unit_count); }
+
+bool first_at_warp() {
+    for (unsigned other = warp_begins(); other < warp_ends(); other++)
+        if (other != current && units[other].state == AT_WARP) return false;
+    return true;
+}
+
+bool warp_meets(int line, void (*work)(void *), void *with) {
+    for (unsigned other = warp_begins(); other < warp_ends(); other++) {
         if (other == current) continue;
         if (units[other].state != AT_WARP || units[other].line != line) {
             wait(AT_WARP, line);
             return false;
         }
     }
-    work();
-    for (unsigned other = first; other < end; other++) units[other].state = READY;
+    work(with);
+    for (unsigned other = warp_begins(); other < warp_ends(); other++) units[other].state = READY;
     return true;
 }
 
@@ -90,11 +106,14 @@ static void unit() {
 }
 
 static void make_units(unsigned count) {
-    units = std::vector<Unit>(count);
-    for (Unit &u : units) {
-        u.stack.reset(new char[STACK]);
+    if (count > MOST_UNITS) fail("a cube of %u units", count);
+    if (units.size() < count) units.resize(count);
+    unit_count = count;
+    for (unsigned i = 0; i < count; i++) {
+        Unit &u = units[i];
+        u.begun = false;
         getcontext(&u.context);
-        u.context.uc_stack.ss_sp = u.stack.get();
+        u.context.uc_stack.ss_sp = stacks + i * STACK;
         u.context.uc_stack.ss_size = STACK;
         u.context.uc_link = nullptr;
         makecontext(&u.context, unit, 0);
@@ -114,7 +133,7 @@ static std::vector<unsigned> ordered(unsigned count, unsigned order, unsigned se
 
 JUMPS static void resume(unsigned index) {
     current = index;
-    threadIdx = {index, 0, 0};
+    threadIdx = {index % blockDim.x, index / blockDim.x % blockDim.y, index / blockDim.x / blockDim.y};
     Unit &next = units[index];
     next.state = READY;
     if (__builtin_setjmp(scheduler)) return;
@@ -124,30 +143,35 @@ JUMPS static void resume(unsigned index) {
 }
 
 static void run_cube(unsigned order) {
-    unsigned count = units.size(), in_warp = std::min(WARP, count);
+    unsigned count = unit_count, in_warp = std::min(WARP, count);
     auto warps = ordered((count + WARP - 1) / WARP, order, 7), lanes = ordered(in_warp, order, 11);
-    for (Unit &u : units) u.state = READY;
+    for (unsigned i = 0; i < count; i++) units[i].state = READY;
     for (;;) {
         for (unsigned warp : warps)
             for (bool ran = true; ran;) {
                 ran = false;
                 for (unsigned lane : lanes) {
                     unsigned index = warp * WARP + lane;
-                    if (index >= count || units[index].state != READY) continue;
+                    if (index >= count || !units[index].may_go_on()) continue;
                     resume(index);
                     ran = true;
                 }
             }
+        bool more = false;
+        for (unsigned i = 0; i < count && !more; i++) more = units[i].may_go_on();
+        if (more) continue;
         // Nobody can go on before somebody is let through.
         for (unsigned i = 1; i < count; i++) {
             if (units[i].state != units[0].state || units[i].line != units[0].line) {
-                const char *what[] = {"is ready", "waits for the cube", "waits for its warp", "has ended"};
+                const char *what[] = {"is ready", "waits for the cube", "waits for its warp", "waits for a phase",
+                                      "has ended"};
                 fail("a barrier is not reached by all: unit 0 %s at line %d, unit %u %s at line %d",
                      what[units[0].state], units[0].line, i, what[units[i].state], units[i].line);
             }
         }
         if (units[0].state == ENDED) return;
+        if (units[0].state == UNTIL) fail("a phase does not end");
         if (units[0].state == AT_WARP) fail("a warp's barrier is not reached by all of it");
-        for (Unit &u : units) u.state = READY;
+        for (unsigned i = 0; i < count; i++) units[i].state = READY;
     }
 }
