@@ -23,7 +23,7 @@ use std::ops::Range;
 /// Rows that share one pass over the vocabulary.
 const ROWS: usize = 256;
 /// Vocabulary entries of a tile: a multiple of every panel's width.
-const ENTRIES: usize = 384;
+const ENTRIES: usize = 192;
 /// Partial results that are merged; fixed, so that the bits do not depend on the threads.
 const SPLITS: usize = 16;
 
