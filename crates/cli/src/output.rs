@@ -36,8 +36,8 @@ impl Output {
         }
     }
 
-    /// Begins to write. Nothing is seen at the path before [`OutputWriter::commit`] or [`crate::publish`]; a pipe, a device
-    /// or a descriptor is written to directly. Open the inputs first.
+    /// Begins to write. Nothing is seen at the path before [`OutputWriter::commit`] or [`crate::publish`];
+    /// a pipe, a device or a descriptor is written to directly. Open the inputs first.
     pub fn create(&self) -> anyhow::Result<OutputWriter> {
         let target = match self {
             Output::Stdout => {

@@ -283,70 +283,48 @@ fn panels_hold_the_weights_values_in_both_directions_and_every_kind_of_word() {
                 let words = Words::for_weight(level, &format);
                 let view = WeightView::new(&case.words, format);
                 let value = |row: usize, col: usize| rounded(case.dense[row * k + col], words);
+                let what = format!("{encoding} {n}x{k} {words:?} {level:?}");
                 for width in [56, 32] {
-                    let what = format!("{encoding} {n}x{k} {words:?} {level:?}");
+                    // Two panels, where one is too narrow.
+                    let size = |depth: usize| width * words.panel_steps(depth);
+                    // What is wanted of a lane at a depth, if anything.
+                    type Wanted<'a> = &'a dyn Fn(usize, usize) -> Option<f32>;
+                    let check = |panels: &[f32], lanes: usize, depth: usize, wanted: Wanted| {
+                        for (lane, p) in
+                            (0..lanes).flat_map(|i| (0..words.steps(depth)).map(move |p| (i, p)))
+                        {
+                            let panel = &panels[lane / width * size(depth)..];
+                            let word = values_in_panel(panel, width, p, lane % width, words);
+                            for (v, got) in word.into_iter().enumerate() {
+                                let at = p * words.values() + v;
+                                if let Some(want) = wanted(lane, at) {
+                                    assert_eq!(got, want, "{what}: lane {lane}, {at} of {depth}");
+                                }
+                            }
+                        }
+                    };
 
                     let (rows, cols) = (n / 4..n.min(n / 4 + 48), k / 3 / 64 * 64..k);
-                    // Two panels, where one is too narrow.
-                    let size = width * words.panel_steps(cols.len());
-                    let mut panels = vec![f32::NAN; 2 * size];
-                    view.panels_of_rows(
-                        level,
-                        words,
-                        rows.clone(),
-                        cols.clone(),
-                        &mut panels,
-                        width,
-                    );
-                    for (i, row) in rows.clone().enumerate() {
-                        for p in 0..words.steps(cols.len()) {
-                            let panel = &panels[i / width * size..];
-                            let word = values_in_panel(panel, width, p, i % width, words);
-                            for (v, got) in word.into_iter().enumerate() {
-                                let col = cols.start + p * words.values() + v;
-                                if col < cols.end {
-                                    assert_eq!(
-                                        got,
-                                        value(row, col),
-                                        "rows of {what}: {row}, {col}"
-                                    );
-                                }
-                            }
-                        }
-                    }
+                    let mut panels = vec![f32::NAN; 2 * size(cols.len())];
+                    let (r, c) = (rows.clone(), cols.clone());
+                    view.panels_of_rows(level, words, r, c, &mut panels, width);
+                    check(&panels, rows.len(), cols.len(), &|i, at| {
+                        (at < cols.len()).then(|| value(rows.start + i, cols.start + at))
+                    });
 
-                    let (rows, cols) = (
-                        n / 3 / 2 * 2..n,
-                        k / 4 / 16 * 16..k.min(k / 4 / 16 * 16 + 48),
-                    );
-                    let size = width * words.panel_steps(rows.len());
-                    let mut panels = vec![f32::NAN; 2 * size];
-                    view.panels_of_columns(
-                        level,
-                        words,
-                        rows.clone(),
-                        cols.clone(),
-                        &mut panels,
-                        width,
-                    );
-                    for (j, col) in cols.clone().enumerate() {
-                        for p in 0..words.steps(rows.len()) {
-                            let panel = &panels[j / width * size..];
-                            let word = values_in_panel(panel, width, p, j % width, words);
-                            for (v, got) in word.into_iter().enumerate() {
-                                let row = rows.start + p * words.values() + v;
-                                if row < rows.end {
-                                    assert_eq!(
-                                        got,
-                                        value(row, col),
-                                        "columns of {what}: {row}, {col}"
-                                    );
-                                } else {
-                                    assert_eq!(got, 0.0, "beyond {what}");
-                                }
-                            }
-                        }
-                    }
+                    let first = k / 4 / 16 * 16;
+                    let (rows, cols) = (n / 3 / 2 * 2..n, first..k.min(first + 48));
+                    let mut panels = vec![f32::NAN; 2 * size(rows.len())];
+                    let (r, c) = (rows.clone(), cols.clone());
+                    view.panels_of_columns(level, words, r, c, &mut panels, width);
+                    check(&panels, cols.len(), rows.len(), &|j, at| {
+                        let beyond = at >= rows.len();
+                        Some(if beyond {
+                            0.0
+                        } else {
+                            value(rows.start + at, cols.start + j)
+                        })
+                    });
                 }
             }
         }
