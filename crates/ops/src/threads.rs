@@ -4,10 +4,15 @@
 //! rayon's threads fall asleep. Under a hypervisor waking one takes as long as a short region.
 
 use rayon::{ThreadPoolBuildError, Yield};
-use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 
 /// Looks for work before a thread lets others have its processor: about 50 µs.
 const LOOKS: u32 = 100;
+
+/// How often a leader looks for threads that sleep, and lets others have its processor: some ms. Waking one
+/// takes 5 to 100 µs, and longer where other processes want the processors; the work it is for takes
+/// tens to hundreds of ms.
+const A_MOMENT: u32 = 3000;
 
 /// Makes the pool of `threads` (`None`: one a core), the calling one among them: its kernels begin at
 /// once, where a thread outside the pool would wake it and be woken by it, some ten thousand times a
@@ -20,50 +25,87 @@ pub fn use_threads(threads: Option<usize>) -> Result<(), ThreadPoolBuildError> {
 /// Runs `work`, during which the other threads of the pool look for its tasks without sleeping, and
 /// let other processes go first when there are none for long.
 pub fn awake<R>(work: impl FnOnce() -> R) -> R {
-    if rayon::current_num_threads() == 1 {
+    let threads = rayon::current_num_threads();
+    if threads == 1 {
         return work();
     }
-    let done = &AtomicBool::new(false);
+    let watch = &Watch::default();
     let leader = rayon::current_thread_index();
     rayon::in_place_scope(|scope| {
         scope.spawn_broadcast(move |_, context| {
             // Also called where the leader waits, which must go back to its work.
             if Some(context.index()) != leader {
-                look_for_work(done);
+                watch.keep();
             }
         });
-        let _done = Done(done);
+        let _end = End(watch);
+        watch.begin(threads - usize::from(leader.is_some()));
         work()
     })
 }
 
-fn look_for_work(done: &AtomicBool) {
-    let mut looks = 0;
-    while !done.load(Relaxed) {
-        if rayon::yield_now() == Some(Yield::Executed) {
-            looks = 0;
-        } else if looks < LOOKS {
+/// The threads that look for the work of one leader until it ends.
+///
+/// Who waits for a task of that work must not begin to look: the task would wait for the look to end,
+/// the look for the work, and the work for the task. rayon hands a look to every thread before a task,
+/// but for the thread that was between its own queue and the others' when both came, and takes the
+/// look up while it waits in the task. So a look begins before the work or not at all. A task of a
+/// work X can then wait only for a work that began after X, never the other way round.
+#[derive(Default)]
+struct Watch {
+    /// How many threads look; with [`BEGUN`], no further one may.
+    lookers: AtomicUsize,
+    has_ended: AtomicBool,
+}
+
+const BEGUN: usize = 1 << (usize::BITS - 1);
+
+impl Watch {
+    /// Gives `others` [`A_MOMENT`] to come, then shuts the door.
+    fn begin(&self, others: usize) {
+        let mut looks = 0;
+        while self.lookers.load(Acquire) < others && looks < A_MOMENT {
             looks += 1;
-            (0..10).for_each(|_| std::hint::spin_loop());
-        } else {
-            std::thread::yield_now();
+            std::thread::yield_now(); // the processor of one of them may be ours
+        }
+        self.lookers.fetch_or(BEGUN, AcqRel);
+    }
+
+    /// Looks for work until the leader's has ended; returns at once if it has begun.
+    fn keep(&self) {
+        let come = |lookers| (lookers & BEGUN == 0).then_some(lookers + 1);
+        if self.lookers.fetch_update(AcqRel, Acquire, come).is_err() {
+            return;
+        }
+        let mut looks = 0;
+        while !self.has_ended.load(Relaxed) {
+            if rayon::yield_now() == Some(Yield::Executed) {
+                looks = 0;
+            } else if looks < LOOKS {
+                looks += 1;
+                (0..10).for_each(|_| std::hint::spin_loop());
+            } else {
+                std::thread::yield_now();
+            }
         }
     }
 }
 
-/// Even when the work panics.
-struct Done<'a>(&'a AtomicBool);
+/// Ends a watch, even when the work panics.
+struct End<'a>(&'a Watch);
 
-impl Drop for Done<'_> {
+impl Drop for End<'_> {
     fn drop(&mut self) {
-        self.0.store(true, Relaxed);
+        self.0.has_ended.store(true, Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::awake;
+    use super::{Watch, awake};
     use rayon::prelude::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::time::Duration;
 
     fn pool(threads: usize) -> rayon::ThreadPool {
@@ -105,5 +147,43 @@ mod tests {
                 rayon::join(|| barrier.wait(), || barrier.wait());
             });
         });
+    }
+
+    #[test]
+    fn a_thread_that_comes_late_does_not_look() {
+        let watch = Watch::default();
+        watch.begin(1);
+        watch.keep(); // would not return: nothing ends this watch
+    }
+
+    #[test]
+    fn leaders_side_by_side_do_not_wait_for_each_other() {
+        fn leaves(depth: u32) -> u32 {
+            match depth {
+                0 => 1,
+                _ => {
+                    let (a, b) = rayon::join(|| leaves(depth - 1), || leaves(depth - 1));
+                    a + b
+                }
+            }
+        }
+        let (done, both) = std::sync::mpsc::channel();
+        let is_over = Arc::new(AtomicBool::new(false));
+        for _ in 0..2 {
+            let (done, is_over) = (done.clone(), is_over.clone());
+            // From outside of rayon's pool, as tests are, and not waited for where they hang.
+            std::thread::spawn(move || {
+                while !is_over.load(Relaxed) {
+                    awake(|| assert_eq!(leaves(4), 16));
+                }
+                done.send(()).expect("the test waits");
+            });
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        is_over.store(true, Relaxed);
+        for _ in 0..2 {
+            both.recv_timeout(Duration::from_secs(100))
+                .expect("both leaders come to an end");
+        }
     }
 }
