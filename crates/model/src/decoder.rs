@@ -4,7 +4,7 @@
 
 use burn::tensor::{Device, Tensor};
 use checkpoint::ModelConfig;
-use ops::{AttentionKernel, AttentionOptions, DecodingLayer, DecodingLinear, Weight};
+use ops::{AttentionKernel, AttentionOptions, DecodingLayer, DecodingLinear, FanOut, Weight};
 
 use crate::{
     Error,
@@ -175,7 +175,8 @@ impl Decoder {
     ) -> Tensor<2> {
         let (x, gated) = self.layer_before_down(index, x, lora, pass, attend);
         let (linear, lora) = self.linear(index, Projection::Down, lora, pass.dropout);
-        x + ops::linear(gated, &linear.weight, linear.bias.as_ref(), lora)
+        let down = ops::linear(gated, &linear.weight, linear.bias.as_ref(), lora);
+        ops::add(x, down)
     }
 
     /// A linear of a layer, and its LoRA.
@@ -202,7 +203,7 @@ impl Decoder {
         lora: Option<&LayerLora>,
         pass: &Pass,
         attend: impl FnOnce(Tensor<2>, Tensor<2>, Tensor<2>) -> Tensor<2>,
-    ) -> (Tensor<2>, Tensor<2>) {
+    ) -> (FanOut, Tensor<2>) {
         use Projection::*;
         let layer = &self.layers[index];
         let eps = self.config.rms_norm_eps as f32;
@@ -210,20 +211,25 @@ impl Decoder {
             self.config.num_attention_heads,
             self.config.num_key_value_heads,
         );
-        let linear = |projection: Projection, x: Tensor<2>| {
+        let linear = |projection: Projection, x: FanOut| {
             let (linear, lora) = self.linear(index, projection, lora, pass.dropout);
             ops::linear(x, &linear.weight, linear.bias.as_ref(), lora)
         };
         let rotate = |x, heads| ops::rotary(x, &pass.cos, &pass.sin, &pass.table_rows, heads);
 
-        let h = ops::rms_norm(x.clone(), &layer.input_layernorm, eps);
+        let x = FanOut::new(x);
+        let h = FanOut::new(ops::rms_norm(x.clone(), &layer.input_layernorm, eps));
         let q = per_head_norm(linear(Query, h.clone()), layer.q_norm.as_ref(), heads, eps); // [tokens, heads * head_dim]
         let k = per_head_norm(linear(Key, h.clone()), layer.k_norm.as_ref(), kv_heads, eps); // [tokens, kv_heads * head_dim]
         let v = linear(Value, h);
         let seen = attend(rotate(q, heads), rotate(k, kv_heads), v);
-        let x = x + linear(Output, seen);
+        let x = FanOut::new(ops::add(x, linear(Output, seen.into())));
 
-        let h = ops::rms_norm(x.clone(), &layer.post_attention_layernorm, eps);
+        let h = FanOut::new(ops::rms_norm(
+            x.clone(),
+            &layer.post_attention_layernorm,
+            eps,
+        ));
         let gated = ops::swiglu(linear(Gate, h.clone()), linear(Up, h)); // [tokens, intermediate]
         (x, gated)
     }

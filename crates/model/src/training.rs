@@ -7,7 +7,7 @@
 //! activations are alive at a time (Chen et al., arXiv 1604.06174).
 
 use burn::tensor::{Int, Tensor, TensorData};
-use ops::Segments;
+use ops::{FanOut, Segments};
 
 use crate::{
     Adapter, Batch, Decoder, Error, Model, Projection,
@@ -147,7 +147,7 @@ enum TapeEnd {
     Output(Tensor<2>),
     /// A layer that is computed again ends before down_proj: nobody asks for its output twice. What
     /// down_proj's result is added to, and what it reads.
-    BeforeDown(Tensor<2>, Tensor<2>),
+    BeforeDown(FanOut, Tensor<2>),
 }
 
 impl Model {
@@ -320,7 +320,7 @@ impl Decoder {
         lora: &LayerLora,
         pass: &Pass,
         segments: &Segments,
-    ) -> (Tensor<2>, Tensor<2>) {
+    ) -> (FanOut, Tensor<2>) {
         let options = self.attention_options();
         self.layer_before_down(index, x, Some(lora), pass, |q, k, v| {
             ops::attention(q, k, v, segments, &options)

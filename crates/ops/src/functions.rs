@@ -3,7 +3,7 @@
 use crate::backends::flex;
 use crate::kernels::adamw::AdamW;
 use crate::kernels::dropout::Dropout;
-use crate::schema::Ops;
+use crate::schema::{Begun, Ops};
 use crate::segments::{AttentionOptions, Segments};
 use crate::weight::Weight;
 use burn::backend::{Dispatch, Flex};
@@ -23,15 +23,64 @@ pub struct Lora<'a> {
     pub dropout: Option<Dropout>,
 }
 
+/// A tensor that operations read, each a clone of it: where they are several, each adds its gradient to
+/// what the others have left, instead of the tape's summing them on one thread.
+///
+/// What is made of a tensor by `into()` has one reader, for which it makes no difference.
+#[derive(Clone, Debug)]
+pub struct FanOut {
+    tensor: Tensor<2>,
+    begun: Begun,
+}
+
+impl FanOut {
+    /// For several readers.
+    pub fn new(tensor: Tensor<2>) -> Self {
+        // What is left of a leaf's gradient stays with the tape, so a leaf has one reader.
+        let tensor = match tensor.is_require_grad() {
+            true => Tensor::from_dispatch(Dispatch::fan_out(tensor.into_dispatch())),
+            false => tensor,
+        };
+        let begun = Begun::by_none();
+        FanOut { tensor, begun }
+    }
+
+    /// `[tokens, features]`
+    pub fn dims(&self) -> [usize; 2] {
+        self.tensor.dims()
+    }
+}
+
+impl From<Tensor<2>> for FanOut {
+    fn from(tensor: Tensor<2>) -> Self {
+        FanOut {
+            tensor,
+            begun: Begun::default(),
+        }
+    }
+}
+
+/// x + y, in y's place where nobody else reads it. Differentiable in both.
+pub fn add(x: impl Into<FanOut>, y: Tensor<2>) -> Tensor<2> {
+    let FanOut { tensor, begun } = x.into();
+    assert_eq!(tensor.dims(), y.dims(), "shapes of x and y");
+    Tensor::from_dispatch(Dispatch::add(
+        tensor.into_dispatch(),
+        y.into_dispatch(),
+        begun,
+    ))
+}
+
 /// y = x·Wᵀ + b + s·(drop(x)·Aᵀ)·Bᵀ, x `[tokens, in]` → `[tokens, out]`.
 ///
 /// Differentiable in x, A and B; the weight and the bias are frozen.
 pub fn linear(
-    x: Tensor<2>,
+    x: impl Into<FanOut>,
     weight: &Weight,
     bias: Option<&Tensor<1>>,
     lora: Option<Lora<'_>>,
 ) -> Tensor<2> {
+    let FanOut { tensor: x, begun } = x.into();
     check_shapes(&x, weight, lora);
     let bias = bias.unwrap_or(&weight.no_bias).clone();
     let (words, bias, format) = (
@@ -40,7 +89,7 @@ pub fn linear(
         weight.format,
     );
     let y = match lora {
-        None => <Dispatch as Ops>::linear(x.into_dispatch(), words, bias, format),
+        None => <Dispatch as Ops>::linear(x.into_dispatch(), words, bias, format, begun),
         Some(Lora {
             a,
             b,
@@ -58,6 +107,7 @@ pub fn linear(
                 format,
                 scaling,
                 dropout,
+                begun,
             )
         }
     };
@@ -83,11 +133,13 @@ fn check_shapes(x: &Tensor<2>, weight: &Weight, lora: Option<Lora<'_>>) {
 
 /// A scalar, to be differentiated: its gradient in `y` is `dy`, a tensor without a tape. Where the
 /// backward pass of one tape goes on in another. Its value is 0; sum such scalars, do not scale them.
-pub fn with_gradient(y: Tensor<2>, dy: Tensor<2>) -> Tensor<1> {
+pub fn with_gradient(y: impl Into<FanOut>, dy: Tensor<2>) -> Tensor<1> {
+    let FanOut { tensor: y, begun } = y.into();
     assert_eq!(y.dims(), dy.dims(), "shapes of y and its gradient");
     Tensor::from_dispatch(Dispatch::with_gradient(
         y.into_dispatch(),
         dy.into_dispatch(),
+        begun,
     ))
 }
 
@@ -188,12 +240,14 @@ pub fn linear_cross_entropy(h: Tensor<2>, weight: &Weight, targets: &[u32]) -> T
 }
 
 /// x / √(mean(x²) + ε)·weight over the last dimension (arXiv 1910.07467). Differentiable in x.
-pub fn rms_norm(x: Tensor<2>, weight: &Tensor<1>, eps: f32) -> Tensor<2> {
+pub fn rms_norm(x: impl Into<FanOut>, weight: &Tensor<1>, eps: f32) -> Tensor<2> {
+    let FanOut { tensor: x, begun } = x.into();
     assert_eq!(x.dims()[1], weight.dims()[0], "width of x and of the norm");
     Tensor::from_dispatch(Dispatch::rms_norm(
         x.into_dispatch(),
         weight.clone().into_dispatch(),
         eps,
+        begun,
     ))
 }
 

@@ -39,7 +39,7 @@ pub use cache::KvCache;
 pub use decoding::{Decoding, DecodingLayer, DecodingLinear};
 pub use format::{ComputeDtype, DenseDtype, Encoding, WeightFormat};
 pub use functions::{
-    Lora, Parameter, adamw, attention, embedding, linear, linear_cross_entropy,
+    FanOut, Lora, Parameter, adamw, add, attention, embedding, linear, linear_cross_entropy,
     linear_with_gradient, rms_norm, rotary, sum_of_squares, swiglu, with_gradient,
 };
 pub use kernels::adamw::AdamW;

@@ -13,15 +13,41 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, backend_extension};
 use burn::tensor::{FloatDType, Shape};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// Whether one of the operations that read a tensor has left a gradient of it, to which the next adds its
+/// own instead of the tape's summing them; shared by all of them. By default there is one reader.
+#[derive(Clone, Debug, Default)]
+pub struct Begun(Option<Arc<AtomicBool>>);
+
+impl Begun {
+    /// For a tensor that several operations read.
+    pub(crate) fn by_none() -> Self {
+        Begun(Some(Arc::default()))
+    }
+
+    /// Whether there is a gradient to add to. From now on there is.
+    pub(crate) fn begin(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|begun| begun.swap(true, Relaxed))
+    }
+}
 
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub trait Ops: Backend {
+    /// x itself, whose gradient can be taken out of the tape and be added to; a leaf's cannot.
+    fn fan_out(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        x
+    }
+
     /// y = x·Wᵀ + bias
     fn linear(
         x: FloatTensor<Self>,
         words: IntTensor<Self>,
         bias: FloatTensor<Self>,
         format: WeightFormat,
+        begun: Begun,
     ) -> FloatTensor<Self>;
 
     /// y = x·Wᵀ + bias + s·(drop(x)·Aᵀ)·Bᵀ
@@ -35,6 +61,7 @@ pub trait Ops: Backend {
         format: WeightFormat,
         scaling: f32,
         dropout: Option<Dropout>,
+        begun: Begun,
     ) -> FloatTensor<Self>;
 
     /// Rows of W.
@@ -62,8 +89,15 @@ pub trait Ops: Backend {
     ) -> FloatTensor<Self>;
 
     /// x / √(mean(x²) + ε)·weight
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f32)
-    -> FloatTensor<Self>;
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f32,
+        begun: Begun,
+    ) -> FloatTensor<Self>;
+
+    /// x + y
+    fn add(x: FloatTensor<Self>, y: FloatTensor<Self>, begun: Begun) -> FloatTensor<Self>;
 
     /// Rotation by the angle of each position, or back by it.
     fn rotary(
@@ -77,7 +111,12 @@ pub trait Ops: Backend {
 
     /// A scalar whose gradient in `y` is `dy`: where a backward pass begins that another tape hands
     /// on. Its value is 0; sum such scalars, but do not scale them.
-    fn with_gradient(y: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn with_gradient(
+        y: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        begun: Begun,
+    ) -> FloatTensor<Self> {
+        let _ = begun;
         nothing::<Self>(y, dy)
     }
 
@@ -145,13 +184,25 @@ pub struct SavedAttention<B: Backend> {
     pub lse: FloatTensor<B>,
 }
 
-/// The other half of each operation.
+/// What becomes of the gradient of an adapted linear's input.
+#[derive(Debug)]
+pub enum Dx<B: Backend> {
+    /// x has none.
+    Unwanted,
+    Wanted {
+        left: Option<FloatTensor<B>>,
+    },
+}
+
+/// The other half of each operation. A gradient of x is added to `left`, what other readers of x have
+/// left of it.
 pub trait Gradients: Backend {
     /// dx = dy·W
     fn linear_backward(
         dy: FloatTensor<Self>,
         words: IntTensor<Self>,
         format: WeightFormat,
+        left: Option<FloatTensor<Self>>,
     ) -> FloatTensor<Self>;
 
     /// y, and what is kept for the gradients.
@@ -175,7 +226,7 @@ pub trait Gradients: Backend {
         words: IntTensor<Self>,
         adapter: Adapter<Self>,
         format: WeightFormat,
-        want_dx: bool,
+        dx: Dx<Self>,
     ) -> (
         Option<FloatTensor<Self>>,
         FloatTensor<Self>,
@@ -214,6 +265,7 @@ pub trait Gradients: Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         epsilon: f32,
+        left: Option<FloatTensor<Self>>,
     ) -> FloatTensor<Self>;
 
     /// (dgate, dup)

@@ -3,12 +3,14 @@
 //! linear: the packed weight (a reference), x, u = drop(x)·Aᵀ `[tokens, rank]` and on the CPU a bit for
 //! each element of x that dropout kept; W is dequantised again in backward. attention: q, k, v, o and a
 //! logsumexp per row and head. linear_cross_entropy: dh, computed with the loss. rms_norm, swiglu:
-//! their inputs. rotary: the angles. with_gradient: the gradient. Weights of norms, biases and angles are frozen: no gradient.
+//! their inputs. rotary: the angles. with_gradient: the gradient. add, fan_out: nothing. Weights of norms,
+//! biases and angles are frozen: no gradient.
 
 use crate::format::WeightFormat;
 use crate::kernels::dropout::Dropout;
 use crate::schema::{
-    Adapter, Gradients as OpGradients, Ops as QloraOps, SavedAttention, SavedProjection, nothing,
+    Adapter, Begun, Dx, Gradients as OpGradients, Ops as QloraOps, SavedAttention, SavedProjection,
+    nothing,
 };
 use crate::segments::{AttentionOptions, Segments};
 use burn::backend::autodiff::NodeId;
@@ -23,17 +25,62 @@ use std::sync::Arc;
 trait Differentiable: QloraOps + OpGradients {}
 impl<B: QloraOps + OpGradients> Differentiable for B {}
 
+/// What other readers of a tensor have left of its gradient, taken out to be added to. (burn's
+/// `register` adds too: on one thread, into a tensor of its own.)
+macro_rules! left {
+    ($grads:ident, $begun:expr, $node:expr) => {
+        $begun.begin().then(|| $grads.consume::<B>($node))
+    };
+}
+
+#[derive(Debug)]
+struct FanOutStep;
+
+impl<B: Differentiable> Backward<B, 1> for FanOutStep {
+    type State = ();
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dx = grads.consume::<B>(&ops.node);
+        if let [Some(x)] = ops.parents {
+            grads.register::<B>(x.id, dx);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct AddStep;
+
+impl<B: Differentiable> Backward<B, 2> for AddStep {
+    type State = Begun;
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node);
+        let [x, y] = ops.parents;
+        if let Some(x) = x {
+            let dx = match left!(grads, ops.state, &x) {
+                None => dy.clone(),
+                Some(left) => B::add(dy.clone(), left, Begun::default()),
+            };
+            grads.register::<B>(x.id, dx);
+        }
+        if let Some(y) = y {
+            grads.register::<B>(y.id, dy);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct LinearStep;
 
 impl<B: Differentiable> Backward<B, 1> for LinearStep {
-    type State = (IntTensor<B>, WeightFormat);
+    type State = (IntTensor<B>, WeightFormat, Begun);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
-        let (words, format) = ops.state;
+        let (words, format, begun) = ops.state;
         if let [Some(x)] = ops.parents {
-            grads.register::<B>(x.id, B::linear_backward(dy, words, format));
+            let left = left!(grads, begun, &x);
+            grads.register::<B>(x.id, B::linear_backward(dy, words, format, left));
         }
     }
 }
@@ -51,17 +98,25 @@ struct LoraLinearState<B: Backend> {
 }
 
 impl<B: Differentiable> Backward<B, 3> for LoraLinearStep {
-    type State = LoraLinearState<B>;
+    type State = (LoraLinearState<B>, Begun);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
-        ops.state
-            .backward(dy, ops.parents.map(|p| p.map(|p| p.id)), grads);
+        let (state, begun) = ops.state;
+        let left = ops.parents[0].as_ref();
+        let left = left.and_then(|x| left!(grads, begun, x));
+        state.backward(dy, left, ops.parents.map(|p| p.map(|p| p.id)), grads);
     }
 }
 
 impl<B: Differentiable> LoraLinearState<B> {
-    fn backward(self, dy: FloatTensor<B>, parents: [Option<NodeId>; 3], grads: &mut Gradients) {
+    fn backward(
+        self,
+        dy: FloatTensor<B>,
+        left: Option<FloatTensor<B>>,
+        parents: [Option<NodeId>; 3],
+        grads: &mut Gradients,
+    ) {
         let [x_node, a_node, b_node] = parents;
         let LoraLinearState {
             x,
@@ -70,8 +125,11 @@ impl<B: Differentiable> LoraLinearState<B> {
             adapter,
             format,
         } = self;
-        let (dx, da, db) =
-            B::lora_linear_backward(dy, x, saved, words, adapter, format, x_node.is_some());
+        let dx = match x_node {
+            None => Dx::Unwanted,
+            Some(_) => Dx::Wanted { left },
+        };
+        let (dx, da, db) = B::lora_linear_backward(dy, x, saved, words, adapter, format, dx);
         for (node, gradient) in [(x_node, dx), (a_node, Some(da)), (b_node, Some(db))] {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 grads.register::<B>(node, gradient);
@@ -85,12 +143,17 @@ impl<B: Differentiable> LoraLinearState<B> {
 struct WithGradientStep;
 
 impl<B: Differentiable> Backward<B, 1> for WithGradientStep {
-    type State = FloatTensor<B>;
+    type State = (FloatTensor<B>, Begun);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         grads.consume::<B>(&ops.node);
+        let (dy, begun) = ops.state;
         if let [Some(y)] = ops.parents {
-            grads.register::<B>(y.id, ops.state);
+            let dy = match left!(grads, begun, &y) {
+                None => dy,
+                Some(left) => B::add(dy, left, Begun::default()),
+            };
+            grads.register::<B>(y.id, dy);
         }
     }
 }
@@ -106,7 +169,7 @@ impl<B: Differentiable> Backward<B, 1> for LinearWithGradientStep {
         grads.consume::<B>(&ops.node);
         let (dy, words, format) = ops.state;
         if let [Some(x)] = ops.parents {
-            grads.register::<B>(x.id, B::linear_backward(dy, words, format));
+            grads.register::<B>(x.id, B::linear_backward(dy, words, format, None));
         }
     }
 }
@@ -121,7 +184,7 @@ impl<B: Differentiable> Backward<B, 3> for LoraLinearWithGradientStep {
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         grads.consume::<B>(&ops.node);
         let (dy, state) = ops.state;
-        state.backward(dy, ops.parents.map(|p| p.map(|p| p.id)), grads);
+        state.backward(dy, None, ops.parents.map(|p| p.map(|p| p.id)), grads);
     }
 }
 
@@ -161,13 +224,15 @@ impl<B: Differentiable> Backward<B, 1> for LinearCrossEntropyStep {
 struct RmsNormStep;
 
 impl<B: Differentiable> Backward<B, 1> for RmsNormStep {
-    type State = (FloatTensor<B>, FloatTensor<B>, f32);
+    type State = (FloatTensor<B>, FloatTensor<B>, f32, Begun);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
-        let (x, weight, epsilon) = ops.state;
+        let (x, weight, epsilon, begun) = ops.state;
         if let [Some(node)] = ops.parents {
-            grads.register::<B>(node.id, B::rms_norm_backward(dy, x, weight, epsilon));
+            let left = left!(grads, begun, &node);
+            let dx = B::rms_norm_backward(dy, x, weight, epsilon, left);
+            grads.register::<B>(node.id, dx);
         }
     }
 }
@@ -221,16 +286,26 @@ impl<B: Differentiable> Backward<B, 2> for SwigluStep {
 }
 
 impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
+    fn fan_out(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (x, guard) = x.into_parts();
+        match FanOutStep.prepare::<C>([guard]).compute_bound().stateful() {
+            OpsKind::Tracked(step) => step.finish((), x),
+            OpsKind::UnTracked(step) => step.finish(x),
+        }
+    }
+
     fn linear(
         x: FloatTensor<Self>,
         words: IntTensor<Self>,
         bias: FloatTensor<Self>,
         format: WeightFormat,
+        begun: Begun,
     ) -> FloatTensor<Self> {
         let (x, guard) = x.into_parts();
-        let y = <B as QloraOps>::linear(x, words.clone(), bias.into_primitive(), format);
+        let bias = bias.into_primitive();
+        let y = <B as QloraOps>::linear(x, words.clone(), bias, format, Begun::default());
         match LinearStep.prepare::<C>([guard]).compute_bound().stateful() {
-            OpsKind::Tracked(step) => step.finish((words, format), y),
+            OpsKind::Tracked(step) => step.finish((words, format, begun), y),
             OpsKind::UnTracked(step) => step.finish(y),
         }
     }
@@ -244,6 +319,7 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
         format: WeightFormat,
         scaling: f32,
         dropout: Option<Dropout>,
+        begun: Begun,
     ) -> FloatTensor<Self> {
         let ((x, x_guard), (a, a_guard), (b, b_guard)) =
             (x.into_parts(), a.into_parts(), b.into_parts());
@@ -261,21 +337,25 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
             .compute_bound()
             .stateful()
         {
-            OpsKind::Tracked(step) => step.finish(
-                LoraLinearState {
+            OpsKind::Tracked(step) => {
+                let state = LoraLinearState {
                     x,
                     saved,
                     words,
                     adapter,
                     format,
-                },
-                y,
-            ),
+                };
+                step.finish((state, begun), y)
+            }
             OpsKind::UnTracked(step) => step.finish(y),
         }
     }
 
-    fn with_gradient(y: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn with_gradient(
+        y: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        begun: Begun,
+    ) -> FloatTensor<Self> {
         let (y, guard) = y.into_parts();
         let dy = dy.into_primitive();
         let value = nothing::<B>(y, dy.clone());
@@ -284,7 +364,7 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
             .compute_bound()
             .stateful()
         {
-            OpsKind::Tracked(step) => step.finish(dy, value),
+            OpsKind::Tracked(step) => step.finish((dy, begun), value),
             OpsKind::UnTracked(step) => step.finish(value),
         }
     }
@@ -408,12 +488,26 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         epsilon: f32,
+        begun: Begun,
     ) -> FloatTensor<Self> {
         let ((x, guard), weight) = (x.into_parts(), weight.into_primitive());
-        let y = B::rms_norm(x.clone(), weight.clone(), epsilon);
+        let y = B::rms_norm(x.clone(), weight.clone(), epsilon, Begun::default());
         match RmsNormStep.prepare::<C>([guard]).compute_bound().stateful() {
-            OpsKind::Tracked(step) => step.finish((x, weight, epsilon), y),
+            OpsKind::Tracked(step) => step.finish((x, weight, epsilon, begun), y),
             OpsKind::UnTracked(step) => step.finish(y),
+        }
+    }
+
+    fn add(x: FloatTensor<Self>, y: FloatTensor<Self>, begun: Begun) -> FloatTensor<Self> {
+        let ((x, x_guard), (y, y_guard)) = (x.into_parts(), y.into_parts());
+        let sum = <B as QloraOps>::add(x, y, Begun::default());
+        match AddStep
+            .prepare::<C>([x_guard, y_guard])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(step) => step.finish(begun, sum),
+            OpsKind::UnTracked(step) => step.finish(sum),
         }
     }
 

@@ -7,8 +7,8 @@ use crate::kernels::dropout::Dropout;
 use crate::kernels::linear::LoraView;
 use crate::kernels::panel::WeightView;
 use crate::kernels::simd::Level;
-use crate::kernels::{attention, cross_entropy, linear, low_rank, normalize, rotary, swiglu};
-use crate::schema::{Adapter, Gradients, Ops, SavedAttention, SavedProjection};
+use crate::kernels::{add, attention, cross_entropy, linear, low_rank, normalize, rotary, swiglu};
+use crate::schema::{Adapter, Begun, Dx, Gradients, Ops, SavedAttention, SavedProjection};
 use crate::segments::{AttentionOptions, Segments};
 use burn::backend::Flex;
 use burn::tensor::{Tensor, TensorData};
@@ -102,6 +102,7 @@ impl Ops for Flex {
         words: FlexTensor,
         bias: FlexTensor,
         format: WeightFormat,
+        _: Begun,
     ) -> FlexTensor {
         let (x, bias) = (packed(x), packed(bias));
         let forward = linear::forward(
@@ -123,6 +124,7 @@ impl Ops for Flex {
         format: WeightFormat,
         scaling: f32,
         dropout: Option<Dropout>,
+        _: Begun,
     ) -> FlexTensor {
         Self::lora_linear_forward(
             x,
@@ -177,12 +179,18 @@ impl Ops for Flex {
         FlexTensor::from_data(TensorData::new(vec![loss as f32], [1]))
     }
 
-    fn rms_norm(x: FlexTensor, weight: FlexTensor, epsilon: f32) -> FlexTensor {
+    fn rms_norm(x: FlexTensor, weight: FlexTensor, epsilon: f32, _: Begun) -> FlexTensor {
         let (x, weight) = (packed(x), packed(weight));
         matrix(
             normalize::forward(Level::best(), floats(&x), floats(&weight), epsilon),
             columns(&x),
         )
+    }
+
+    fn add(x: FlexTensor, y: FlexTensor, _: Begun) -> FlexTensor {
+        let (x, mut sum) = (packed(x), whole(y));
+        add::add(Level::best(), floats(&x), sum.storage_mut());
+        sum
     }
 
     fn rotary(
@@ -259,9 +267,23 @@ fn whole(t: FlexTensor) -> FlexTensor {
     }
 }
 
+/// dx where it is wanted.
+fn added_to(left: &mut Option<FlexTensor>) -> linear::Dx<'_> {
+    match left {
+        None => linear::Dx::New,
+        Some(left) => linear::Dx::AddedTo(left.storage_mut()),
+    }
+}
+
 impl Gradients for Flex {
-    fn linear_backward(dy: FlexTensor, words: FlexTensor, format: WeightFormat) -> FlexTensor {
+    fn linear_backward(
+        dy: FlexTensor,
+        words: FlexTensor,
+        format: WeightFormat,
+        left: Option<FlexTensor>,
+    ) -> FlexTensor {
         let dy = packed(dy);
+        let mut left = left.map(whole);
         let gradients = linear::backward(
             Level::best(),
             floats(&dy),
@@ -270,9 +292,10 @@ impl Gradients for Flex {
             &[],
             view(&words, format),
             None,
-            true,
+            added_to(&mut left),
         );
-        matrix(gradients.dx.expect("asked for"), format.in_features)
+        let new = gradients.dx.map(|dx| matrix(dx, format.in_features));
+        new.or(left).expect("one of them is dx")
     }
 
     fn lora_linear_forward(
@@ -308,7 +331,7 @@ impl Gradients for Flex {
         words: FlexTensor,
         adapter: Adapter<Flex>,
         format: WeightFormat,
-        want_dx: bool,
+        dx: Dx<Flex>,
     ) -> (Option<FlexTensor>, FlexTensor, FlexTensor) {
         let (dy, x, adapter) = (packed(dy), packed(x), HostAdapter::new(adapter));
         let lora = adapter.view();
@@ -316,6 +339,10 @@ impl Gradients for Flex {
         let kept = saved.kept.as_ref().map_or(&[][..], |kept| {
             kept.as_slice::<u8>().expect("bits are made of bytes")
         });
+        let (is_wanted, mut left) = match dx {
+            Dx::Unwanted => (false, None),
+            Dx::Wanted { left } => (true, left.map(whole)),
+        };
         let gradients = linear::backward(
             Level::best(),
             floats(&dy),
@@ -324,11 +351,15 @@ impl Gradients for Flex {
             kept,
             weight,
             Some(lora),
-            want_dx,
+            match is_wanted {
+                true => added_to(&mut left),
+                false => linear::Dx::Unwanted,
+            },
         );
         let (da, db) = gradients.da_db.expect("there is an adapter");
+        let new = gradients.dx.map(|dx| matrix(dx, format.in_features));
         (
-            gradients.dx.map(|dx| matrix(dx, format.in_features)),
+            new.or(left),
             matrix(da, format.in_features),
             matrix(db, lora.rank),
         )
@@ -412,18 +443,18 @@ impl Gradients for Flex {
         x: FlexTensor,
         weight: FlexTensor,
         epsilon: f32,
+        left: Option<FlexTensor>,
     ) -> FlexTensor {
         let (dy, x, weight) = (packed(dy), packed(x), packed(weight));
-        matrix(
-            normalize::backward(
-                Level::best(),
-                floats(&dy),
-                floats(&x),
-                floats(&weight),
-                epsilon,
-            ),
-            columns(&x),
-        )
+        let (level, width) = (Level::best(), columns(&x));
+        let (dy, x, weight) = (floats(&dy), floats(&x), floats(&weight));
+        match left.map(whole) {
+            None => matrix(normalize::backward(level, dy, x, weight, epsilon), width),
+            Some(mut sum) => {
+                normalize::add_backward(level, dy, x, weight, epsilon, sum.storage_mut());
+                sum
+            }
+        }
     }
 
     fn swiglu_backward(

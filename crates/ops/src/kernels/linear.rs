@@ -40,9 +40,17 @@ pub struct Forward {
     pub kept: Vec<u8>,
 }
 
+/// What becomes of dx.
+pub enum Dx<'a> {
+    Unwanted,
+    New,
+    /// It is added to these `[m, in]`, what other readers of x have left.
+    AddedTo(&'a mut [f32]),
+}
+
 /// Gradients of [`forward`].
 pub struct LinearGradients {
-    /// `[m, in]`
+    /// `[m, in]`, where it was to be [`Dx::New`].
     pub dx: Option<Vec<f32>>,
     /// `[rank, in]` and `[out, rank]`
     pub da_db: Option<(Vec<f32>, Vec<f32>)>,
@@ -97,6 +105,7 @@ pub fn forward(
             projection: lora.map(|lora| lora.onto_a(a_transposed)),
             right: right.as_ref().map(|right| right as &Right<'_>),
             mask: None,
+            adds: false,
         };
         pass.run(x, &mut u, &mut kept, &mut y, |_| ());
     });
@@ -113,14 +122,14 @@ pub fn backward(
     kept: &[u8],
     weight: WeightView<'_>,
     lora: Option<LoraView<'_>>,
-    want_dx: bool,
+    dx: Dx<'_>,
 ) -> LinearGradients {
     let (n, k) = (weight.format.out_features, weight.format.in_features);
     let m = dy.len() / n;
     if m == 0 {
         let zeros = |l: LoraView<'_>| (vec![0.0; l.rank * k], vec![0.0; n * l.rank]);
         return LinearGradients {
-            dx: want_dx.then(Vec::new),
+            dx: matches!(dx, Dx::New).then(Vec::new),
             da_db: lora.map(zeros),
         };
     }
@@ -148,6 +157,7 @@ pub fn backward(
         projection: lora.map(|lora| lora.onto_b()),
         right: right.as_ref().map(|right| right as &Right<'_>),
         mask,
+        adds: matches!(dx, Dx::AddedTo(_)),
     };
     let of_adapter = |t: &[f32]| {
         let lora = lora?;
@@ -158,19 +168,27 @@ pub fn backward(
     };
     // t = s·dy·B
     scratch_slices([m * lora.map_or(0, |l| l.rank)], |[t]| {
-        if !want_dx {
-            if let Some(projection) = &pass.projection {
-                projection.all(level, dy, n, t, &mut []);
+        // The adapter's beside dx's last panels: what is left of one fills the threads that the other
+        // leaves idle.
+        match dx {
+            Dx::Unwanted => {
+                if let Some(projection) = &pass.projection {
+                    projection.all(level, dy, n, t, &mut []);
+                }
+                let da_db = of_adapter(t);
+                LinearGradients { dx: None, da_db }
             }
-            let da_db = of_adapter(t);
-            return LinearGradients { dx: None, da_db };
-        }
-        let mut dx = output(m * k);
-        // Beside dx's last panels: what is left of one fills the threads that the other leaves idle.
-        let da_db = pass.run(dy, t, &mut [], &mut dx, of_adapter);
-        LinearGradients {
-            dx: Some(dx),
-            da_db,
+            Dx::New => {
+                let mut dx = output(m * k);
+                let da_db = pass.run(dy, t, &mut [], &mut dx, of_adapter);
+                let dx = Some(dx);
+                LinearGradients { dx, da_db }
+            }
+            Dx::AddedTo(dx) => {
+                assert_eq!(dx.len(), m * k, "shape of dx");
+                let da_db = pass.run(dy, t, &mut [], dx, of_adapter);
+                LinearGradients { dx: None, da_db }
+            }
         }
     })
 }
@@ -187,6 +205,8 @@ struct Pass<'a> {
     right: Option<&'a Right<'a>>,
     /// Of the low-rank term.
     mask: Option<Kept<'a>>,
+    /// To what is in y.
+    adds: bool,
 }
 
 impl Pass<'_> {
@@ -241,6 +261,7 @@ impl Pass<'_> {
                 lanes: self.lanes,
                 a: packed,
                 unpack: self.unpack,
+                adds: self.adds,
                 bias: self.bias,
                 low_rank: self.right.map(|right| LowRank {
                     left,

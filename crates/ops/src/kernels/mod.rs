@@ -2,6 +2,7 @@
 //! [`crate::reference`].
 
 pub mod adamw;
+pub mod add;
 pub(crate) mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;

@@ -22,20 +22,44 @@ pub fn forward(level: Level, x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32
 
 /// dx for dy.
 pub fn backward(level: Level, dy: &[f32], x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
+    let mut dx = output(x.len());
+    gradient(level, dy, x, weight, epsilon, &mut dx, false);
+    dx
+}
+
+/// [`backward`], added to what other readers of x have left in `dx`.
+pub fn add_backward(
+    level: Level,
+    dy: &[f32],
+    x: &[f32],
+    weight: &[f32],
+    epsilon: f32,
+    dx: &mut [f32],
+) {
+    gradient(level, dy, x, weight, epsilon, dx, true);
+}
+
+fn gradient(
+    level: Level,
+    dy: &[f32],
+    x: &[f32],
+    weight: &[f32],
+    epsilon: f32,
+    dx: &mut [f32],
+    adds: bool,
+) {
     let width = weight.len();
     assert!(
-        x.len().is_multiple_of(width) && dy.len() == x.len(),
+        x.len().is_multiple_of(width) && [dy.len(), dx.len()] == [x.len(); 2],
         "whole rows"
     );
-    let mut dx = output(x.len());
     let chunk = ROWS * width;
     dx.par_chunks_mut(chunk)
         .zip(x.par_chunks(chunk))
         .zip(dy.par_chunks(chunk))
         .for_each(|((dx, x), dy)| {
-            backward_rows(level, dy, x, weight, epsilon, dx);
+            backward_rows(level, dy, x, weight, epsilon, dx, adds);
         });
-    dx
 }
 
 simd_dispatch! {
@@ -43,7 +67,7 @@ simd_dispatch! {
 }
 
 simd_dispatch! {
-    fn backward_rows(dy: &[f32], x: &[f32], weight: &[f32], epsilon: f32, dx: &mut [f32]) = backward_rows_generic
+    fn backward_rows(dy: &[f32], x: &[f32], weight: &[f32], epsilon: f32, dx: &mut [f32], adds: bool) = backward_rows_generic
 }
 
 #[inline(always)]
@@ -69,6 +93,7 @@ unsafe fn backward_rows_generic<S: Simd>(
     weight: &[f32],
     epsilon: f32,
     dx: &mut [f32],
+    adds: bool,
 ) {
     let width = weight.len();
     for ((dx, x), dy) in dx
@@ -88,12 +113,11 @@ unsafe fn backward_rows_generic<S: Simd>(
             let inverse = S::splat(inverse);
             for_lanes!(S, width, |j, n| {
                 let g = S::mul(get::<S>(dy, j, n), get::<S>(weight, j, n));
-                put::<S>(
-                    dx,
-                    j,
-                    n,
-                    S::fma(g, inverse, S::mul(get::<S>(x, j, n), along)),
-                );
+                let mut v = S::mul(get::<S>(x, j, n), along);
+                if adds {
+                    v = S::add(get::<S>(dx, j, n), v);
+                }
+                put::<S>(dx, j, n, S::fma(g, inverse, v));
             });
         }
     }

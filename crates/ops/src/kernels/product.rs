@@ -4,12 +4,14 @@
 //! f32. A task takes a panel of W̃ (48 lanes; AMX: 32, mostly two of them): it unpacks it once
 //! ([depth][lanes] for each part, at most [`MOST_STEPS`] words deep so that it stays in L2) and walks
 //! down the rows of A. A piece of C is begun by its bias and its low-rank term and finished by the panel
-//! while it is still in L1.
+//! while it is still in L1. Where C is a sum already (the gradient of an x that several linears read), all is
+//! added to it.
 //! Each weight is unpacked once a call (once per piece of rows where there are not two panels for each
 //! thread), against 2·rows / 64 cycles of arithmetic on it in bf16: little at 512 rows, a quarter at
 //! 64. Summation order depends on the shapes alone, so bits do not depend on the threads.
 
 use super::Shared;
+use super::add::add_rows;
 use super::dropout::Kept;
 use super::scratch::scratch_slices;
 use super::simd::Level;
@@ -97,14 +99,18 @@ pub(crate) struct Product<'a> {
     /// As [`super::row_groups`] packs it.
     pub a: &'a [f32],
     pub unpack: &'a Unpack<'a>,
+    /// C holds values, to which the product is added.
+    pub adds: bool,
+    /// Of a product that does not add.
     pub bias: Option<&'a [f32]>,
     pub low_rank: Option<LowRank<'a>>,
 }
 
 impl Product<'_> {
-    /// Writes C `[rows, lanes]`.
+    /// Writes C `[rows, lanes]`, or adds to it.
     pub fn run(&self, c: &mut [f32]) {
         assert_eq!(c.len(), self.rows * self.lanes);
+        assert!(!self.adds || self.bias.is_none());
         let c = Shared(c.as_mut_ptr());
         let (height, width) = (self.words.rows(self.level), self.words.lanes(self.level));
         let (panels, threads) = (self.lanes.div_ceil(width), rayon::current_num_threads());
@@ -145,7 +151,8 @@ impl Product<'_> {
         let size = width * self.words.panel_steps(block.min(self.depth));
         let right_size = LowRank::width(self.level) * rank;
         let panels = lanes.len().div_ceil(width);
-        scratch_slices([panels * size, right_size], |[unpacked, right]| {
+        let sizes = [panels * size, right_size, height * self.masked_lanes()];
+        scratch_slices(sizes, |[unpacked, right, masked]| {
             for start in (0..self.depth).step_by(block) {
                 let depth = start..(start + block).min(self.depth);
                 let words = self.words.row_steps(depth.len()) * self.level.lanes();
@@ -175,7 +182,7 @@ impl Product<'_> {
                         unsafe {
                             let c = c.at(first * self.lanes + lanes.start);
                             if start == 0 {
-                                self.begin(first, &lanes, piece, right, c);
+                                self.begin(first, &lanes, piece, right, masked, c);
                             }
                             multiply_words(self.level, self.words, piece, a, b, c);
                         }
@@ -185,12 +192,23 @@ impl Product<'_> {
         });
     }
 
-    /// Whether [`begin`](Self::begin) leaves anything in C.
+    /// Whether there is anything in C after [`begin`](Self::begin).
     fn is_begun(&self) -> bool {
-        self.bias.is_some() || self.low_rank.is_some()
+        self.adds || self.bias.is_some() || self.low_rank.is_some()
     }
 
-    /// Bias and low-rank term of a piece, row `first` and those below.
+    /// Row stride of a low-rank term that is masked before it is added to C; 0 where none is.
+    fn masked_lanes(&self) -> usize {
+        let is_masked = self.low_rank.as_ref().is_some_and(|l| l.mask.is_some());
+        if self.adds && is_masked {
+            self.words.lanes(self.level)
+        } else {
+            0
+        }
+    }
+
+    /// Bias and low-rank term of a piece, row `first` and those below; `masked` is [`Self::masked_lanes`]
+    /// wide and as high as a piece.
     ///
     /// # Safety
     /// `c` is the piece, untouched by others.
@@ -200,6 +218,7 @@ impl Product<'_> {
         lanes: &Range<usize>,
         piece: Piece,
         right: &[f32],
+        masked: &mut [f32],
         c: *mut f32,
     ) {
         if let Some(bias) = self.bias {
@@ -213,6 +232,11 @@ impl Product<'_> {
         let Some(low_rank) = &self.low_rank else {
             return;
         };
+        let masked_lanes = self.masked_lanes();
+        let (term, stride) = match masked_lanes {
+            0 => (c, self.lanes),
+            lanes => (masked.as_mut_ptr(), lanes),
+        };
         let height = self.level.lanes();
         let left = low_rank.left[first * low_rank.rank..].chunks_exact(height * low_rank.rank);
         for (i, left) in (0..piece.rows).step_by(height).zip(left) {
@@ -220,19 +244,34 @@ impl Product<'_> {
                 rows: (piece.rows - i).min(height),
                 steps: low_rank.rank,
                 b_row: LowRank::width(self.level),
-                accumulate: self.bias.is_some(),
+                c_row: stride,
+                accumulate: self.bias.is_some() || (self.adds && masked_lanes == 0),
                 ..piece
             };
             // SAFETY: rows of the piece, and operands of `rank` steps.
             unsafe {
-                let (c, words) = (c.add(i * self.lanes), Words::F32);
-                multiply_words(self.level, words, piece, left.as_ptr(), right.as_ptr(), c);
+                let (term, words) = (term.add(i * stride), Words::F32);
+                multiply_words(
+                    self.level,
+                    words,
+                    piece,
+                    left.as_ptr(),
+                    right.as_ptr(),
+                    term,
+                );
             }
         }
         if let Some((kept, first_row)) = low_rank.mask {
             let (at, size) = ([first_row + first, lanes.start], [piece.rows, lanes.len()]);
-            // SAFETY: the piece.
-            unsafe { kept.multiply(self.level, at, size, c, self.lanes) };
+            // SAFETY: the piece, or what was made of it in `masked`.
+            unsafe { kept.multiply(self.level, at, size, term, stride) };
+        }
+        if masked_lanes > 0 {
+            // SAFETY: the piece, and as many rows and lanes of `masked`.
+            unsafe {
+                let size = [piece.rows, lanes.len()];
+                add_rows(self.level, (term, stride), size, (c, self.lanes));
+            }
         }
     }
 }

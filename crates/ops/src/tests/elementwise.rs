@@ -1,7 +1,7 @@
 use super::{Random, close};
 use crate::kernels::adamw::{self, AdamW};
 use crate::kernels::simd::{Level, Simd, simd_dispatch};
-use crate::kernels::{normalize, rotary, swiglu};
+use crate::kernels::{add, normalize, rotary, swiglu};
 use crate::reference::{elementwise as reference, widen};
 
 #[test]
@@ -22,13 +22,36 @@ fn rms_norm_and_its_gradient_equal_the_specification() {
                 "y",
             );
             let dx = normalize::backward(level, &dy, &x, &w, 1e-5);
-            close(
-                &dx,
-                &reference::rms_norm_backward(&widen(&dy), &widen(&x), &widen(&w), 1e-5),
-                2e-6,
-                "dx",
-            );
+            let mut expected =
+                reference::rms_norm_backward(&widen(&dy), &widen(&x), &widen(&w), 1e-5);
+            close(&dx, &expected, 2e-6, "dx");
+            let mut sum = random.values(rows * width);
+            expected
+                .iter_mut()
+                .zip(widen(&sum))
+                .for_each(|(e, s)| *e += s);
+            normalize::add_backward(level, &dy, &x, &w, 1e-5, &mut sum);
+            close(&sum, &expected, 2e-6, "added dx");
         }
+    }
+}
+
+#[test]
+fn a_sum_in_place_is_every_element_and_no_other() {
+    for level in Level::available() {
+        for length in [0, 1, 15, 16, 40_001] {
+            let mut random = Random::new(length as u64);
+            let (values, mut sum) = (random.values(length), random.values(length));
+            let expected: Vec<f32> = values.iter().zip(&sum).map(|(v, s)| v + s).collect();
+            add::add(level, &values, &mut sum);
+            assert_eq!(sum, expected);
+        }
+        // 3 rows of 5 in strides of 7 and 9.
+        let (values, mut sum) = ([1.0; 21], [0.0; 27]);
+        // SAFETY: the rows lie in both.
+        unsafe { add::add_rows(level, (values.as_ptr(), 7), [3, 5], (sum.as_mut_ptr(), 9)) };
+        let expected = |i: usize| if i % 9 < 5 { 1.0 } else { 0.0 };
+        assert_eq!(sum, std::array::from_fn(expected));
     }
 }
 

@@ -1,7 +1,7 @@
 use super::{Random, close, same_bits_for_any_threads};
 use crate::format::{ComputeDtype, DenseDtype, Encoding, WeightFormat, nf4_words, words_of};
 use crate::kernels::dropout::Dropout;
-use crate::kernels::linear::{self, LoraView};
+use crate::kernels::linear::{self, Dx, LoraView};
 use crate::kernels::panel::WeightView;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::simd::Bf16;
@@ -166,13 +166,20 @@ fn check(
     // Rounding errors of a sum grow as the root of its length; 2e-6 holds 320 terms of order 1.
     let tolerance = |terms: usize| 2e-6 * (terms as f64 / 320.0).sqrt().max(1.0);
     close(&y, &expected, tolerance(k), &format!("y of {what}"));
-    let gradients = linear::backward(level, &dy, &x, &u, &kept, view, lora, true);
+    let gradients = linear::backward(level, &dy, &x, &u, &kept, view, lora, Dx::New);
     let actual_dx = gradients.dx.unwrap();
     close(&actual_dx, &dx, tolerance(n), &format!("dx of {what}"));
-    if let Some((actual_da, actual_db)) = gradients.da_db {
-        close(&actual_da, &da, 2e-6, &format!("dA of {what}"));
-        close(&actual_db, &db, 2e-6, &format!("dB of {what}"));
+    if let Some((actual_da, actual_db)) = &gradients.da_db {
+        close(actual_da, &da, 2e-6, &format!("dA of {what}"));
+        close(actual_db, &db, 2e-6, &format!("dB of {what}"));
     }
+    let left = random.values(m * k);
+    add(&mut dx, widen(&left));
+    let mut sum = left;
+    let added_to = Dx::AddedTo(&mut sum);
+    let again = linear::backward(level, &dy, &x, &u, &kept, view, lora, added_to);
+    assert!(again.dx.is_none() && again.da_db == gradients.da_db);
+    close(&sum, &dx, tolerance(n), &format!("added dx of {what}"));
 }
 
 #[test]
@@ -360,7 +367,7 @@ fn an_f32_row_passes_through_weights_of_one_unchanged_on_every_level() {
         for level in Level::available() {
             let y = linear::forward(level, &x, view, None, None).y;
             assert_eq!(y, x, "{dtype:?}, {level:?}");
-            let dx = linear::backward(level, &x, &x, &[], &[], view, None, true).dx;
+            let dx = linear::backward(level, &x, &x, &[], &[], view, None, Dx::New).dx;
             assert_eq!(dx.unwrap(), x, "gradient, {dtype:?}, {level:?}");
         }
     }
@@ -432,9 +439,13 @@ fn linear_gives_the_same_bits_for_any_number_of_threads() {
         same_bits_for_any_threads(|| {
             let linear::Forward { mut y, u, kept } =
                 linear::forward(Level::best(), &x, view, None, Some(lora));
-            let gradients =
-                linear::backward(Level::best(), &dy, &x, &u, &kept, view, Some(lora), true);
-            y.extend(gradients.dx.unwrap());
+            let backward =
+                |dx| linear::backward(Level::best(), &dy, &x, &u, &kept, view, Some(lora), dx);
+            let gradients = backward(Dx::New);
+            let mut dx = gradients.dx.unwrap();
+            y.extend(&dx);
+            backward(Dx::AddedTo(&mut dx));
+            y.extend(dx);
             let (da, db) = gradients.da_db.unwrap();
             y.extend(da);
             y.extend(db);

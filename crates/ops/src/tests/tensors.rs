@@ -2,7 +2,9 @@
 
 use super::{Random, close};
 use crate::reference::{self, widen};
-use crate::{AttentionOptions, ComputeDtype, Dropout, KvCache, Lora, Segment, Segments, Weight};
+use crate::{
+    AttentionOptions, ComputeDtype, Dropout, FanOut, KvCache, Lora, Segment, Segments, Weight,
+};
 use burn::tensor::{Device, Tensor, TensorData};
 
 fn tensor(values: &[f32], columns: usize, device: &Device) -> Tensor<2> {
@@ -120,6 +122,55 @@ fn the_tape_gives_the_gradients_of_a_linear_whose_input_is_used_twice() {
         2e-6,
         "dB",
     );
+}
+
+#[test]
+fn readers_of_one_tensor_add_up_to_the_gradient_that_the_tape_sums() {
+    let (m, n, k, rank) = (70, 96, 96, 4);
+    let plain = Device::flex();
+    let device = plain.clone().autodiff();
+    let mut random = Random::new(11);
+    let weights = [(); 3].map(|()| Weight::nf4(&quantized(n, k, &mut random), &plain));
+    let norm = Tensor::<1>::from_data(TensorData::new(random.values(k), [k]), &plain);
+    let leaf = |values: &[f32], columns| tensor(values, columns, &device).require_grad();
+    let x = leaf(&random.values(m * k), k);
+    let a = leaf(&random.values(rank * k), k);
+    let b = leaf(&random.values(n * rank), rank);
+    let dy = tensor(&random.values(m * n), n, &device);
+    let other = tensor(&random.values(m * k), k, &plain);
+    let lora = |seed| Lora {
+        a: &a,
+        b: &b,
+        scaling: 2.0,
+        dropout: Some(Dropout { p: 0.25, seed }),
+    };
+    // A leaf and a tensor that is made of it, each read by every operation that may be one of several.
+    let gradients = |fan_out: &dyn Fn(Tensor<2>) -> FanOut| {
+        let x_read = fan_out(x.clone());
+        let h = fan_out(crate::rms_norm(x_read.clone(), &norm, 1e-5));
+        let y = crate::linear(h.clone(), &weights[0], None, Some(lora(1)))
+            + crate::linear(h.clone(), &weights[1], None, None)
+            + crate::linear(h.clone(), &weights[2], None, Some(lora(2)));
+        let y = crate::add(h.clone(), crate::add(x_read.clone(), y));
+        let z = crate::linear(x_read.clone(), &weights[1], None, None);
+        let z = crate::add(x_read.clone(), z);
+        let given =
+            crate::with_gradient(h, other.clone()) + crate::with_gradient(x_read, other.clone());
+        let found = ((y + z * 0.5) * dy.clone()).sum() + given;
+        let found = found.backward();
+        [&x, &a, &b].map(|leaf| values(leaf.grad(&found).expect("it is read")))
+    };
+    let expected = gradients(&FanOut::from);
+    for (name, (got, expected)) in ["x", "A", "B"]
+        .iter()
+        .zip(gradients(&FanOut::new).iter().zip(&expected))
+    {
+        close(got, &widen(expected), 1e-6, name);
+    }
+    // Nobody's gradient is asked for.
+    let untaped = FanOut::new(tensor(&random.values(m * k), k, &device));
+    let y = crate::linear(untaped.clone(), &weights[0], None, Some(lora(1)));
+    assert_eq!(crate::add(untaped, y).dims(), [m, n]);
 }
 
 #[test]

@@ -25,8 +25,9 @@ use crate::kernels::cube::normalize::{rms_norm_backward_kernel, rms_norm_kernel}
 use crate::kernels::cube::rotary::rotary_kernel;
 use crate::kernels::cube::swiglu::{swiglu_backward_kernel, swiglu_kernel};
 use crate::kernels::dropout::Dropout;
-use crate::schema::{Adapter, Gradients, Ops, SavedAttention, SavedProjection};
+use crate::schema::{Adapter, Begun, Dx, Gradients, Ops, SavedAttention, SavedProjection};
 use crate::segments::{AttentionOptions, Segments};
+use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
@@ -39,6 +40,7 @@ impl Ops for CubeBackend {
         words: CubeTensor,
         bias: CubeTensor,
         format: WeightFormat,
+        _: Begun,
     ) -> CubeTensor {
         linear::forward(x, words, bias, format)
     }
@@ -52,6 +54,7 @@ impl Ops for CubeBackend {
         format: WeightFormat,
         scaling: f32,
         dropout: Option<Dropout>,
+        _: Begun,
     ) -> CubeTensor {
         let adapter = Adapter {
             a,
@@ -89,7 +92,7 @@ impl Ops for CubeBackend {
         cross_entropy::forward(h, words, format, &targets, false).0
     }
 
-    fn rms_norm(x: CubeTensor, weight: CubeTensor, epsilon: f32) -> CubeTensor {
+    fn rms_norm(x: CubeTensor, weight: CubeTensor, epsilon: f32, _: Begun) -> CubeTensor {
         let (x, weight) = (packed(x), packed(weight));
         let [count, width] = dims(&x);
         let y = fresh(&x, [count, width], x.dtype);
@@ -112,6 +115,10 @@ impl Ops for CubeBackend {
             dtype,
         );
         y
+    }
+
+    fn add(x: CubeTensor, y: CubeTensor, _: Begun) -> CubeTensor {
+        CubeBackend::float_add(x, y)
     }
 
     fn rotary(
@@ -174,9 +181,22 @@ impl Ops for CubeBackend {
     }
 }
 
+/// A gradient and what was there of it.
+fn sum(gradient: CubeTensor, left: Option<CubeTensor>) -> CubeTensor {
+    match left {
+        None => gradient,
+        Some(left) => CubeBackend::float_add(gradient, left),
+    }
+}
+
 impl Gradients for CubeBackend {
-    fn linear_backward(dy: CubeTensor, words: CubeTensor, format: WeightFormat) -> CubeTensor {
-        linear::backward(dy, words, format)
+    fn linear_backward(
+        dy: CubeTensor,
+        words: CubeTensor,
+        format: WeightFormat,
+        left: Option<CubeTensor>,
+    ) -> CubeTensor {
+        sum(linear::backward(dy, words, format), left)
     }
 
     fn lora_linear_forward(
@@ -205,9 +225,14 @@ impl Gradients for CubeBackend {
         words: CubeTensor,
         adapter: Adapter<CubeBackend>,
         format: WeightFormat,
-        want_dx: bool,
+        dx: Dx<CubeBackend>,
     ) -> (Option<CubeTensor>, CubeTensor, CubeTensor) {
-        linear::lora_backward(dy, x, saved.u, words, adapter, format, want_dx)
+        let (is_wanted, left) = match dx {
+            Dx::Unwanted => (false, None),
+            Dx::Wanted { left } => (true, left),
+        };
+        let (dx, da, db) = linear::lora_backward(dy, x, saved.u, words, adapter, format, is_wanted);
+        (dx.map(|dx| sum(dx, left)), da, db)
     }
 
     fn attention_forward(
@@ -248,6 +273,7 @@ impl Gradients for CubeBackend {
         x: CubeTensor,
         weight: CubeTensor,
         epsilon: f32,
+        left: Option<CubeTensor>,
     ) -> CubeTensor {
         let (dy, x, weight) = (packed(dy), packed(x), packed(weight));
         let [count, width] = dims(&x);
@@ -271,7 +297,7 @@ impl Gradients for CubeBackend {
             units,
             dtype,
         );
-        dx
+        sum(dx, left)
     }
 
     fn swiglu_backward(
