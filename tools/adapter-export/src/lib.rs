@@ -13,7 +13,8 @@ use cli::{AtomicDir, Files, Hint, Outcome};
 use std::collections::BTreeMap;
 
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
-    let of_the_base: Vec<_> = merge::files().map(|name| args.base.join(name)).collect();
+    let mut of_the_base: Vec<_> = merge::files().map(|name| args.base.join(name)).collect();
+    of_the_base.extend(merge::weights(&args.base));
     let files = Files::default()
         .reads_paths("--base", [&args.base])
         .reads_paths("--base", &of_the_base)

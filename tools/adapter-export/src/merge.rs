@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a template cannot say of the prompts that were trained on: the adapter's goes over the base's.
 const PROMPT: &str = "prompt.json";
@@ -19,6 +19,18 @@ const PROMPT: &str = "prompt.json";
 pub fn files() -> impl Iterator<Item = &'static str> {
     let own = ["config.json", "generation_config.json", "model.safetensors"];
     own.into_iter().chain(beside::FILES)
+}
+
+/// The weights that lie in a base's folder, shards and the index that names them among them.
+pub fn weights(base: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(base).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = paths.map(|entry| entry.path()).collect();
+    let is_weights = |name: &str| name.ends_with(".safetensors") || name.contains(".safetensors.");
+    paths.retain(|path| {
+        path.file_name()
+            .is_some_and(|n| is_weights(&n.to_string_lossy()))
+    });
+    paths
 }
 
 /// Copies what goes with the weights as it is; a damaged file is an error.

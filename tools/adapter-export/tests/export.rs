@@ -234,6 +234,24 @@ fn the_base_is_not_replaced_by_the_merge_whatever_its_name() {
 }
 
 #[test]
+fn no_file_of_the_base_is_replaced_by_the_gguf_adapter() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("base");
+    copy(&models().join("llama-tied"), &base);
+    let shard = "model-00001-of-00002.safetensors";
+    fs::write(base.join(shard), "a shard").unwrap();
+    for name in [shard, "model.safetensors", "config.json"] {
+        let before = fs::read(base.join(name)).unwrap();
+        let out = base.join(name);
+        let flags = ["-o", out.to_str().unwrap()];
+        let output = export(&base, &models().join("llama-tied/adapter"), &flags, 2);
+        let message = text(&output.stderr);
+        assert!(message.contains("would replace --base"), "{message}");
+        assert!(before == fs::read(base.join(name)).unwrap());
+    }
+}
+
+#[test]
 fn without_a_destination_it_is_a_usage_error() {
     export(
         &models().join("llama-tied"),

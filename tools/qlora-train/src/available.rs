@@ -19,14 +19,19 @@ pub fn memory() -> anyhow::Result<u64> {
     Ok(group.map_or(machine, |group| machine.min(group)))
 }
 
-/// Bytes of memory and swap that the machine has, whoever uses them.
+/// Bytes of memory and swap that the machine has, whoever uses them, or that the control group may
+/// take where that is less.
 pub fn in_all() -> anyhow::Result<u64> {
     let machine = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
     let of = |name| bytes_of(&machine, name);
     let memory = of("MemTotal:")
         .context("/proc/meminfo has no MemTotal")
         .hint("give --max-memory")?;
-    Ok(memory + of("SwapTotal:").unwrap_or(0))
+    let swap = of("SwapTotal:").unwrap_or(0);
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limit = least(Path::new("/sys/fs/cgroup"), &groups, limit_of);
+    // Swap has a limit of its own, which is not looked at: too much is said, never too little.
+    Ok(limit.map_or(memory, |limit| memory.min(limit)) + swap)
 }
 
 fn machine_bytes(meminfo: &str) -> Option<u64> {
@@ -39,13 +44,18 @@ fn bytes_of(meminfo: &str, name: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// `groups` is /proc/self/cgroup: lines of `number:controllers:path`, where version 2 has no controllers.
 fn group_bytes(root: &Path, groups: &str) -> Option<u64> {
+    least(root, groups, left_in)
+}
+
+/// The least that `of` says of the groups that the process is in and of those around them. `groups` is
+/// /proc/self/cgroup: lines of `number:controllers:path`, where version 2 has no controllers.
+fn least(root: &Path, groups: &str, of: fn(&Path, &Names) -> Option<u64>) -> Option<u64> {
     let memberships = groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         Some((fields.next()?, fields.next()?))
     });
-    let left = memberships.flat_map(|(controllers, path)| {
+    let all = memberships.flat_map(|(controllers, path)| {
         let (root, names) = match controllers {
             "" => (root.to_owned(), &VERSION_2),
             _ if controllers.split(',').any(|c| c == "memory") => (root.join("memory"), &VERSION_1),
@@ -56,10 +66,10 @@ fn group_bytes(root: &Path, groups: &str) -> Option<u64> {
         group
             .ancestors()
             .take_while(|dir| dir.starts_with(&root))
-            .filter_map(|dir| left_in(dir, names))
+            .filter_map(|dir| of(dir, names))
             .min()
     });
-    left.min()
+    all.min()
 }
 
 /// File names of the limit, of what is taken, and the line of memory.stat that says how much of that are
@@ -74,12 +84,17 @@ const VERSION_1: Names = [
 
 /// None where the group has no limit: version 2 says `max`, which is no number; version 1 says a number
 /// that no machine has.
-fn left_in(dir: &Path, [limit, taken, cached]: &Names) -> Option<u64> {
-    let number = |name: &str| -> Option<u64> {
-        let text = fs::read_to_string(dir.join(name)).ok()?;
-        text.trim().parse().ok()
-    };
-    let (limit, taken) = (number(limit)?, number(taken)?);
+fn limit_of(dir: &Path, [limit, ..]: &Names) -> Option<u64> {
+    number(&dir.join(limit))
+}
+
+fn number(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+fn left_in(dir: &Path, names: &Names) -> Option<u64> {
+    let [_, taken, cached] = names;
+    let (limit, taken) = (limit_of(dir, names)?, number(&dir.join(taken))?);
     let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
     let cached = stat
         .lines()
@@ -108,7 +123,7 @@ mod tests {
         let text = "MemTotal:       24000000 kB\nMemAvailable:    2048 kB\n";
         assert_eq!(machine_bytes(text), Some(2 * MIB));
         assert_eq!(machine_bytes("MemTotal: 5 kB\n"), None);
-        assert!(memory().unwrap() > 0);
+        assert!(memory().unwrap() > 0 && in_all().unwrap() > 0);
     }
 
     #[test]
@@ -123,6 +138,9 @@ mod tests {
         let limit = (80 * MIB).to_string();
         group(root, "a/b", &VERSION_2, &limit, 79 * MIB, 0);
         assert_eq!(group_bytes(root, "0::/a/b\n"), Some(MIB));
+        let limit = |groups| least(root, groups, limit_of);
+        assert_eq!(limit("0::/a/b\n"), Some(80 * MIB), "whoever has taken it");
+        assert_eq!(limit("0::/\n"), None);
     }
 
     #[test]
