@@ -7,6 +7,7 @@ use crate::bytes::{self, AT, BACKSLASH, DENSE_DIGITS, Kinds};
 use crate::conversation::{self, Lists};
 use crate::facts::{Facts, Gatherer};
 use crate::finding::{Finding, Findings};
+use crate::members::{self, NoValue};
 use crate::other_shapes;
 use crate::plain::Plain;
 use crate::record::{List, Record};
@@ -198,6 +199,11 @@ impl<'o> Checker<'o> {
         }
         for key in &record.repeated_keys {
             findings.add(Rule::DuplicateKey, || format!("key {key:?} is there twice"));
+        }
+        for (key, object) in &record.objects {
+            if let Err(NoValue::Twice(what)) = members::value(object.get(), key) {
+                findings.add(Rule::DuplicateKey, || what);
+            }
         }
         for key in &record.unknown_keys {
             findings.add(Rule::UnknownKey, || {

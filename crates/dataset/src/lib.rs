@@ -18,6 +18,7 @@ pub mod keys;
 mod language;
 mod language_words;
 pub mod ledger;
+mod members;
 pub mod minhash;
 mod minority;
 mod other_shapes;

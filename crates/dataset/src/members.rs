@@ -8,8 +8,33 @@ use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Seq
 use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
+/// Why a text gives no value.
+#[derive(Debug, PartialEq)]
+pub(crate) enum NoValue {
+    NoJson,
+    /// Which key is there twice, and where.
+    Twice(String),
+}
+
+/// Reads the value that stands at a place, such as `messages[0].tool_calls`.
+pub(crate) fn value(text: &str, place: &str) -> Result<Value, NoValue> {
+    let mut read = serde_json::Deserializer::from_str(text);
+    let value = At(Path::Column(place)).deserialize(&mut read);
+    match value.and_then(|value| read.end().map(|()| value)) {
+        Ok(value) => Ok(value),
+        Err(error) if error.is_data() => {
+            let said = error.to_string();
+            let what = said
+                .rsplit_once(" at line ")
+                .map_or(&*said, |(what, _)| what);
+            Err(NoValue::Twice(what.to_owned()))
+        }
+        Err(_) => Err(NoValue::NoJson),
+    }
+}
+
 /// The columns of a row.
-pub(super) struct Columns(pub Map<String, Value>);
+pub(crate) struct Columns(pub Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Columns {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Columns, D::Error> {
@@ -148,6 +173,17 @@ mod tests {
             let error = serde_json::from_str::<Columns>(text).map(|_| ());
             let said = error.unwrap_err().to_string();
             assert!(said.starts_with(want), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_read_where_it_stands() {
+        let read = |text| value(text, "tools");
+        assert_eq!(read(r#"[{"a": 1}]"#), Ok(serde_json::json!([{"a": 1}])));
+        let twice = NoValue::Twice("tools[0]: key \"a\" is there twice".into());
+        assert_eq!(read(r#"[{"a": 1, "a": 1}]"#), Err(twice));
+        for text in ["[", "[] []", &"[".repeat(1000)] {
+            assert_eq!(read(text), Err(NoValue::NoJson), "{text}");
         }
     }
 

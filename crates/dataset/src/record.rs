@@ -23,6 +23,8 @@ pub(crate) struct Record<'a> {
     pub has_other_shape: bool,
     pub unknown_keys: Vec<Cow<'a, str>>,
     pub repeated_keys: Vec<Cow<'a, str>>,
+    /// Objects under known keys that are not looked into here.
+    pub objects: Vec<(&'static str, &'a RawValue)>,
     /// The line is no object, but this.
     pub instead: Option<&'static str>,
 }
@@ -151,7 +153,13 @@ impl<'de> Visitor<'de> for RecordVisitor {
                         "input_ids" => {
                             record.has_input_ids = map.next_value::<&RawValue>()?.get() != "null";
                         }
-                        _ => drop(map.next_value::<IgnoredAny>()?),
+                        _ => {
+                            let value = map.next_value::<&RawValue>()?;
+                            let object = index.filter(|_| value.get().starts_with('{'));
+                            record
+                                .objects
+                                .extend(object.map(|i| (OTHER_KEYS[i], value)));
+                        }
                     }
                     match index {
                         Some(index) => {

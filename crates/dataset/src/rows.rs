@@ -2,7 +2,6 @@
 
 mod delimited;
 mod integers;
-mod members;
 
 use std::fmt::{self, Display};
 use std::io::{self, BufRead, Read};
@@ -11,8 +10,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::Error;
+use crate::members::Columns;
 pub use delimited::Needless;
-use members::Columns;
 
 /// How the bytes of a table are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

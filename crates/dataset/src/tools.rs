@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::conversation::Lists;
 use crate::finding::Findings;
+use crate::members::{self, NoValue};
 use crate::record::{Message, Written};
 use crate::rules::Rule;
 
@@ -22,7 +23,7 @@ pub(crate) struct Tools {
 #[derive(Default)]
 struct Declared {
     functions: HashMap<String, Option<jsonschema::Validator>>,
-    wrong: Vec<String>,
+    wrong: Vec<(Rule, String)>,
 }
 
 /// Compiled lists kept at a time; a file with more is compiled anew now and then.
@@ -42,8 +43,8 @@ impl Tools {
             said.extend_from_slice(tools.get().as_bytes());
             self.declared(tools.get())
         });
-        for what in declared.iter().flat_map(|declared| &declared.wrong) {
-            findings.add(Rule::BadTools, || what.clone());
+        for (rule, what) in declared.iter().flat_map(|declared| &declared.wrong) {
+            findings.add(*rule, || what.clone());
         }
         let mut made = HashSet::new();
         for (index, message) in messages.iter().enumerate() {
@@ -78,34 +79,33 @@ impl Tools {
 impl Declared {
     fn read(text: &str) -> Declared {
         let mut declared = Declared::default();
-        let value = match serde_json::from_str(text).ok() {
-            Some(Value::String(text)) => serde_json::from_str(&text).ok(), // a list in a string is TRL's way
+        let value = match members::value(text, "tools") {
+            Ok(Value::String(text)) => members::value(&text, "tools"), // a list in a string is TRL's way
             value => value,
         };
         match value {
-            Some(Value::Array(tools)) => {
+            Ok(Value::Array(tools)) => {
                 for (index, tool) in tools.iter().enumerate() {
                     declared.add(index, tool);
                 }
             }
-            Some(Value::Null) => {}
-            _ => declared.wrong.push("tools is no list".into()),
+            Ok(Value::Null) => {}
+            Err(NoValue::Twice(what)) => declared.wrong.push((Rule::DuplicateKey, what)),
+            _ => declared.wrong("tools is no list".into()),
         }
         declared
     }
 
     fn add(&mut self, index: usize, tool: &Value) {
         let Some(name) = tool.pointer("/function/name").and_then(Value::as_str) else {
-            return self
-                .wrong
-                .push(format!("tools[{index}] has no function.name"));
+            return self.wrong(format!("tools[{index}] has no function.name"));
         };
         let schema = match tool.pointer("/function/parameters") {
             None | Some(Value::Null) => None,
             Some(parameters) => match jsonschema::validator_for(parameters) {
                 Ok(schema) => Some(schema),
                 Err(error) => {
-                    self.wrong.push(format!(
+                    self.wrong(format!(
                         "tools[{index}].function.parameters is no JSON schema: {error}"
                     ));
                     None
@@ -113,6 +113,10 @@ impl Declared {
             },
         };
         self.functions.insert(name.to_owned(), schema);
+    }
+
+    fn wrong(&mut self, what: String) {
+        self.wrong.push((Rule::BadTools, what));
     }
 }
 
@@ -123,9 +127,10 @@ fn check_calls(
     findings: &mut Findings,
     made: &mut HashSet<String>,
 ) {
-    let calls = match serde_json::from_str(calls) {
+    let calls = match members::value(calls, &format!("{}.tool_calls", message_place())) {
         Ok(Value::Array(calls)) => calls,
         Ok(Value::Null) => return,
+        Err(NoValue::Twice(what)) => return findings.add(Rule::DuplicateKey, || what),
         _ => {
             return findings.add(Rule::BadToolCall, || {
                 format!("{}.tool_calls is no list", message_place())
@@ -145,15 +150,24 @@ fn check_calls(
             continue;
         };
         let arguments = match call.pointer("/function/arguments") {
-            Some(Value::String(text)) => serde_json::from_str(text).ok().filter(Value::is_object),
-            Some(object @ Value::Object(_)) => Some(object.clone()),
-            _ => None,
+            Some(Value::String(text)) => {
+                members::value(text, &format!("{}.function.arguments", place()))
+            }
+            Some(value) => Ok(value.clone()),
+            None => Err(NoValue::NoJson),
         };
-        let Some(arguments) = arguments else {
-            findings.add(Rule::BadToolCall, || {
-                format!("{}.function.arguments is no JSON object", place())
-            });
-            continue;
+        let arguments = match arguments {
+            Ok(arguments @ Value::Object(_)) => arguments,
+            Err(NoValue::Twice(what)) => {
+                findings.add(Rule::DuplicateKey, || what);
+                continue;
+            }
+            _ => {
+                findings.add(Rule::BadToolCall, || {
+                    format!("{}.function.arguments is no JSON object", place())
+                });
+                continue;
+            }
         };
         let Some(declared) = declared else { continue };
         match declared.functions.get(name) {
