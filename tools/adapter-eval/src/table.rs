@@ -99,14 +99,19 @@ pub fn text(report: &Report) -> String {
                 .collect()
         })
         .collect();
+    let heads: Vec<Vec<String>> = columns
+        .iter()
+        .enumerate()
+        .map(|(i, head)| {
+            let cells = lines.iter().map(|line| line[i].chars().count());
+            in_few_lines(head, cells.max().unwrap_or(0))
+        })
+        .collect();
     let widths: Vec<usize> = (0..columns.len())
         .map(|i| {
-            lines
-                .iter()
-                .chain([&columns])
-                .map(|line| line[i].chars().count())
-                .max()
-                .unwrap_or(0)
+            let cells = lines.iter().map(|line| &line[i]);
+            let all = cells.chain(&heads[i]).map(|cell| cell.chars().count());
+            all.max().unwrap_or(0)
         })
         .collect();
     let line = |cells: &[String]| {
@@ -131,9 +136,19 @@ pub fn text(report: &Report) -> String {
             report.cases.file, report.cases.count, report.metric
         ),
         String::new(),
-        line(&columns),
-        rule,
     ];
+    let height = heads.iter().map(Vec::len).max().unwrap_or(0);
+    out.extend((0..height).map(|row| {
+        // The last line of each stands above the rule.
+        let of = |head: &Vec<String>| {
+            let above = height - head.len();
+            row.checked_sub(above).map(|i| head[i].clone())
+        };
+        line(&Vec::from_iter(
+            heads.iter().map(|head| of(head).unwrap_or_default()),
+        ))
+    }));
+    out.push(rule);
     out.extend(lines.iter().map(|cells| line(cells)));
     out.push(String::new());
     out.extend(report.conclusion.iter().cloned());
@@ -154,6 +169,31 @@ pub fn text(report: &Report) -> String {
     out.join("\n") + "\n"
 }
 
+/// A heading in at most two lines, as wide as its cells if it can be.
+fn in_few_lines(head: &str, cells: usize) -> Vec<String> {
+    (cells..)
+        .map(|width| broken(head, width))
+        .find(|lines| lines.len() <= 2)
+        .expect("a line as wide as the heading holds it")
+}
+
+/// Broken at spaces and after `-` and `:`, where a line would be wider; no piece is broken.
+fn broken(head: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for piece in head.split_inclusive([' ', '-', ':']) {
+        let line = lines.last_mut().expect("there is one");
+        let wide = line.chars().count() + piece.trim_end().chars().count();
+        match line.is_empty() || wide <= width {
+            true => line.push_str(piece),
+            false => lines.push(piece.to_owned()),
+        }
+    }
+    lines
+        .iter()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
+}
+
 /// 0..=1 as percentage points without the sign.
 pub fn points(share: f64) -> String {
     format!("{:.1}", share * 100.0)
@@ -162,4 +202,22 @@ pub fn points(share: f64) -> String {
 /// A difference in percentage points; none is `+0.0`, never `-0.0`.
 pub fn signed(share: f64) -> String {
     format!("{:+.1}", share * 100.0 + 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_few_lines;
+
+    #[test]
+    fn a_heading_is_no_wider_than_two_lines_of_it_need() {
+        for (head, cells, lines) in [
+            ("prompt tokens", 4, vec!["prompt", "tokens"]),
+            ("95 % interval", 13, vec!["95 % interval"]),
+            ("json-field:code", 5, vec!["json-", "field:code"]),
+            ("a bc def", 1, vec!["a bc", "def"]),
+            ("accuracy", 4, vec!["accuracy"]),
+        ] {
+            assert_eq!(in_few_lines(head, cells), lines);
+        }
+    }
 }
