@@ -15,12 +15,14 @@ pub struct Embedded {
     unit: Vec<f32>,
 }
 
-/// A text with what each of its tokens weighs.
-#[derive(Clone, Copy, Debug)]
-pub struct Weighed<'a> {
-    pub text: &'a Embedded,
-    /// A token each, none below 0.
-    pub weights: &'a [f64],
+/// How similar each token of two texts is to the most similar one on the other side: all that a score needs of
+/// their vectors, whatever the tokens weigh.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matching {
+    /// A cosine a token of the candidate; −∞ where the reference has none.
+    candidate: Vec<f32>,
+    /// And of the reference.
+    reference: Vec<f32>,
 }
 
 /// Inverse document frequencies: how rare a token is among the references of a test set.
@@ -98,23 +100,57 @@ impl Embedded {
         }
     }
 
-    fn vectors(&self) -> impl Iterator<Item = &[f32]> {
+    fn vectors(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.unit.chunks_exact(self.width.max(1))
     }
 }
 
-impl Weighed<'_> {
-    /// The mean, over the tokens by their weight, of the largest cosine with a token of `other`.
-    fn found_in(self, other: Weighed) -> Option<f64> {
-        let tokens = self.text.vectors().zip(self.weights);
-        let (mut sum, mut weights) = (0.0, 0.0);
-        for (vector, weight) in tokens.filter(|(_, weight)| **weight > 0.0) {
-            let cosines = other.text.vectors().map(|v| cosine(vector, v));
-            sum += weight * cosines.fold(f64::NEG_INFINITY, f64::max);
-            weights += weight;
+impl Matching {
+    pub fn new(candidate: &Embedded, reference: &Embedded) -> Matching {
+        let mut matching = Matching {
+            candidate: vec![f32::NEG_INFINITY; candidate.vectors().len()],
+            reference: vec![f32::NEG_INFINITY; reference.vectors().len()],
+        };
+        for (a, best_a) in candidate.vectors().zip(&mut matching.candidate) {
+            for (b, best_b) in reference.vectors().zip(&mut matching.reference) {
+                let cosine = cosine(a, b) as f32;
+                *best_a = best_a.max(cosine);
+                *best_b = best_b.max(cosine);
+            }
         }
-        (weights > 0.0).then(|| sum / weights)
+        matching
     }
+
+    /// The score where tokens weigh this much, each at least 0.
+    ///
+    /// # Panics
+    /// When there is not a weight for each token.
+    pub fn score(&self, candidate: &[f64], reference: &[f64]) -> BertScore {
+        let found = mean(&self.candidate, candidate);
+        let Some((precision, recall)) = found.zip(mean(&self.reference, reference)) else {
+            return BertScore::default();
+        };
+        let f1 = 2.0 * precision * recall / (precision + recall);
+        BertScore {
+            precision,
+            recall,
+            f1: if f1.is_nan() { 0.0 } else { f1 },
+        }
+    }
+}
+
+/// The mean over the tokens by their weight, if any weighs something.
+fn mean(cosines: &[f32], weights: &[f64]) -> Option<f64> {
+    assert_eq!(cosines.len(), weights.len(), "a weight a token");
+    let weighed = cosines
+        .iter()
+        .zip(weights)
+        .filter(|(_, weight)| **weight > 0.0);
+    let sum: f64 = weighed
+        .map(|(cosine, weight)| f64::from(*cosine) * weight)
+        .sum();
+    let total: f64 = weights.iter().sum();
+    (total > 0.0).then(|| sum / total)
 }
 
 /// Of unit vectors.
@@ -132,20 +168,6 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     sums.iter().map(|s| f64::from(*s)).sum::<f64>() + rest.sum::<f64>()
 }
 
-/// A candidate against a reference.
-pub fn score(candidate: Weighed, reference: Weighed) -> BertScore {
-    let found = candidate.found_in(reference);
-    let Some((precision, recall)) = found.zip(reference.found_in(candidate)) else {
-        return BertScore::default();
-    };
-    let f1 = 2.0 * precision * recall / (precision + recall);
-    BertScore {
-        precision,
-        recall,
-        f1: if f1.is_nan() { 0.0 } else { f1 },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,9 +180,7 @@ mod tests {
             (Embedded::new(vectors, tokens.len()), weights)
         };
         let [candidate, reference] = [text(candidate), text(reference)];
-        let [candidate, reference] =
-            [&candidate, &reference].map(|(text, weights)| Weighed { text, weights });
-        score(candidate, reference)
+        Matching::new(&candidate.0, &reference.0).score(&candidate.1, &reference.1)
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Who scores an answer: a measure of its text at once, BERTScore by an encoder that has read both texts.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use checkpoint::{EncoderBase, EncoderConfig};
 use cli::Hint;
-use metrics::bertscore::{self, BertScore, Embedded, Idf, Weighed};
+use metrics::bertscore::{BertScore, Embedded, Idf, Matching};
 use model::Encoder;
 use serde::Serialize;
 use tokens::PlainEncoder;
@@ -15,7 +15,7 @@ use crate::baseline;
 use crate::cases::Cases;
 use crate::fit::hinted;
 use crate::metric::{Metric, Side};
-use crate::system::Answer;
+use crate::system::{Answer, Run};
 
 /// Scores answers by any metric that it has the means for.
 #[derive(Default)]
@@ -68,19 +68,23 @@ struct Reader {
     read: RefCell<Texts>,
 }
 
-/// What has been read: references come up once a system.
+/// What has been read. Vectors, a thousand times as large as their text, are not kept.
 #[derive(Default)]
 struct Texts {
-    texts: HashMap<String, Text>,
+    tokens: HashMap<String, Tokens>,
+    /// By reference, then by output.
+    matchings: HashMap<String, HashMap<String, Matching>>,
     cut: usize,
 }
 
-struct Text {
-    embedded: Embedded,
+struct Tokens {
     ids: Vec<u32>,
     /// Of each token, whether the tokenizer added it.
     special: Vec<bool>,
 }
+
+/// Pairs of texts that are in memory as vectors at once.
+const PAIRS: usize = 64;
 
 impl Judge {
     /// With an encoder for BERTScore; `layer` counts from 1, and `baseline` is bert_score's file.
@@ -163,6 +167,14 @@ impl Judge {
         })
     }
 
+    /// Reads what is scored later, a reference of several systems' answers once.
+    pub fn read_ahead(&self, cases: &Cases, runs: &[Run]) -> anyhow::Result<()> {
+        let Some(reader) = &self.reader else {
+            return Ok(());
+        };
+        reader.read(runs.iter().flat_map(|run| pairs(cases, &run.answers)))
+    }
+
     /// A score for each case by one metric, in the cases' order.
     pub fn scores(
         &self,
@@ -170,17 +182,15 @@ impl Judge {
         cases: &Cases,
         answers: &[Answer],
     ) -> anyhow::Result<Vec<f64>> {
-        let outputs = answers.iter().map(|answer| answer.output.as_str());
-        let pairs = cases.references().zip(outputs.clone());
         match metric {
-            Metric::Text(metric) => Ok(pairs
+            Metric::Text(metric) => Ok(pairs(cases, answers)
                 .map(|(reference, output)| metric.score(reference, output))
                 .collect()),
             Metric::BertScore(side) => {
                 let reader = self.reader_for(metric)?;
-                reader.read(cases.references().chain(outputs))?;
+                reader.read(pairs(cases, answers))?;
                 let idf = reader.idf(cases.references());
-                Ok(pairs
+                Ok(pairs(cases, answers)
                     .map(|(reference, output)| {
                         side.of(reader.score(reference, output, idf.as_ref()))
                     })
@@ -205,57 +215,75 @@ impl Judge {
 }
 
 impl Reader {
-    /// Embeds the texts that it has not read yet.
-    fn read<'a>(&self, texts: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
+    /// Reads the references and outputs that it has not compared yet.
+    fn read<'a>(&self, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> anyhow::Result<()> {
         let mut known = self.read.borrow_mut();
-        let mut new: Vec<&str> = texts
-            .filter(|text| !known.texts.contains_key(*text))
+        let new: BTreeSet<(&str, &str)> = pairs
+            .filter(|pair| known.matching(*pair).is_none())
             .collect();
-        new.sort_unstable();
-        new.dedup();
-        let (mut all_ids, mut all_special) = (Vec::new(), Vec::new());
-        for text in &new {
-            let tokens = self.tokenizer.encode(text, self.longest).map_err(hinted)?;
-            known.cut += usize::from(tokens.cut);
-            all_special.push(tokens.special);
-            all_ids.push(tokens.ids);
-        }
-        let embedded = self.encoder.embed(&all_ids).into_iter();
-        let tokens = all_ids.into_iter().zip(all_special);
-        for (text, (vectors, (ids, special))) in new.into_iter().zip(embedded.zip(tokens)) {
-            let text_read = Text {
-                embedded: Embedded::new(vectors, ids.len()),
-                ids,
-                special,
-            };
-            known.texts.insert(text.to_owned(), text_read);
+        for pairs in Vec::from_iter(new).chunks(PAIRS) {
+            let texts = pairs
+                .iter()
+                .flat_map(|(reference, output)| [*reference, *output]);
+            let texts = Vec::from_iter(BTreeSet::from_iter(texts));
+            let mut ids = Vec::with_capacity(texts.len());
+            for text in &texts {
+                ids.push(known.tokens(text, self)?.ids.clone());
+            }
+            let vectors = self.encoder.embed(&ids).into_iter().zip(&ids);
+            let embedded = vectors.map(|(vectors, ids)| Embedded::new(vectors, ids.len()));
+            let embedded: HashMap<&str, Embedded> = texts.into_iter().zip(embedded).collect();
+            for (reference, output) in pairs {
+                let matching = Matching::new(&embedded[output], &embedded[reference]);
+                let of_reference = known.matchings.entry((*reference).to_owned()).or_default();
+                of_reference.insert((*output).to_owned(), matching);
+            }
         }
         Ok(())
     }
 
     /// Over references that were read, one document each time that they come up; none where it is not asked for.
     fn idf<'a>(&self, references: impl Iterator<Item = &'a str>) -> Option<Idf> {
-        let read = &self.read.borrow().texts;
+        let read = &self.read.borrow().tokens;
         self.info
             .idf
             .then(|| Idf::over(references.map(|text| read[text].ids.as_slice())))
     }
 
+    /// Of texts that were read.
     fn score(&self, reference: &str, output: &str, idf: Option<&Idf>) -> BertScore {
-        let read = &self.read.borrow().texts;
-        let texts = [&read[output], &read[reference]];
-        let weights = texts.map(|text| text.weights(idf));
-        let [candidate, reference] = [0, 1].map(|i| Weighed {
-            text: &texts[i].embedded,
-            weights: &weights[i],
-        });
-        let score = bertscore::score(candidate, reference);
+        let read = self.read.borrow();
+        let weights = |text: &str| read.tokens[text].weights(idf);
+        let matching = &read.matchings[reference][output];
+        let score = matching.score(&weights(output), &weights(reference));
         self.baseline
             .map_or(score, |baseline| score.rescaled(baseline))
     }
 }
 
-impl Text {
+impl Texts {
+    fn matching(&self, (reference, output): (&str, &str)) -> Option<&Matching> {
+        self.matchings.get(reference)?.get(output)
+    }
+
+    fn tokens(&mut self, text: &str, reader: &Reader) -> anyhow::Result<&Tokens> {
+        if !self.tokens.contains_key(text) {
+            let read = reader
+                .tokenizer
+                .encode(text, reader.longest)
+                .map_err(hinted)?;
+            self.cut += usize::from(read.cut);
+            let tokens = Tokens {
+                ids: read.ids,
+                special: read.special,
+            };
+            self.tokens.insert(text.to_owned(), tokens);
+        }
+        Ok(&self.tokens[text])
+    }
+}
+
+impl Tokens {
     fn weights(&self, idf: Option<&Idf>) -> Vec<f64> {
         match idf {
             Some(idf) => self.ids.iter().map(|id| idf.weight(*id)).collect(),
@@ -266,6 +294,12 @@ impl Text {
                 .collect(),
         }
     }
+}
+
+/// Each case's reference and answer.
+fn pairs<'a>(cases: &'a Cases, answers: &'a [Answer]) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let outputs = answers.iter().map(|answer| answer.output.as_str());
+    cases.references().zip(outputs)
 }
 
 /// The layer that bert_score takes by the name of a model, here known by its shape (the best on WMT16's

@@ -136,6 +136,7 @@ pub fn report(question: &Question<'_>, runs: &[Run], own: usize) -> anyhow::Resu
     let mut metrics = metric.beside(cases.references());
     let more = judge.beside().iter().filter(|other| *other != metric);
     metrics.extend(more.cloned());
+    judge.read_ahead(cases, runs)?;
     let systems: Vec<Scored> = runs
         .iter()
         .map(|run| scored(run, question, &metrics))
