@@ -186,10 +186,7 @@ impl Column {
                     *l = read(pb, v);
                 }
                 for (i, row) in sum.iter_mut().enumerate() {
-                    let x = S::splat(*pa.add(i * a.row));
-                    for (s, l) in row.iter_mut().zip(lanes) {
-                        *s = S::fma(x, l, *s);
-                    }
+                    S::add_multiple(row, pa.add(i * a.row), &lanes);
                 }
                 pa = pa.wrapping_add(a.col);
                 pb = pb.wrapping_add(self.b_row);

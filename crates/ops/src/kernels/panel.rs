@@ -222,23 +222,23 @@ unsafe fn nf4_run<S: Simd>(
         let at = first + done;
         let block = at / nf4::BLOCK_SIZE;
         let run = (nf4::BLOCK_SIZE - at % nf4::BLOCK_SIZE).min(out.len() - done);
-        let table = table(scales.get(block), dtype);
+        // SAFETY: the instructions of `S`.
+        let table = unsafe { table::<S>(scales.get(block), dtype) };
         let piece = &mut out[done..done + run];
         if run == nf4::BLOCK_SIZE {
             let codes = &codes[at / 2..at / 2 + nf4::BLOCK_SIZE / 2];
             // SAFETY: 32 code bytes, 64 values.
             unsafe { S::look_up_64(&table, codes.as_ptr(), piece.as_mut_ptr()) };
-        } else if at.is_multiple_of(2) && run.is_multiple_of(16) {
+        } else if at.is_multiple_of(2) && run.is_multiple_of(8) {
             let codes = &codes[at / 2..(at + run) / 2];
+            let (from, to) = (codes.as_ptr(), piece.as_mut_ptr());
             for j in 0..run / 16 {
                 // SAFETY: 8 of the run's code bytes, 16 of its values.
-                unsafe {
-                    S::look_up_16(
-                        &table,
-                        codes.as_ptr().add(8 * j),
-                        piece.as_mut_ptr().add(16 * j),
-                    )
-                };
+                unsafe { S::look_up_16(&table, from.add(8 * j), to.add(16 * j)) };
+            }
+            if !run.is_multiple_of(16) {
+                // SAFETY: its last 4 bytes and 8 values.
+                unsafe { S::look_up_8(&table, from.add(run / 2 - 4), to.add(run - 8)) };
             }
         } else {
             for (j, o) in piece.iter_mut().enumerate() {
@@ -255,11 +255,19 @@ unsafe fn nf4_run<S: Simd>(
 }
 
 /// What each code means in a block with this absmax.
+///
+/// # Safety
+/// The instructions of `S`.
 #[inline(always)]
-pub(crate) fn table(absmax: f32, dtype: nf4::Dtype) -> [f32; 16] {
+pub(crate) unsafe fn table<S: Simd>(absmax: f32, dtype: nf4::Dtype) -> [f32; 16] {
     let mut table = nf4::CODEBOOK;
-    for v in &mut table {
-        *v *= absmax;
+    for values in table.chunks_exact_mut(S::LANES) {
+        // Whole vectors: of single constants the compiler makes a negation here and a copy there.
+        // SAFETY: as many values as lanes, of 8 or 16.
+        unsafe {
+            let product = S::mul(S::load(values.as_ptr()), S::splat(absmax));
+            S::store(values.as_mut_ptr(), product);
+        }
     }
     match dtype {
         nf4::Dtype::F32 => {}

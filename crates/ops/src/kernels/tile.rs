@@ -122,6 +122,17 @@ unsafe fn multiply_singles_generic<S: Simd>(
 /// The caller is compiled for the instructions of `S`.
 pub(super) trait MultiplyAdd<S: Simd> {
     unsafe fn multiply_add(a: S::V, b: S::V, c: S::V) -> S::V;
+
+    /// Adds x·lanes to sums, x being one word for all lanes.
+    #[inline(always)]
+    unsafe fn add_multiple<const N: usize>(sums: &mut [S::V; N], x: *const f32, lanes: &[S::V; N]) {
+        unsafe {
+            let x = S::splat(*x);
+            for (sum, lanes) in sums.iter_mut().zip(lanes) {
+                *sum = Self::multiply_add(x, *lanes, *sum);
+            }
+        }
+    }
 }
 
 /// One f32 a word.
@@ -131,6 +142,11 @@ impl<S: Simd> MultiplyAdd<S> for Singles {
     #[inline(always)]
     unsafe fn multiply_add(a: S::V, b: S::V, c: S::V) -> S::V {
         unsafe { S::fma(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_multiple<const N: usize>(sums: &mut [S::V; N], x: *const f32, lanes: &[S::V; N]) {
+        unsafe { S::add_multiple(sums, x, lanes) }
     }
 }
 
@@ -220,10 +236,7 @@ unsafe fn tile<S: Simd, M: MultiplyAdd<S>, const R: usize, const V: usize>(
                 *l = S::load(pb.add(v * S::LANES));
             }
             for (i, row) in sum.iter_mut().enumerate() {
-                let x = S::splat(*pa.add(i));
-                for (s, l) in row.iter_mut().zip(lanes) {
-                    *s = M::multiply_add(x, l, *s);
-                }
+                M::add_multiple(row, pa.add(i), &lanes);
             }
             pa = pa.add(S::LANES);
             pb = pb.add(VECTORS * S::LANES);

@@ -8,6 +8,7 @@
 //! No closures here: they would be compiled, and called, without these instructions' registers.
 
 use super::{Scales, table};
+use crate::kernels::simd::Avx512;
 use std::arch::x86_64::*;
 
 /// How many bf16 add up to one value, and how many words on each next one's lie.
@@ -354,7 +355,7 @@ unsafe fn rounded(absmax: f32, dtype: nf4::Dtype) -> __m512 {
                 _mm512_loadu_ps(nf4::CODEBOOK.as_ptr()),
                 _mm512_set1_ps(absmax),
             ),
-            nf4::Dtype::F16 => _mm512_loadu_ps(table(absmax, dtype).as_ptr()),
+            nf4::Dtype::F16 => _mm512_loadu_ps(table::<Avx512>(absmax, dtype).as_ptr()),
         }
     }
 }

@@ -195,6 +195,20 @@ pub trait Simd: Copy {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// a·b + c
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Adds x·lanes to sums, x being one value for all of them: a row of a matmul tile.
+    #[inline(always)]
+    unsafe fn add_multiple<const N: usize>(
+        sums: &mut [Self::V; N],
+        x: *const f32,
+        lanes: &[Self::V; N],
+    ) {
+        unsafe {
+            let x = Self::splat(*x);
+            for (sum, lanes) in sums.iter_mut().zip(lanes) {
+                *sum = Self::fma(x, *lanes, *sum);
+            }
+        }
+    }
     unsafe fn round(a: Self::V) -> Self::V;
     unsafe fn sqrt(a: Self::V) -> Self::V;
     /// p·2ⁿ for whole n in -126..=127
@@ -215,8 +229,24 @@ pub trait Simd: Copy {
         }
     }
     unsafe fn largest(v: Self::V) -> f32;
-    /// 16 four-bit codes (8 bytes, high nibble first) looked up in `table`.
-    unsafe fn look_up_16(table: &[f32; 16], codes: *const u8, out: *mut f32);
+    /// 8 four-bit codes (4 bytes, high nibble first) looked up in `table`.
+    #[inline(always)]
+    unsafe fn look_up_8(table: &[f32; 16], codes: *const u8, out: *mut f32) {
+        for j in 0..4 {
+            unsafe {
+                let byte = usize::from(*codes.add(j));
+                *out.add(2 * j) = table[byte >> 4];
+                *out.add(2 * j + 1) = table[byte & 15];
+            }
+        }
+    }
+    /// 16 of them (8 bytes).
+    #[inline(always)]
+    unsafe fn look_up_16(table: &[f32; 16], codes: *const u8, out: *mut f32) {
+        for j in 0..2 {
+            unsafe { Self::look_up_8(table, codes.add(4 * j), out.add(8 * j)) };
+        }
+    }
     /// 64 four-bit codes (32 bytes): a whole NF4 block.
     #[inline(always)]
     unsafe fn look_up_64(table: &[f32; 16], codes: *const u8, out: *mut f32) {

@@ -125,16 +125,6 @@ impl Simd for Portable {
         v.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
     #[inline(always)]
-    unsafe fn look_up_16(table: &[f32; 16], codes: *const u8, out: *mut f32) {
-        for i in 0..8 {
-            unsafe {
-                let byte = *codes.add(i);
-                *out.add(2 * i) = table[(byte >> 4) as usize];
-                *out.add(2 * i + 1) = table[(byte & 15) as usize];
-            }
-        }
-    }
-    #[inline(always)]
     unsafe fn at_least_16(values: &[u32; 16], limit: u32) -> u16 {
         let bit = |(i, v): (usize, &u32)| u16::from(*v >= limit) << i;
         values.iter().enumerate().map(bit).sum()
