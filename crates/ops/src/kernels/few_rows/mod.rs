@@ -4,12 +4,14 @@
 //! product), or `tiles` where there is AMX.
 //! [`Linear`] is a piece of work for a [`crate::kernels::team`], which shares a decoding step out.
 //! Rows of W become words in natural order first where their format has no source of its own: odd
-//! widths, f32, f16, and all weights below AVX-512.
+//! widths, f32, f16, and most below AVX-512 (`natural` has what comes out of words in AVX2).
 //!
 //! As in a product of many rows, bf16 is what both operands are rounded to; the adapter's path, its
 //! sum with the weight's and the bias are f32.
 
 mod layout;
+#[cfg(target_arch = "x86_64")]
+mod natural;
 mod order;
 #[cfg(target_arch = "x86_64")]
 mod packed;
@@ -22,6 +24,8 @@ pub(crate) use order::Order;
 
 use super::aligned::Aligned;
 use super::panel::{Source, WeightView};
+#[cfg(target_arch = "x86_64")]
+use super::simd::Isa;
 use super::simd::{Level, Simd, simd_dispatch};
 use super::tile::Singles;
 use super::words::Words;
@@ -93,6 +97,11 @@ impl Linear<'_> {
             _ if words == Words::Pairs => unsafe {
                 x86::pairs(self.weight, range, &product, buffer)
             },
+            // SAFETY: the level has the instructions.
+            #[cfg(target_arch = "x86_64")]
+            _ if level.isa() == Isa::Avx2 && words == Words::F32 => unsafe {
+                x86::of_eight(self.weight, range, &product, buffer)
+            },
             // SAFETY: y is there, says the caller, and x and what is added are as long as asserted.
             _ => unsafe { natural(level, self.weight, range, &product, buffer) },
         }
@@ -101,7 +110,7 @@ impl Linear<'_> {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::super::simd::Avx512;
+    use super::super::simd::{Avx2, Avx512};
     use super::super::tile::Pairs;
     use super::packed::{Codes, HalfPairs, Halves, NibblePairs, Nibbles};
     use super::*;
@@ -122,6 +131,25 @@ mod x86 {
                 tile::multiply::<Avx512, Singles, _>(halves, range, product, buffer)
             } else {
                 unreachable!("other weights lie in natural order")
+            }
+        }
+    }
+
+    /// f32 from every weight, vectors of eight in natural order.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn of_eight(
+        weight: WeightView<'_>,
+        range: Range<usize>,
+        product: &Product<'_>,
+        buffer: &mut Aligned,
+    ) {
+        unsafe {
+            if let Some(codes) = codes(weight, &range) {
+                tile::multiply::<Avx2, Singles, _>(Nibbles(codes), range, product, buffer)
+            } else if let Some(halves) = halves(weight, &range) {
+                tile::multiply::<Avx2, Singles, _>(halves, range, product, buffer)
+            } else {
+                natural_generic::<Avx2>(weight, range, product, buffer)
             }
         }
     }

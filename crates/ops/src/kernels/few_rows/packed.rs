@@ -41,14 +41,14 @@ pub(super) struct Codes<'a> {
 
 impl Codes<'_> {
     #[inline(always)]
-    unsafe fn ask_ahead(self, row: usize) {
+    pub(super) unsafe fn ask_ahead(self, row: usize) {
         let bytes = self.blocks * 32;
         unsafe { ask_ahead(self.codes.as_ptr().wrapping_add(row * bytes), bytes) }
     }
 
     /// absmax of a block, and its codes.
     #[inline(always)]
-    unsafe fn block(self, row: usize, group: usize) -> (f32, *const u8) {
+    pub(super) unsafe fn block(self, row: usize, group: usize) -> (f32, *const u8) {
         let block = row * self.blocks + group;
         debug_assert!((block + 1) * 32 <= self.codes.len());
         unsafe {
@@ -168,6 +168,15 @@ pub(super) struct Halves<'a> {
     pub in_features: usize,
 }
 
+impl Halves<'_> {
+    #[inline(always)]
+    pub(super) unsafe fn ask_ahead(self, row: usize) {
+        let bytes = self.in_features * 2;
+        let values = self.values.as_ptr().cast::<u8>();
+        unsafe { ask_ahead(values.wrapping_add(row * bytes), bytes) }
+    }
+}
+
 impl Source<Avx512> for Halves<'_> {
     const VECTORS: usize = 2;
     const DIRECT: usize = 4;
@@ -175,9 +184,7 @@ impl Source<Avx512> for Halves<'_> {
     type Group = __m512i;
     #[inline(always)]
     unsafe fn ask_ahead(self, row: usize) {
-        let bytes = self.in_features * 2;
-        let values = self.values.as_ptr().cast::<u8>();
-        unsafe { ask_ahead(values.wrapping_add(row * bytes), bytes) }
+        unsafe { Halves::ask_ahead(self, row) }
     }
     #[inline(always)]
     unsafe fn group(self, row: usize, group: usize) -> __m512i {
@@ -205,7 +212,7 @@ impl Source<Avx512> for HalfPairs<'_> {
     type Group = __m512;
     #[inline(always)]
     unsafe fn ask_ahead(self, row: usize) {
-        unsafe { self.0.ask_ahead(row) }
+        unsafe { Halves::ask_ahead(self.0, row) }
     }
     #[inline(always)]
     unsafe fn group(self, row: usize, group: usize) -> __m512 {

@@ -197,6 +197,15 @@ pub(super) unsafe fn unpacked<S: Simd, M: MultiplyAdd<S>, W: Source<S>>(
                     (_, 3) => tile::<S, M, W, 3, 1>(w, offset, row, i, p),
                     (1, _) => tile::<S, M, W, 4, 1>(w, offset, row, i, p),
                     (2, _) => tile::<S, M, W, 4, 2>(w, offset, row, i, p),
+                    // Sixteen registers hold two rows of W.
+                    (3, _) if S::TILE_ROWS < 8 => {
+                        tile::<S, M, W, 2, 3>(w, offset, row, i, p);
+                        tile::<S, M, W, 2, 3>(w, offset, row + 2, i, p)
+                    }
+                    (_, _) if S::TILE_ROWS < 8 => {
+                        tile::<S, M, W, 2, 4>(w, offset, row, i, p);
+                        tile::<S, M, W, 2, 4>(w, offset, row + 2, i, p)
+                    }
                     (3, _) => tile::<S, M, W, 4, 3>(w, offset, row, i, p),
                     (_, _) => tile::<S, M, W, 4, 4>(w, offset, row, i, p),
                 };
