@@ -8,6 +8,7 @@
 //! waits for the other; two FMA ports (Intel servers) still have two loads a cycle. B is read from
 //! L2 at 8 bytes a cycle, which out-of-order execution hides: measured, a panel of 196 KiB is as
 //! fast as one of 24 KiB, and C is touched once instead of every 192 values of the depth.
+//! AVX2: 4 rows × 3 vectors, 3 of B, 1 broadcast, which are all sixteen ([`Simd::add_multiple`]).
 //! The limit is the multiply-add: 32 FLOP a cycle in f32, 64 in bf16 on a 256-bit datapath.
 //!
 //! An element is summed over the depth in order, whatever the tile: partitions do not change bits.
