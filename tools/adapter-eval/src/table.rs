@@ -141,8 +141,9 @@ pub fn text(report: &Report) -> String {
     out.extend((0..height).map(|row| {
         // The last line of each stands above the rule.
         let of = |head: &Vec<String>| {
-            let above = height - head.len();
-            row.checked_sub(above).map(|i| head[i].clone())
+            (row + head.len())
+                .checked_sub(height)
+                .map(|i| head[i].clone())
         };
         line(&Vec::from_iter(
             heads.iter().map(|head| of(head).unwrap_or_default()),

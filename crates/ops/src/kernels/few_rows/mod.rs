@@ -82,25 +82,19 @@ impl Linear<'_> {
         if let Some(low) = self.low_rank {
             assert!(low.b.len() >= range.end * low.rank && low.u.len() >= layout.rows * low.rank);
         }
-        #[cfg(target_arch = "x86_64")]
-        let words = Words::new(level, format.compute);
-        match layout.order {
-            // SAFETY: the level has tiles, or there would be no such order.
+        match (Words::new(level, format.compute), level.isa()) {
+            // SAFETY: these words exist where the level multiplies them; of the others it has the instructions.
             #[cfg(target_arch = "x86_64")]
-            _ if words == Words::Tiles => unsafe { tiles::multiply(self.weight, range, &product) },
-            // SAFETY: these orders and words are chosen where the level has the instructions.
+            (Words::Tiles, _) => unsafe { tiles::multiply(self.weight, range, &product) },
             #[cfg(target_arch = "x86_64")]
-            Order::Nibbles | Order::Halves => unsafe {
-                x86::singles(self.weight, range, &product, buffer)
+            (Words::Pairs, _) => unsafe { x86::pairs(self.weight, range, &product, buffer) },
+            #[cfg(target_arch = "x86_64")]
+            (Words::F32, Isa::Avx512) => unsafe {
+                x86::singles_of_16(self.weight, range, &product, buffer)
             },
             #[cfg(target_arch = "x86_64")]
-            _ if words == Words::Pairs => unsafe {
-                x86::pairs(self.weight, range, &product, buffer)
-            },
-            // SAFETY: the level has the instructions.
-            #[cfg(target_arch = "x86_64")]
-            _ if level.isa() == Isa::Avx2 && words == Words::F32 => unsafe {
-                x86::of_eight(self.weight, range, &product, buffer)
+            (Words::F32, Isa::Avx2) => unsafe {
+                x86::singles_of_8(self.weight, range, &product, buffer)
             },
             // SAFETY: y is there, says the caller, and x and what is added are as long as asserted.
             _ => unsafe { natural(level, self.weight, range, &product, buffer) },
@@ -116,42 +110,49 @@ mod x86 {
     use super::*;
     use crate::format::DenseDtype;
 
-    /// f32 from 4-bit and bf16 weights.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-    pub(super) unsafe fn singles(
+    /// f32 from every weight, on the vectors of `S`.
+    ///
+    /// # Safety
+    /// As [`tile::multiply`].
+    #[inline(always)]
+    unsafe fn singles<S: Simd>(
         weight: WeightView<'_>,
         range: Range<usize>,
         product: &Product<'_>,
         buffer: &mut Aligned,
-    ) {
+    ) where
+        for<'a> Nibbles<'a>: tile::Source<S>,
+        for<'a> Halves<'a>: tile::Source<S>,
+    {
         unsafe {
             if let Some(codes) = codes(weight, &range) {
-                tile::multiply::<Avx512, Singles, _>(Nibbles(codes), range, product, buffer)
+                tile::multiply::<S, Singles, _>(Nibbles(codes), range, product, buffer)
             } else if let Some(halves) = halves(weight, &range) {
-                tile::multiply::<Avx512, Singles, _>(halves, range, product, buffer)
+                tile::multiply::<S, Singles, _>(halves, range, product, buffer)
             } else {
-                unreachable!("other weights lie in natural order")
+                natural_generic::<S>(weight, range, product, buffer)
             }
         }
     }
 
-    /// f32 from every weight, vectors of eight in natural order.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn of_eight(
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    pub(super) unsafe fn singles_of_16(
         weight: WeightView<'_>,
         range: Range<usize>,
         product: &Product<'_>,
         buffer: &mut Aligned,
     ) {
-        unsafe {
-            if let Some(codes) = codes(weight, &range) {
-                tile::multiply::<Avx2, Singles, _>(Nibbles(codes), range, product, buffer)
-            } else if let Some(halves) = halves(weight, &range) {
-                tile::multiply::<Avx2, Singles, _>(halves, range, product, buffer)
-            } else {
-                natural_generic::<Avx2>(weight, range, product, buffer)
-            }
-        }
+        unsafe { singles::<Avx512>(weight, range, product, buffer) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn singles_of_8(
+        weight: WeightView<'_>,
+        range: Range<usize>,
+        product: &Product<'_>,
+        buffer: &mut Aligned,
+    ) {
+        unsafe { singles::<Avx2>(weight, range, product, buffer) }
     }
 
     /// Pairs of bf16 from every weight.

@@ -1,6 +1,6 @@
 //! AVX2 with FMA: 8 lanes, 16 registers.
 
-use super::Simd;
+use super::{Simd, fuse};
 use std::arch::x86_64::*;
 
 /// 8 lanes, 16 registers.
@@ -136,12 +136,7 @@ impl Simd for Avx2 {
             ([a, b, c], [of_a, of_b, of_c]) => unsafe {
                 [*a, *b, *c] = add_multiple_of_3([*a, *b, *c], x, [*of_a, *of_b, *of_c]);
             },
-            (sums, lanes) => unsafe {
-                let x = Self::splat(*x);
-                for (sum, lanes) in sums.iter_mut().zip(lanes) {
-                    *sum = Self::fma(x, *lanes, *sum);
-                }
-            },
+            (sums, lanes) => unsafe { fuse::<Self>(sums, Self::splat(*x), lanes) },
         }
     }
     #[inline(always)]

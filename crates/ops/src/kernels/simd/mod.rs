@@ -170,6 +170,17 @@ macro_rules! for_lanes {
 }
 pub(crate) use for_lanes;
 
+/// Adds x·lanes to sums.
+///
+/// # Safety
+/// The caller is compiled for the instructions of `S`.
+#[inline(always)]
+unsafe fn fuse<S: Simd>(sums: &mut [S::V], x: S::V, lanes: &[S::V]) {
+    for (sum, lanes) in sums.iter_mut().zip(lanes) {
+        *sum = unsafe { S::fma(x, *lanes, *sum) };
+    }
+}
+
 /// The vector operations that kernels are made of.
 ///
 /// # Safety
@@ -202,12 +213,7 @@ pub trait Simd: Copy {
         x: *const f32,
         lanes: &[Self::V; N],
     ) {
-        unsafe {
-            let x = Self::splat(*x);
-            for (sum, lanes) in sums.iter_mut().zip(lanes) {
-                *sum = Self::fma(x, *lanes, *sum);
-            }
-        }
+        unsafe { fuse::<Self>(sums, Self::splat(*x), lanes) }
     }
     unsafe fn round(a: Self::V) -> Self::V;
     unsafe fn sqrt(a: Self::V) -> Self::V;
