@@ -239,8 +239,9 @@ unsafe fn tile<S: Simd, M: MultiplyAdd<S>, const R: usize, const V: usize>(
             for (i, row) in sum.iter_mut().enumerate() {
                 M::add_multiple(row, pa.add(i), &lanes);
             }
-            pa = pa.add(S::LANES);
-            pb = pb.add(VECTORS * S::LANES);
+            // Rows that are not a group's first end beyond the operand.
+            pa = pa.wrapping_add(S::LANES);
+            pb = pb.wrapping_add(VECTORS * S::LANES);
         }
         for (i, row) in sum.iter().enumerate() {
             for (v, s) in row.iter().enumerate() {

@@ -115,8 +115,10 @@ unsafe fn put_vectors(level: Level, order: Order, values: &[f32], mut to: *mut f
                 to = to.wrapping_add(step);
             }
         }
-        // SAFETY: whole runs of vectors, says the caller, and these orders are chosen where the level
-        // is AVX-512, with pairs where it multiplies them.
+        // SAFETY: whole runs of vectors, says the caller, and each of these orders is chosen where the
+        // level is that of its function.
+        #[cfg(target_arch = "x86_64")]
+        Order::Planes => unsafe { super::order::x86::planes(values, to, step) },
         #[cfg(target_arch = "x86_64")]
         Order::Nibbles => unsafe { super::order::x86::nibbles(values, to, step) },
         #[cfg(target_arch = "x86_64")]
@@ -126,7 +128,7 @@ unsafe fn put_vectors(level: Level, order: Order, values: &[f32], mut to: *mut f
         #[cfg(target_arch = "x86_64")]
         Order::Halves => unsafe { super::order::x86::halves(values, to, step) },
         #[cfg(not(target_arch = "x86_64"))]
-        order => unreachable!("{order:?} is an order of AVX-512"),
+        order => unreachable!("{order:?} is an order of x86"),
     }
 }
 

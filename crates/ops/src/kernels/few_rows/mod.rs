@@ -1,20 +1,20 @@
 //! y = x·Wᵀ for a handful of tokens (decoding): W is read once, as it lies.
 //!
-//! Read in order: `order` and `layout` (how x lies) → `packed` (weights out of words) → `tile` (the
-//! product), or `tiles` where there is AMX.
+//! Read in order: `order` and `layout` (how x lies) → `packed`, and `planes` for AVX2 (weights out of
+//! words) → `tile` (the product), or `tiles` where there is AMX.
 //! [`Linear`] is a piece of work for a [`crate::kernels::team`], which shares a decoding step out.
 //! Rows of W become words in natural order first where their format has no source of its own: odd
-//! widths, f32, f16, and most below AVX-512 (`natural` has what comes out of words in AVX2).
+//! widths, f32, f16, and all below AVX2.
 //!
 //! As in a product of many rows, bf16 is what both operands are rounded to; the adapter's path, its
 //! sum with the weight's and the bias are f32.
 
 mod layout;
-#[cfg(target_arch = "x86_64")]
-mod natural;
 mod order;
 #[cfg(target_arch = "x86_64")]
 mod packed;
+#[cfg(target_arch = "x86_64")]
+mod planes;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
@@ -107,34 +107,11 @@ mod x86 {
     use super::super::simd::{Avx2, Avx512};
     use super::super::tile::Pairs;
     use super::packed::{Codes, HalfPairs, Halves, NibblePairs, Nibbles};
+    use super::planes::Bytes;
     use super::*;
     use crate::format::DenseDtype;
 
-    /// f32 from every weight, on the vectors of `S`.
-    ///
-    /// # Safety
-    /// As [`tile::multiply`].
-    #[inline(always)]
-    unsafe fn singles<S: Simd>(
-        weight: WeightView<'_>,
-        range: Range<usize>,
-        product: &Product<'_>,
-        buffer: &mut Aligned,
-    ) where
-        for<'a> Nibbles<'a>: tile::Source<S>,
-        for<'a> Halves<'a>: tile::Source<S>,
-    {
-        unsafe {
-            if let Some(codes) = codes(weight, &range) {
-                tile::multiply::<S, Singles, _>(Nibbles(codes), range, product, buffer)
-            } else if let Some(halves) = halves(weight, &range) {
-                tile::multiply::<S, Singles, _>(halves, range, product, buffer)
-            } else {
-                natural_generic::<S>(weight, range, product, buffer)
-            }
-        }
-    }
-
+    /// f32 from every weight.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
     pub(super) unsafe fn singles_of_16(
         weight: WeightView<'_>,
@@ -142,9 +119,18 @@ mod x86 {
         product: &Product<'_>,
         buffer: &mut Aligned,
     ) {
-        unsafe { singles::<Avx512>(weight, range, product, buffer) }
+        unsafe {
+            if let Some(codes) = codes(weight, &range) {
+                tile::multiply::<Avx512, Singles, _>(Nibbles(codes), range, product, buffer)
+            } else if let Some(halves) = halves(weight, &range) {
+                tile::multiply::<Avx512, Singles, _>(halves, range, product, buffer)
+            } else {
+                natural_generic::<Avx512>(weight, range, product, buffer)
+            }
+        }
     }
 
+    /// The same.
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn singles_of_8(
         weight: WeightView<'_>,
@@ -152,7 +138,21 @@ mod x86 {
         product: &Product<'_>,
         buffer: &mut Aligned,
     ) {
-        unsafe { singles::<Avx2>(weight, range, product, buffer) }
+        unsafe {
+            if let Some(codes) = codes(weight, &range) {
+                if codes.dtype == nf4::Dtype::F32 {
+                    let bytes = Bytes::<false>(codes);
+                    tile::multiply::<Avx2, Singles, _>(bytes, range, product, buffer)
+                } else {
+                    let bytes = Bytes::<true>(codes);
+                    tile::multiply::<Avx2, Singles, _>(bytes, range, product, buffer)
+                }
+            } else if let Some(halves) = halves(weight, &range) {
+                tile::multiply::<Avx2, Singles, _>(halves, range, product, buffer)
+            } else {
+                natural_generic::<Avx2>(weight, range, product, buffer)
+            }
+        }
     }
 
     /// Pairs of bf16 from every weight.

@@ -2,14 +2,16 @@
 //!
 //! A vector of weights is cut from the stored words by one shift: nibble `s` of sixteen 16-bit words
 //! is every fourth weight, a half of sixteen 32-bit words every second. So x is put in that order
-//! once, and every row of W finds its partners there. A vector is sixteen words (eight below
-//! AVX-512) of one f32, or of two bf16 where that is what is multiplied ([`Words`]). Where its words
-//! then lie is the [`Layout`]'s business.
+//! once, and every row of W finds its partners there; below AVX-512 likewise in the order in which
+//! bytes are unpacked. A vector is sixteen words (eight below AVX-512) of one f32, or of two bf16 where
+//! that is what is multiplied ([`Words`]). Where its words then lie is the [`Layout`]'s business.
 
 use super::layout::Layout;
 use crate::format::{DenseDtype, Encoding, WeightFormat};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::panel::{Parts, pair_along};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::simd::Isa;
 use crate::kernels::simd::Level;
 use crate::kernels::words::{Words, round_to_bf16};
 
@@ -25,7 +27,10 @@ pub(crate) enum Order {
     Halves,
     /// f32 for NF4 in 16-bit words of four: of 64 those in the low nibbles, then in the next.
     Nibbles,
-    /// bf16 for the same: of 64 those in the low nibbles and those in the next in one vector, then
+    /// f32 for NF4 in bytes of two (AVX2): of 64 those in the high nibbles, then in the low, of either
+    /// four times four in the lower half of a vector and the four 32 further on in the upper.
+    Planes,
+    /// bf16 for [`Order::Nibbles`]' words: of 64 those in the low nibbles and those in the next in one vector, then
     /// the other two.
     NibblePairs,
     /// The same, for tiles.
@@ -37,10 +42,17 @@ impl Order {
     pub(crate) fn of(level: Level, format: WeightFormat) -> Order {
         let (words, lanes) = (Words::new(level, format.compute), level.lanes());
         let natural = Order::Natural { words, lanes };
+        let single = words == Words::F32;
+        #[cfg(target_arch = "x86_64")]
+        if level.isa() == Isa::Avx2 && single {
+            return match format.encoding {
+                Encoding::Nf4 { .. } if format.in_features.is_multiple_of(BLOCK) => Order::Planes,
+                _ => natural,
+            };
+        }
         if lanes != 16 || words == Words::Rounded {
             return natural;
         }
-        let single = words == Words::F32;
         match format.encoding {
             Encoding::Nf4 { .. } if format.in_features.is_multiple_of(BLOCK) => match natural {
                 _ if single => Order::Nibbles,
@@ -67,6 +79,7 @@ impl Order {
     pub(crate) fn lanes(self) -> usize {
         match self {
             Order::Natural { lanes, .. } => lanes,
+            Order::Planes => 8,
             Order::Halves | Order::Nibbles | Order::NibblePairs | Order::NibbleTiles => 16,
         }
     }
@@ -89,6 +102,7 @@ impl Order {
     pub(super) fn features(self) -> usize {
         match self {
             Order::Natural { words, lanes } => lanes * words.values(),
+            Order::Planes => 8,
             Order::Halves | Order::Nibbles => 16,
             Order::NibblePairs | Order::NibbleTiles => 32,
         }
@@ -97,6 +111,7 @@ impl Order {
     /// Vectors that are made together.
     pub(super) fn vectors_at_once(self) -> usize {
         match self {
+            Order::Planes => 8,
             Order::Nibbles => 4,
             Order::NibblePairs | Order::NibbleTiles | Order::Halves => 2,
             Order::Natural { .. } => 1,
@@ -187,6 +202,40 @@ pub(super) mod x86 {
     }
 
     /// # Safety
+    /// AVX2; whole blocks of 64 and room for as many vectors.
+    #[target_feature(enable = "avx2")]
+    pub(in super::super) unsafe fn planes(values: &[f32], mut to: *mut f32, step: usize) {
+        /// Every second value of both, those of `a` first.
+        #[inline(always)]
+        unsafe fn every_second<const FROM_FIRST: bool>(a: __m256, b: __m256) -> __m256i {
+            unsafe {
+                // Of a, b, a, b two each.
+                let turns = match FROM_FIRST {
+                    true => _mm256_shuffle_ps::<0b10_00_10_00>(a, b),
+                    false => _mm256_shuffle_ps::<0b11_01_11_01>(a, b),
+                };
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_castps_si256(turns))
+            }
+        }
+        // SAFETY: 64 values and eight vectors at a time.
+        unsafe {
+            for block in values.chunks_exact(64) {
+                for v in 0..8 {
+                    let from = block.as_ptr().add(v % 4 * 8);
+                    let (a, b) = (_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(32)));
+                    // A byte holds two codes, the first in the high nibble.
+                    let vector = match v / 4 {
+                        0 => every_second::<true>(a, b),
+                        _ => every_second::<false>(a, b),
+                    };
+                    _mm256_storeu_si256(to.cast(), vector);
+                    to = to.wrapping_add(step);
+                }
+            }
+        }
+    }
+
+    /// # Safety
     /// AVX-512; whole runs of 32 and room for as many vectors.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     pub(in super::super) unsafe fn halves(values: &[f32], mut to: *mut f32, step: usize) {
@@ -251,6 +300,11 @@ mod tests {
             Order::Halves => (feature / 32 * 2 + feature % 2, feature % 32 / 2, 0),
             // A byte holds two codes, the first in the high nibble.
             Order::Nibbles => (feature / 64 * 4 + ((feature % 4) ^ 1), feature % 64 / 4, 0),
+            Order::Planes => {
+                let byte = feature % 64 / 2;
+                let vector = feature / 64 * 8 + feature % 2 * 4 + byte % 16 / 4;
+                (vector, byte / 16 * 4 + byte % 4, 0)
+            }
             Order::NibblePairs | Order::NibbleTiles => {
                 let (word, nibble) = (feature % 64 / 4, (feature % 4) ^ 1);
                 let half_lane = nibble % 2 * 16 + word;
@@ -299,6 +353,7 @@ mod tests {
                                 order,
                                 Order::Halves
                                     | Order::Nibbles
+                                    | Order::Planes
                                     | Order::Natural {
                                         words: Words::F32,
                                         ..

@@ -7,6 +7,8 @@
 //! more than a detour through L1: 4 rows of W are unpacked into a buffer and multiplied from there,
 //! 4 × 4 accumulators, 8 loads for 16 multiply-adds. (4 × 4 unpacked on the way, or 2 × 8, need more
 //! than 32 registers, and run at half the speed.)
+//! AVX2: one row of W × up to 8 rows of x, whose unpacking runs beside the multiply-adds; two rows of W
+//! where there are one or two of x; above 8, 2 × 4 from the buffer.
 //!
 //! The limit is the multiply-add, one a cycle, from 8 rows of x on (60 to 75 % of it); below, unpacking
 //! 4-bit weights, and memory for bf16.
@@ -33,11 +35,13 @@ pub(super) const BUFFER: usize = 4;
 pub(super) trait Source<S: Simd>: Copy {
     /// Vectors of one group: what is loaded at once.
     const VECTORS: usize;
-    /// Rows of x up to which vectors are made anew for every tile.
+    /// Rows of x up to which vectors go from registers into the product, and not through a buffer.
     const DIRECT: usize;
-    /// Whether reading W costs more than unpacking it.
-    const DENSE: bool;
+    /// Whether rows of W take turns by groups; by vectors otherwise, which then share a vector of x.
+    const BLOCKWISE: bool;
     type Group: Copy;
+    /// Rows of W that are multiplied side by side with this many of x: 1, 2 or 4.
+    fn abreast(rows: usize) -> usize;
     /// Asks for the words of a row that is some way ahead of this one.
     unsafe fn ask_ahead(self, row: usize);
     unsafe fn group(self, row: usize, group: usize) -> Self::Group;
@@ -54,8 +58,12 @@ pub(super) struct Plain {
 impl<S: Simd> Source<S> for Plain {
     const VECTORS: usize = 1;
     const DIRECT: usize = 0;
-    const DENSE: bool = true;
+    const BLOCKWISE: bool = false;
     type Group = S::V;
+    #[inline(always)]
+    fn abreast(_: usize) -> usize {
+        4
+    }
     #[inline(always)]
     unsafe fn ask_ahead(self, _: usize) {}
     #[inline(always)]
@@ -113,33 +121,53 @@ unsafe fn direct<S: Simd, M: MultiplyAdd<S>, W: Source<S>>(
     p: &Product<'_>,
 ) {
     unsafe {
-        if W::DENSE {
-            match p.layout.rows {
-                1 => walk::<S, M, W, 1>(w, range, p),
-                2 => walk::<S, M, W, 2>(w, range, p),
-                3 => walk::<S, M, W, 3>(w, range, p),
-                4 => walk::<S, M, W, 4>(w, range, p),
-                rows => unreachable!("{rows} rows of x at once"),
-            }
-            return;
+        match p.layout.rows {
+            1 => beside::<S, M, W, 1>(w, range, p),
+            2 => beside::<S, M, W, 2>(w, range, p),
+            3 => beside::<S, M, W, 3>(w, range, p),
+            4 if W::DIRECT >= 4 => beside::<S, M, W, 4>(w, range, p),
+            5 if W::DIRECT >= 5 => beside::<S, M, W, 5>(w, range, p),
+            6 if W::DIRECT >= 6 => beside::<S, M, W, 6>(w, range, p),
+            7 if W::DIRECT >= 7 => beside::<S, M, W, 7>(w, range, p),
+            8 if W::DIRECT >= 8 => beside::<S, M, W, 8>(w, range, p),
+            rows => unreachable!("{rows} rows of x at once"),
         }
-        let mut row = range.start;
-        while row + 4 <= range.end {
-            for r in 0..4 {
+    }
+}
+
+/// Rows of W beside `N` rows of x.
+#[inline(always)]
+unsafe fn beside<S: Simd, M: MultiplyAdd<S>, W: Source<S>, const N: usize>(
+    w: W,
+    range: Range<usize>,
+    p: &Product<'_>,
+) {
+    unsafe {
+        match W::abreast(N) {
+            1 => walk::<S, M, W, N>(w, range, p),
+            2 => strips::<S, M, W, 2, N>(w, range, p),
+            _ => strips::<S, M, W, 4, N>(w, range, p),
+        }
+    }
+}
+
+/// `R` rows of W at a time, and what is left one by one.
+#[inline(always)]
+unsafe fn strips<S: Simd, M: MultiplyAdd<S>, W: Source<S>, const R: usize, const N: usize>(
+    w: W,
+    range: Range<usize>,
+    p: &Product<'_>,
+) {
+    let whole = range.start + range.len() / R * R;
+    unsafe {
+        for row in (range.start..whole).step_by(R) {
+            for r in 0..R {
                 w.ask_ahead(row + r);
             }
-            match p.layout.rows {
-                1 => tile::<S, M, W, 4, 1>(w, 0, row, 0, p),
-                2 => tile::<S, M, W, 4, 2>(w, 0, row, 0, p),
-                3 => tile::<S, M, W, 4, 3>(w, 0, row, 0, p),
-                rows => unreachable!("{rows} rows of x at once"),
-            };
-            row += 4;
+            tile::<S, M, W, R, N>(w, 0, row, 0, p);
         }
-        for row in row..range.end {
-            for i in 0..p.layout.rows {
-                tile::<S, M, W, 1, 1>(w, 0, row, i, p);
-            }
+        for row in whole..range.end {
+            tile::<S, M, W, 1, N>(w, 0, row, 0, p);
         }
     }
 }
@@ -275,21 +303,40 @@ unsafe fn dot<S: Simd, M: MultiplyAdd<S>, W: Source<S>, const R: usize, const N:
         let step = p.layout.group(first) * S::LANES;
         let mut x = p.x.as_ptr().add(p.layout.at(0, first));
         for g in 0..p.layout.vectors / W::VECTORS {
-            let mut groups = [w.group(row, g); R];
-            for (r, group) in groups.iter_mut().enumerate().skip(1) {
-                *group = w.group(row + r, g);
-            }
-            for v in 0..W::VECTORS {
-                for (sums, group) in local.iter_mut().zip(groups) {
-                    let weights = W::vector(group, v);
-                    for (i, s) in sums.iter_mut().enumerate() {
-                        *s = M::multiply_add(weights, S::load(x.add(i * S::LANES)), *s);
+            if W::BLOCKWISE {
+                for (r, sums) in local.iter_mut().enumerate() {
+                    let group = w.group(row + r, g);
+                    for v in 0..W::VECTORS {
+                        add::<S, M, N>(sums, W::vector(group, v), x.add(v * step));
                     }
                 }
-                x = x.add(step);
+            } else {
+                let mut groups = [w.group(row, g); R];
+                for (r, group) in groups.iter_mut().enumerate().skip(1) {
+                    *group = w.group(row + r, g);
+                }
+                for v in 0..W::VECTORS {
+                    for (sums, group) in local.iter_mut().zip(groups) {
+                        add::<S, M, N>(sums, W::vector(group, v), x.add(v * step));
+                    }
+                }
             }
+            // The last step of a row that is not a group's first ends beyond the buffer.
+            x = x.wrapping_add(W::VECTORS * step);
         }
         *sums = local;
+    }
+}
+
+/// Adds the products of a vector of weights with those of `N` rows of x, side by side, to `sums`.
+#[inline(always)]
+unsafe fn add<S: Simd, M: MultiplyAdd<S>, const N: usize>(
+    sums: &mut [S::V; N],
+    weights: S::V,
+    x: *const f32,
+) {
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum = unsafe { M::multiply_add(weights, S::load(x.add(i * S::LANES)), *sum) };
     }
 }
 
