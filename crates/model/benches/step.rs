@@ -19,7 +19,7 @@ use model::{
     AdamW, AdamWConfig, Adapter, Batch, ComputeDtype, DeviceChoice, Dropout, Gradients, LoraConfig,
     Model, Projection, Recompute,
 };
-use ops::kernels::{simd::Level, tile::multiply_in_cache};
+use ops::{Level, multiply_in_cache};
 
 #[path = "step/operations.rs"]
 mod operations;

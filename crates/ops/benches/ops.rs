@@ -8,9 +8,8 @@
 //! little.
 
 use burn::tensor::{Device, Distribution, Tensor};
-use ops::kernels::simd::Level;
-use ops::kernels::tile::multiply_in_cache;
 use ops::{AttentionOptions, ComputeDtype, Dropout, Lora, Segments, Weight};
+use ops::{Level, multiply_in_cache};
 use std::hint::black_box;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

@@ -180,6 +180,7 @@ impl KvCache {
             "offsets of every sequence"
         );
         assert_eq!(offsets[0], 0, "offsets begin at the first row");
+        assert!(offsets.is_sorted(), "offsets rise");
     }
 }
 

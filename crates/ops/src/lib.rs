@@ -14,7 +14,7 @@ pub mod cuda;
 mod decoding;
 mod format;
 mod functions;
-pub mod kernels;
+mod kernels;
 #[cfg(feature = "cube")]
 mod launches;
 pub mod reference;
@@ -44,7 +44,9 @@ pub use functions::{
 };
 pub use kernels::adamw::AdamW;
 pub use kernels::dropout::Dropout;
+pub use kernels::simd::Level;
 pub use kernels::team::Team;
+pub use kernels::tile::multiply_in_cache;
 pub use segments::{AttentionKernel, AttentionOptions, Segment, Segments};
 pub use selftest::{Check, flash_attention, self_test};
 pub use threads::{awake, use_threads};

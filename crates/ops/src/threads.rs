@@ -18,7 +18,9 @@ const A_MOMENT: u32 = 3000;
 /// once, where a thread outside the pool would wake it and be woken by it, some ten thousand times a
 /// training step. Call it once, first in a program.
 pub fn use_threads(threads: Option<usize>) -> Result<(), ThreadPoolBuildError> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+    // Not rayon's own default, which RAYON_NUM_THREADS changes.
+    let threads = threads.or_else(|| Some(std::thread::available_parallelism().ok()?.get()));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(1));
     pool.use_current_thread().build_global()
 }
 

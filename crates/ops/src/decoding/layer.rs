@@ -15,7 +15,7 @@ use crate::kernels::normalize::forward_rows;
 use crate::kernels::simd::Level;
 use crate::kernels::swiglu::forward_run;
 use crate::kernels::team::Team;
-use crate::kernels::{Shared, output};
+use crate::kernels::{Shared, unwritten};
 use crate::segments::AttentionOptions;
 use burn_flex::FlexTensor;
 
@@ -115,8 +115,8 @@ impl HostLayer {
             (&mut *k, &self.k_norm, attention.kv_heads),
         ] {
             if let Some(norm) = norm {
-                let all = std::mem::replace(rows, output(rows.len()));
-                forward_rows(level, &all, floats(norm), step.epsilon, rows);
+                normed.clone_from(rows);
+                forward_rows(level, normed, floats(norm), step.epsilon, rows);
             }
             rotate(rows, step.cos, step.sin, heads, attention.head_dim / 2);
         }
@@ -174,7 +174,8 @@ impl HostLayer {
             let first = task * GATED_TASK;
             let range = first..(first + GATED_TASK).min(intermediate);
             let width = range.len();
-            let mut halves = [output(rows * width), output(rows * width)];
+            // SAFETY: each half is a product, which writes all of it.
+            let mut halves = unsafe { [unwritten(rows * width), unwritten(rows * width)] };
             let mut buffer = Aligned::default();
             for ((linear, low), half) in self.gate_up.iter().zip(low).zip(&mut halves) {
                 let y = half.as_mut_ptr().wrapping_sub(first);
@@ -186,7 +187,8 @@ impl HostLayer {
                 }
             }
             let [gate, up] = halves;
-            let mut values = output(rows * width);
+            // SAFETY: written in full next.
+            let mut values = unsafe { unwritten(rows * width) };
             forward_run(level, &gate, &up, &mut values);
             for (layout, target) in &targets {
                 // SAFETY: each feature of each row has a place of its own, and these are the task's.

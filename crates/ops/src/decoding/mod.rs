@@ -17,7 +17,7 @@ use crate::kernels::few_rows::{Linear, Order};
 use crate::kernels::normalize::forward_rows;
 use crate::kernels::simd::Level;
 use crate::kernels::team::Team;
-use crate::kernels::{Shared, output};
+use crate::kernels::{Shared, unwritten};
 use crate::segments::AttentionOptions;
 use crate::weight::Weight;
 use burn::backend::Flex;
@@ -180,7 +180,8 @@ impl Decoding {
     pub fn logits(&self, team: &mut Team<'_>, hidden: &[f32]) -> Vec<f32> {
         let format = self.head.format;
         let rows = hidden.len() / format.in_features;
-        let mut all = output(rows * format.out_features);
+        // SAFETY: pieces have all tokens.
+        let mut all = unsafe { unwritten(rows * format.out_features) };
         let target = Shared(all.as_mut_ptr());
         self.project(team, hidden, |first, logits| {
             let width = logits.len() / rows;
@@ -197,7 +198,8 @@ impl Decoding {
     fn project(&self, team: &mut Team<'_>, hidden: &[f32], take: impl Fn(usize, &[f32]) + Sync) {
         let format = self.head.format;
         let rows = hidden.len() / format.in_features;
-        let mut normed = output(hidden.len());
+        // SAFETY: written in full next.
+        let mut normed = unsafe { unwritten(hidden.len()) };
         forward_rows(
             self.level,
             hidden,
@@ -218,7 +220,8 @@ impl Decoding {
             let first = task * HEAD_TASK;
             let range = first..(first + HEAD_TASK).min(format.out_features);
             let width = range.len();
-            let (mut logits, mut buffer) = (output(rows * width), Aligned::default());
+            // SAFETY: the product writes all of it.
+            let (mut logits, mut buffer) = (unsafe { unwritten(rows * width) }, Aligned::default());
             // SAFETY: the buffer is this task's, and its column 0 is token `first`.
             unsafe {
                 let y = logits.as_mut_ptr().wrapping_sub(first);

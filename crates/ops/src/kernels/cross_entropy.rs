@@ -16,7 +16,7 @@ use super::simd::Level;
 use super::softmax::softmax_row;
 use super::tile::{Piece, multiply_words};
 use super::words::Words;
-use super::{Shared, output};
+use super::{Shared, unwritten};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -36,8 +36,10 @@ pub fn forward(
     want_gradient: bool,
 ) -> (f64, Vec<f32>) {
     let hidden = weight.format.in_features;
+    assert_eq!(h.len(), targets.len() * hidden, "a target a row");
     let mut dh = match want_gradient {
-        true => output(h.len()),
+        // SAFETY: every row has a target, and is written with it.
+        true => unsafe { unwritten(h.len()) },
         false => Vec::new(),
     };
     let mut loss = 0.0;
@@ -95,8 +97,7 @@ impl Head<'_> {
                     let entries = split * per_split..((split + 1) * per_split).min(vocabulary);
                     // SAFETY: each split has its own partial gradient and its own entries.
                     unsafe {
-                        let weighted = weighted_at.at(split * dh.len());
-                        let weighted = std::slice::from_raw_parts_mut(weighted, dh.len());
+                        let weighted = weighted_at.slice(split * dh.len(), dh.len());
                         self.split(packed, entries, logits_at, weighted, softmax)
                     }
                 });

@@ -9,11 +9,11 @@
 
 use super::dropout::{Dropout, Kept};
 use super::low_rank::{self, Projected, Projection, pack_and_project};
-use super::output;
 use super::panel::{WeightView, transpose};
 use super::product::{LowRank, Product, Right, Unpack};
 use super::scratch::scratch_slices;
 use super::simd::Level;
+use super::unwritten;
 use super::words::Words;
 
 /// Rows that are packed at once: of 1536 values in bf16 they are 1.5 MiB, which every panel finds in L2
@@ -66,7 +66,8 @@ pub fn forward(
     let (n, k) = (weight.format.out_features, weight.format.in_features);
     let m = x.len() / k;
     let rank = lora.map_or(0, |l| l.rank);
-    let (mut y, mut u) = (output(m * n), output(m * rank));
+    // SAFETY: the product writes all of both.
+    let (mut y, mut u) = unsafe { (unwritten(m * n), unwritten(m * rank)) };
     let mut kept = lora.map_or_else(Vec::new, |l| l.mask(m, k));
     if m == 0 {
         return Forward { y, u, kept };
@@ -179,7 +180,8 @@ pub fn backward(
                 LinearGradients { dx: None, da_db }
             }
             Dx::New => {
-                let mut dx = output(m * k);
+                // SAFETY: the product writes all of it.
+                let mut dx = unsafe { unwritten(m * k) };
                 let da_db = pass.run(dy, t, &mut [], &mut dx, of_adapter);
                 let dx = Some(dx);
                 LinearGradients { dx, da_db }

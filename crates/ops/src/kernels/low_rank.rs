@@ -12,7 +12,7 @@ use super::row_groups::pack;
 use super::scratch::scratch_slices;
 use super::simd::Level;
 use super::words::Words;
-use super::{Shared, output, prefetch};
+use super::{Shared, prefetch, unwritten};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -82,9 +82,9 @@ pub(crate) fn pack_and_project(
             // SAFETY: each group writes its own rows of what was measured above.
             let (projected, packed, kept) = unsafe {
                 (
-                    std::slice::from_raw_parts_mut(to_rows.at(first * rank), rows * rank),
-                    std::slice::from_raw_parts_mut(to_packed.at(first * rank), lanes * rank),
-                    std::slice::from_raw_parts_mut(to_kept.at(first * stride), rows * stride),
+                    to_rows.slice(first * rank, rows * rank),
+                    to_packed.slice(first * rank, lanes * rank),
+                    to_kept.slice(first * stride, rows * stride),
                 )
             };
             projection.project(level, x, width, first_row + first, projected, kept);
@@ -109,9 +109,7 @@ impl Projection<'_> {
             .for_each(|(i, (out, x))| {
                 let (first, rows) = (i * level.lanes(), x.len() / width);
                 // SAFETY: each task writes its own rows of what was measured above.
-                let kept = unsafe {
-                    std::slice::from_raw_parts_mut(kept.at(first * stride), rows * stride)
-                };
+                let kept = unsafe { kept.slice(first * stride, rows * stride) };
                 self.project(level, x, width, first, out, kept)
             });
     }
@@ -161,7 +159,8 @@ pub(crate) fn project(
     width: usize,
     lora: &LoraView<'_>,
 ) -> (Vec<f32>, Vec<u8>) {
-    let mut u = output(x.len() / width * lora.rank);
+    // SAFETY: `all` writes all rows.
+    let mut u = unsafe { unwritten(x.len() / width * lora.rank) };
     let mut kept = lora.mask(x.len() / width, width);
     scratch_slices([width * lora.rank], |[right]| {
         transpose(level, lora.a, width, lora.rank, width, right, lora.rank);
@@ -211,7 +210,8 @@ pub(crate) fn gradient_of_a(
     r: usize,
     kept: Option<Kept<'_>>,
 ) -> Vec<f32> {
-    let mut da = output(r * k);
+    // SAFETY: bands have all columns.
+    let mut da = unsafe { unwritten(r * k) };
     let target = Shared(da.as_mut_ptr());
     bands(level, k, |band| {
         // SAFETY: this task alone writes these columns of dA.
@@ -232,7 +232,8 @@ pub(crate) fn gradient_of_b(
     lora: &LoraView<'_>,
 ) -> Vec<f32> {
     let r = lora.rank;
-    let mut db = output(n * r);
+    // SAFETY: bands have all rows.
+    let mut db = unsafe { unwritten(n * r) };
     let target = Shared(db.as_mut_ptr());
     bands(level, n, |band| {
         let width = band.len();
@@ -241,8 +242,7 @@ pub(crate) fn gradient_of_b(
             // SAFETY: the buffer is as large as the band.
             unsafe { sum_over_rows(level, dy, n, band.clone(), u, r, None, c, width) };
             // SAFETY: this task alone writes these rows of dB.
-            let rows =
-                unsafe { std::slice::from_raw_parts_mut(target.at(band.start * r), width * r) };
+            let rows = unsafe { target.slice(band.start * r, width * r) };
             for (i, row) in rows.chunks_exact_mut(r).enumerate() {
                 for (j, v) in row.iter_mut().enumerate() {
                     *v = lora.scaling * product[j * width + i];

@@ -1,7 +1,7 @@
 //! Arithmetic on slices: no tensor, no tape. One idea a file, each with its slow twin in
 //! [`crate::reference`].
 
-pub mod adamw;
+pub(crate) mod adamw;
 pub mod add;
 pub(crate) mod aligned;
 #[cfg(target_arch = "x86_64")]
@@ -30,16 +30,18 @@ pub(crate) mod team;
 pub mod tile;
 pub(crate) mod words;
 
-/// A fresh output, which its kernel must write in full before anyone reads it. Under test it is
-/// poisoned, so that an element nobody wrote shows; otherwise it is not even cleared, which at 512
-/// tokens would cost a tenth of what a small linear does.
+/// A fresh output. Under test it is poisoned, so that an element nobody wrote shows; otherwise it is not
+/// even cleared, which at 512 tokens would cost a tenth of what a small linear does.
+///
+/// # Safety
+/// Every element is written before it is read.
 #[allow(clippy::uninit_vec)]
-pub(crate) fn output(length: usize) -> Vec<f32> {
+pub(crate) unsafe fn unwritten(length: usize) -> Vec<f32> {
     if cfg!(test) {
         return vec![f32::NAN; length];
     }
     let mut values = Vec::with_capacity(length);
-    // SAFETY: nobody reads an element that its kernel has not written; tests find NaN where one is left.
+    // SAFETY: there is room, and the caller writes what it reads.
     unsafe { values.set_len(length) };
     values
 }
@@ -60,14 +62,21 @@ pub(crate) fn prefetch(pointer: *const u8, bytes: usize) {
 /// A raw pointer that may cross into rayon tasks which write disjoint elements behind it.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared<T = f32>(pub *mut T);
-// SAFETY: each user partitions the elements among its tasks; the pointer itself is plain data.
-unsafe impl<T> Send for Shared<T> {}
-unsafe impl<T> Sync for Shared<T> {}
+// SAFETY: each user partitions the elements among its tasks, which may have them if they may be sent.
+unsafe impl<T: Send> Send for Shared<T> {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
     /// # Safety
     /// `offset` must lie inside the buffer, and no other task may touch what is written there.
     pub unsafe fn at(self, offset: usize) -> *mut T {
         unsafe { self.0.add(offset) }
+    }
+
+    /// # Safety
+    /// The elements must lie inside the buffer and be initialised or never read, and no other task may
+    /// touch them.
+    pub unsafe fn slice<'a>(self, first: usize, count: usize) -> &'a mut [T] {
+        unsafe { std::slice::from_raw_parts_mut(self.at(first), count) }
     }
 }

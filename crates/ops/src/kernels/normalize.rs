@@ -1,7 +1,7 @@
 //! RMSNorm: y = x / √(mean(x²) + ε) · w, and dx with 1/rms recomputed from x.
 
-use super::output;
 use super::simd::{Level, Simd, for_lanes, simd_dispatch};
+use super::unwritten;
 use rayon::prelude::*;
 
 /// Rows of a task.
@@ -11,7 +11,8 @@ const ROWS: usize = 64;
 pub fn forward(level: Level, x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
     let width = weight.len();
     assert!(x.len().is_multiple_of(width), "whole rows");
-    let mut y = output(x.len());
+    // SAFETY: all rows are written below.
+    let mut y = unsafe { unwritten(x.len()) };
     y.par_chunks_mut(ROWS * width)
         .zip(x.par_chunks(ROWS * width))
         .for_each(|(y, x)| {
@@ -22,7 +23,8 @@ pub fn forward(level: Level, x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32
 
 /// dx for dy.
 pub fn backward(level: Level, dy: &[f32], x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
-    let mut dx = output(x.len());
+    // SAFETY: not added to, all rows are written.
+    let mut dx = unsafe { unwritten(x.len()) };
     gradient(level, dy, x, weight, epsilon, &mut dx, false);
     dx
 }

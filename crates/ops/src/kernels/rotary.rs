@@ -3,7 +3,7 @@
 //! For each head, with x₁ and x₂ its halves: (x₁cos − x₂sin, x₂cos + x₁sin). The backward pass is
 //! the rotation by −angle, the same loop with the sign of sin turned.
 
-use super::output;
+use super::unwritten;
 use rayon::prelude::*;
 
 const ROWS: usize = 64;
@@ -22,7 +22,12 @@ pub fn rotate(
     }
     let width = x.len() / position_ids.len();
     let half = width / heads / 2;
-    let mut y = output(x.len());
+    assert!(
+        x.len() == width * position_ids.len() && width == heads * 2 * half,
+        "whole rows of heads of two halves"
+    );
+    // SAFETY: as whole rows, heads and halves are written below.
+    let mut y = unsafe { unwritten(x.len()) };
     let chunks = y
         .par_chunks_mut(ROWS * width)
         .zip(x.par_chunks(ROWS * width))

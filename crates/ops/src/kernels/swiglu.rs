@@ -1,8 +1,8 @@
 //! SwiGLU: y = silu(gate)·up; the sigmoid is recomputed in backward, nothing else is kept.
 
 use super::normalize::{get, put};
-use super::output;
 use super::simd::{Level, Simd, for_lanes, simd_dispatch};
+use super::unwritten;
 use rayon::prelude::*;
 
 const CHUNK: usize = 16 * 1024;
@@ -10,7 +10,8 @@ const CHUNK: usize = 16 * 1024;
 /// y = gate / (1 + e^−gate) · up
 pub fn forward(level: Level, gate: &[f32], up: &[f32]) -> Vec<f32> {
     assert_eq!(gate.len(), up.len(), "gate and up");
-    let mut y = output(gate.len());
+    // SAFETY: all chunks are written below.
+    let mut y = unsafe { unwritten(gate.len()) };
     y.par_chunks_mut(CHUNK)
         .zip(gate.par_chunks(CHUNK))
         .zip(up.par_chunks(CHUNK))
@@ -23,7 +24,8 @@ pub fn forward(level: Level, gate: &[f32], up: &[f32]) -> Vec<f32> {
 /// (dgate, dup)
 pub fn backward(level: Level, dy: &[f32], gate: &[f32], up: &[f32]) -> (Vec<f32>, Vec<f32>) {
     assert_eq!([dy.len(), up.len()], [gate.len(); 2], "dy, up and gate");
-    let (mut dgate, mut dup) = (output(gate.len()), output(gate.len()));
+    // SAFETY: all chunks are written below.
+    let (mut dgate, mut dup) = unsafe { (unwritten(gate.len()), unwritten(gate.len())) };
     let targets = dgate.par_chunks_mut(CHUNK).zip(dup.par_chunks_mut(CHUNK));
     let sources = dy
         .par_chunks(CHUNK)

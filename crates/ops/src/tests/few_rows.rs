@@ -3,9 +3,9 @@ use super::{Random, close};
 use crate::format::{ComputeDtype, WeightFormat};
 use crate::kernels::aligned::Aligned;
 use crate::kernels::few_rows::{Linear, LowRank, Order};
-use crate::kernels::output;
 use crate::kernels::panel::WeightView;
 use crate::kernels::simd::Level;
+use crate::kernels::unwritten;
 use crate::kernels::words::Words;
 use crate::reference::{self, widen};
 
@@ -30,7 +30,8 @@ fn product(level: Level, linear: &Linear<'_>, x: &[f32], rows: usize, step: usiz
     );
     let (mut packed, mut buffer) = (Aligned::default(), Aligned::default());
     layout.pack(level, x, &mut packed);
-    let mut y = output(rows * n);
+    // SAFETY: poisoned here, and written below.
+    let mut y = unsafe { unwritten(rows * n) };
     for first in (0..n).step_by(step) {
         let (range, y) = (first..(first + step).min(n), y.as_mut_ptr());
         // SAFETY: y is ours and has a column for each row of W.

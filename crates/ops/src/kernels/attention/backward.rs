@@ -13,7 +13,7 @@ use crate::kernels::normalize::get;
 use crate::kernels::scratch::scratch_slices;
 use crate::kernels::simd::{Level, Simd, for_lanes, simd_dispatch};
 use crate::kernels::softmax::score_gradient_columns;
-use crate::kernels::{Shared, output};
+use crate::kernels::{Shared, unwritten};
 use crate::segments::{AttentionOptions, Segment, Segments, in_order};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -54,8 +54,15 @@ pub fn backward(
     assert_eq!(saved.k.len(), saved.v.len(), "as many values as keys");
     segments.check(saved.q.len() / q_row, saved.k.len() / k_row);
     segments.check_disjoint_keys();
-    let mut dq = output(saved.q.len());
-    let (mut dk, mut dv) = (output(saved.k.len()), output(saved.v.len()));
+    assert!(
+        options.heads.is_multiple_of(options.kv_heads),
+        "groups of heads"
+    );
+    // SAFETY: segments cover q, as just checked; keys that are in none are cleared.
+    let (mut dq, mut dk, mut dv) = unsafe {
+        let [dq, dk, dv] = [saved.q, saved.k, saved.v].map(|saved| unwritten(saved.len()));
+        (dq, dk, dv)
+    };
     clear_gaps(segments, options, &mut dk, &mut dv);
 
     // (rows of dq, where they begin in `partial`) of every range but a segment's first
@@ -74,7 +81,8 @@ pub fn backward(
             planned.push((segment, keys, first, place));
         }
     }
-    let mut partial = output(partial_rows * q_row);
+    // SAFETY: a task writes each of its rows, as in dq.
+    let mut partial = unsafe { unwritten(partial_rows * q_row) };
     let (dq_at, partial_at) = (Shared(dq.as_mut_ptr()), Shared(partial.as_mut_ptr()));
     let tasks: Vec<Task<'_>> = planned
         .into_iter()
@@ -253,8 +261,7 @@ unsafe fn backward_task(
             for j in 0..count {
                 for gradient in [dk, dv] {
                     // SAFETY: this task alone writes these keys' rows of this head.
-                    unsafe { std::slice::from_raw_parts_mut(gradient.at(at + j * k_row), d) }
-                        .fill(0.0);
+                    unsafe { gradient.slice(at + j * k_row, d) }.fill(0.0);
                 }
             }
         }
@@ -321,7 +328,7 @@ unsafe fn backward_task(
             }
             for (lane, head, i) in tile.queries() {
                 // SAFETY: this task alone writes this group's columns of its dq, in these rows.
-                let row = unsafe { std::slice::from_raw_parts_mut(task.dq.at(dq_at(head, i)), d) };
+                let row = unsafe { task.dq.slice(dq_at(head, i), d) };
                 match begun {
                     true => row.copy_from_slice(&out[lane * d..(lane + 1) * d]),
                     false => row.fill(0.0), // the window hides all of these keys

@@ -6,7 +6,7 @@ use super::words::{Multiplier, Rows};
 use crate::kernels::scratch::scratch_slices;
 use crate::kernels::simd::Level;
 use crate::kernels::softmax::{LOWEST, softmax_columns};
-use crate::kernels::{Shared, output};
+use crate::kernels::{Shared, unwritten};
 use crate::segments::{AttentionOptions, Segments};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -30,7 +30,9 @@ pub fn forward(
     let (tokens, k_row) = (q.len() / width, options.kv_heads * options.head_dim);
     assert_eq!(k.len(), v.len(), "as many values as keys");
     segments.check(tokens, k.len() / k_row);
-    let (mut o, mut lse) = (output(tokens * width), output(tokens * heads));
+    assert!(heads.is_multiple_of(options.kv_heads), "groups of heads");
+    // SAFETY: segments cover q, as just checked, and tasks all positions and heads.
+    let (mut o, mut lse) = unsafe { (unwritten(tokens * width), unwritten(tokens * heads)) };
     let (o_at, lse_at) = (Shared(o.as_mut_ptr()), Shared(lse.as_mut_ptr()));
     let mut tasks = Vec::new();
     for segment in segments.iter() {
@@ -170,7 +172,7 @@ unsafe fn forward_task(
                 // SAFETY: this task alone writes these positions of this group.
                 unsafe {
                     let at = group.q_offset(head, position);
-                    let row = std::slice::from_raw_parts_mut(o.at(at), d);
+                    let row = o.slice(at, d);
                     row.iter_mut()
                         .zip(source)
                         .for_each(|(o, v)| *o = v * inverse);

@@ -15,7 +15,7 @@ use super::matmul::Strided;
 use super::simd::Level;
 use super::softmax::softmax_row;
 use super::team::Team;
-use super::{Shared, output};
+use super::{Shared, unwritten};
 use crate::segments::AttentionOptions;
 use product::{FEW, product};
 use rayon::prelude::*;
@@ -88,13 +88,26 @@ impl View<'_> {
 }
 
 /// o, shaped as q `[rows, heads·head_dim]`: prompts, on rayon's threads.
+///
+/// # Panics
+/// If the sequences' rows do not follow one another to the end of q.
 pub(crate) fn prompts(
     level: Level,
     q: &[f32],
     sequences: &[View<'_>],
     options: &AttentionOptions,
 ) -> Vec<f32> {
-    let mut o = output(q.len());
+    let mut end = 0;
+    for view in sequences {
+        assert!(
+            view.rows.start == end && view.rows.end >= end,
+            "rows in order"
+        );
+        end = view.rows.end;
+    }
+    assert_eq!(end * options.heads * options.head_dim, q.len(), "all rows");
+    // SAFETY: the sequences have all rows, and a row all its heads.
+    let mut o = unsafe { unwritten(q.len()) };
     let target = Shared(o.as_mut_ptr());
     let mut tasks = Vec::new();
     for view in sequences {
@@ -135,7 +148,7 @@ pub(crate) fn tokens(
     stats.resize(count * heads, Stat::NONE);
     o.fill(0.0);
     let target = Shared(o.as_mut_ptr());
-    let all = SharedStats(stats.as_mut_ptr());
+    let all = Shared(stats.as_mut_ptr());
     if common > 0 {
         let tiles = count.div_ceil(QUERIES);
         team.run(heads * tiles, |task| {
@@ -210,20 +223,6 @@ impl Stat {
         largest: f32::NEG_INFINITY,
         sum: 0.0,
     };
-}
-
-#[derive(Clone, Copy)]
-struct SharedStats(*mut Stat);
-// SAFETY: tasks partition the queries among themselves.
-unsafe impl Sync for SharedStats {}
-
-impl SharedStats {
-    /// # Safety
-    /// The range must lie inside, and belong to the caller alone.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn slice(&self, first: usize, count: usize) -> &mut [Stat] {
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(first), count) }
-    }
 }
 
 /// Queries that go through the same blocks: rows of one head, or heads of one row.
@@ -312,7 +311,8 @@ impl Run {
         let end = (0..self.count).map(|i| visible(i).end).max().unwrap_or(0);
         let start = (0..self.count).map(|i| visible(i).start).min().unwrap_or(0);
         assert_eq!(stats.len(), self.count, "a query each");
-        let mut scores = output(self.count * KEYS);
+        // SAFETY: of a block, what is read was written for it.
+        let mut scores = unsafe { unwritten(self.count * KEYS) };
         for (block, position) in blocks.iter().zip((first * KEYS..end).step_by(KEYS)) {
             if position + KEYS <= start {
                 continue;

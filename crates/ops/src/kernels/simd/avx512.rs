@@ -69,10 +69,6 @@ impl Simd for Avx512 {
         unsafe { _mm512_roundscale_ps::<0>(a) }
     }
     #[inline(always)]
-    unsafe fn sqrt(a: __m512) -> __m512 {
-        unsafe { _mm512_sqrt_ps(a) }
-    }
-    #[inline(always)]
     unsafe fn scale_by_power(p: __m512, n: __m512) -> __m512 {
         unsafe { _mm512_scalef_ps(p, n) }
     }

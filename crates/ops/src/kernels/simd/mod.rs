@@ -216,7 +216,6 @@ pub trait Simd: Copy {
         unsafe { fuse::<Self>(sums, Self::splat(*x), lanes) }
     }
     unsafe fn round(a: Self::V) -> Self::V;
-    unsafe fn sqrt(a: Self::V) -> Self::V;
     /// p·2ⁿ for whole n in -126..=127
     unsafe fn scale_by_power(p: Self::V, n: Self::V) -> Self::V;
     /// v where x ≥ limit, else 0

@@ -97,10 +97,6 @@ impl Simd for Portable {
         map(a, |x| (x + 12_582_912.0) - 12_582_912.0)
     }
     #[inline(always)]
-    unsafe fn sqrt(a: [f32; 8]) -> [f32; 8] {
-        map(a, f32::sqrt)
-    }
-    #[inline(always)]
     unsafe fn scale_by_power(p: [f32; 8], n: [f32; 8]) -> [f32; 8] {
         zip(p, n, |p, n| {
             p * f32::from_bits((((n as i32) + 127) << 23) as u32)
