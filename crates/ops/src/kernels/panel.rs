@@ -222,9 +222,17 @@ unsafe fn nf4_run<S: Simd>(
         let at = first + done;
         let block = at / nf4::BLOCK_SIZE;
         let run = (nf4::BLOCK_SIZE - at % nf4::BLOCK_SIZE).min(out.len() - done);
-        // SAFETY: the instructions of `S`.
-        let table = unsafe { table::<S>(scales.get(block), dtype) };
+        let absmax = scales.get(block);
         let piece = &mut out[done..done + run];
+        done += run;
+        if run == nf4::BLOCK_SIZE && dtype == nf4::Dtype::F32 {
+            let codes = &codes[at / 2..at / 2 + nf4::BLOCK_SIZE / 2];
+            // SAFETY: 32 code bytes, 64 values.
+            unsafe { S::decode_64(absmax, codes.as_ptr(), piece.as_mut_ptr()) };
+            continue;
+        }
+        // SAFETY: the instructions of `S`.
+        let table = unsafe { table::<S>(absmax, dtype) };
         if run == nf4::BLOCK_SIZE {
             let codes = &codes[at / 2..at / 2 + nf4::BLOCK_SIZE / 2];
             // SAFETY: 32 code bytes, 64 values.
@@ -250,7 +258,6 @@ unsafe fn nf4_run<S: Simd>(
                 } as usize];
             }
         }
-        done += run;
     }
 }
 

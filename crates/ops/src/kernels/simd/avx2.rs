@@ -1,5 +1,6 @@
 //! AVX2 with FMA: 8 lanes, 16 registers.
 
+use super::planes::{CODEBOOK, neighbours, values};
 use super::{Simd, fuse};
 use std::arch::x86_64::*;
 
@@ -183,6 +184,19 @@ impl Simd for Avx2 {
             let index = nibbles(_mm_loadl_epi64(codes as *const __m128i));
             _mm256_storeu_ps(out, look_up(table, index));
             _mm256_storeu_ps(out.add(8), look_up(table, _mm_srli_si128::<8>(index)));
+        }
+    }
+    #[inline(always)]
+    unsafe fn decode_64(absmax: f32, codes: *const u8, out: *mut f32) {
+        unsafe {
+            let (planes, absmax) = (CODEBOOK.load(), _mm256_set1_ps(absmax));
+            for half in 0..2 {
+                let codes = neighbours(codes.add(16 * half));
+                for v in 0..4 {
+                    let values = _mm256_mul_ps(values(planes, codes, v), absmax);
+                    _mm256_storeu_ps(out.add(32 * half + 8 * v), values);
+                }
+            }
         }
     }
     #[inline(always)]

@@ -10,8 +10,11 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod planes;
 mod portable;
 
+use super::panel::table;
 pub use portable::Portable;
 use std::sync::LazyLock;
 #[cfg(target_arch = "x86_64")]
@@ -258,6 +261,11 @@ pub trait Simd: Copy {
         for j in 0..4 {
             unsafe { Self::look_up_16(table, codes.add(8 * j), out.add(16 * j)) };
         }
+    }
+    /// What 64 codes mean in a block with this absmax, unrounded.
+    #[inline(always)]
+    unsafe fn decode_64(absmax: f32, codes: *const u8, out: *mut f32) {
+        unsafe { Self::look_up_64(&table::<Self>(absmax, nf4::Dtype::F32), codes, out) };
     }
     /// Bit i: the i-th value is `limit` or more.
     unsafe fn at_least_16(values: &[u32; 16], limit: u32) -> u16;
