@@ -8,7 +8,7 @@
 //! 4 × 4 accumulators, 8 loads for 16 multiply-adds. (4 × 4 unpacked on the way, or 2 × 8, need more
 //! than 32 registers, and run at half the speed.)
 //! AVX2: one row of W × up to 8 rows of x, whose unpacking runs beside the multiply-adds; two rows of W
-//! where there are one or two of x; above 8, 2 × 4 from the buffer.
+//! where there are one or two of x; above 8, 4 × 3 from the buffer.
 //!
 //! The limit is the multiply-add, one a cycle, from 8 rows of x on (60 to 75 % of it); below, unpacking
 //! 4-bit weights, and memory for bf16.
@@ -219,21 +219,16 @@ pub(super) unsafe fn unpacked<S: Simd, M: MultiplyAdd<S>, W: Source<S>>(
         for row in range.clone().step_by(4) {
             let (count, mut i) = (range.end - row, 0);
             while i < p.layout.rows {
-                i += match (p.layout.rows - i, count) {
+                let together = (p.layout.rows - i).min(GROUP - i % GROUP);
+                i += match (together, count) {
                     (_, 1) => tile::<S, M, W, 1, 1>(w, offset, row, i, p),
                     (_, 2) => tile::<S, M, W, 2, 1>(w, offset, row, i, p),
                     (_, 3) => tile::<S, M, W, 3, 1>(w, offset, row, i, p),
                     (1, _) => tile::<S, M, W, 4, 1>(w, offset, row, i, p),
                     (2, _) => tile::<S, M, W, 4, 2>(w, offset, row, i, p),
-                    // Sixteen registers hold two rows of W.
-                    (3, _) if S::TILE_ROWS < 8 => {
-                        tile::<S, M, W, 2, 3>(w, offset, row, i, p);
-                        tile::<S, M, W, 2, 3>(w, offset, row + 2, i, p)
-                    }
-                    (_, _) if S::TILE_ROWS < 8 => {
-                        tile::<S, M, W, 2, 4>(w, offset, row, i, p);
-                        tile::<S, M, W, 2, 4>(w, offset, row + 2, i, p)
-                    }
+                    // Sixteen registers hold the sums of three rows of x.
+                    (4, _) if S::TILE_ROWS < 8 => tile::<S, M, W, 4, 2>(w, offset, row, i, p),
+                    (_, _) if S::TILE_ROWS < 8 => tile::<S, M, W, 4, 3>(w, offset, row, i, p),
                     (3, _) => tile::<S, M, W, 4, 3>(w, offset, row, i, p),
                     (_, _) => tile::<S, M, W, 4, 4>(w, offset, row, i, p),
                 };
