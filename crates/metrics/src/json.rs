@@ -3,16 +3,50 @@
 use serde_json::Value;
 
 /// The whole text as one JSON value, as a program reading the answer would parse it: no prose around it, no code
-/// fence. `None` when it is anything else.
+/// fence. `None` when it is anything else. An integer beyond 64 bits becomes a string of its digits.
 pub fn parse(text: &str) -> Option<Value> {
-    serde_json::from_str(text.trim()).ok()
+    let text = text.trim();
+    let value = serde_json::from_str(text).ok()?;
+    match long_integers_quoted(text) {
+        Some(quoted) => serde_json::from_str(&quoted).ok(),
+        None => Some(value),
+    }
+}
+
+/// serde_json would round these to an f64, in which neighbours are the same.
+fn long_integers_quoted(text: &str) -> Option<String> {
+    let mut quoted = String::new();
+    let (mut copied, mut at, mut in_string) = (0, 0, false);
+    while let Some(byte) = text.as_bytes().get(at) {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => at += 1,
+            b'-' | b'0'..=b'9' if !in_string => {
+                let of_number =
+                    |b: &u8| matches!(b, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+                let length = text.as_bytes()[at..].iter().take_while(|b| of_number(b));
+                let end = at + length.count();
+                let number = &text[at..end];
+                let is_integer = !number.contains(['.', 'e', 'E']);
+                if is_integer && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+                    quoted.extend([&text[copied..at], "\"", number, "\""]);
+                    copied = end;
+                }
+                at = end - 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    (copied > 0).then(|| quoted + &text[copied..])
 }
 
 /// The first JSON object anywhere in the text: what a forgiving reader could still fish out of prose.
 pub fn find_object(text: &str) -> Option<Value> {
     text.match_indices('{').find_map(|(start, _)| {
         let mut values = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Value>();
-        values.next().and_then(Result::ok)
+        values.next()?.ok()?;
+        parse(&text[start..start + values.byte_offset()])
     })
 }
 
@@ -25,10 +59,13 @@ pub fn field<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     field(value.get(head)?, tail)
 }
 
-/// Same JSON value: key order is irrelevant, 1 and 1.0 are the same number.
+/// Same JSON value: key order is irrelevant, 1 and 1.0 are the same number. Integers are the same by their digits, of
+/// which an f64 holds 15.
 pub fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (Value::Number(a), Value::Number(b)) if a.is_f64() || b.is_f64() => {
+            a.as_f64() == b.as_f64()
+        }
         (Value::Array(a), Value::Array(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
         }
@@ -78,6 +115,27 @@ mod tests {
         assert!(same(&a, &b));
         assert!(!same(&json!([1, 2]), &json!([2, 1])));
         assert!(!same(&json!({"a": 1}), &json!({"a": 1, "b": 2})));
+    }
+
+    #[test]
+    fn neighbouring_integers_are_different_however_long() {
+        for (a, b, expected) in [
+            ("73211009000000101", "73211009000000102", false),
+            ("18446744073709551615", "18446744073709551614", false),
+            ("-9223372036854775808", "-9223372036854775807", false),
+            ("73211009000000101", "73211009000000101", true),
+            ("123456789012345678901", "123456789012345678902", false),
+            ("-123456789012345678901", "-123456789012345678901", true),
+            ("6.02214076e23", "602214076000000000000000.0", true),
+            ("3", "3.0", true),
+        ] {
+            let of = |number: &str| parse(&format!(r#"{{"\"7":[{number}]}}"#)).unwrap();
+            assert_eq!(same(&of(a), &of(b)), expected, "{a} {b}");
+            let found = find_object(&format!("so {{\"n\": {a}}}.")).unwrap();
+            assert_eq!(same(&found["n"], &of(b)["\"7"][0]), expected, "{a} {b}");
+        }
+        assert!(parse("{123456789012345678901: 1}").is_none());
+        assert!(parse("0123456789012345678901").is_none());
     }
 
     #[test]
