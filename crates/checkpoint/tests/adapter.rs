@@ -118,6 +118,12 @@ fn what_would_be_computed_otherwise_is_refused_by_name() {
         ("peft_type", "IA3".into()),
         ("r", 5.into()),
         ("lora_dropout", 1.5.into()),
+        ("init_lora_weights", "pissa".into()),
+        ("init_lora_weights", "pissa_niter_4".into()),
+        ("init_lora_weights", "olora".into()),
+        ("init_lora_weights", "corda".into()),
+        ("init_lora_weights", "loftq".into()),
+        ("init_lora_weights", "lora_ga".into()),
     ] {
         let dir = copy();
         edit(dir.path(), key, value);
@@ -128,6 +134,19 @@ fn what_would_be_computed_otherwise_is_refused_by_name() {
             key
         };
         assert!(message.contains(named), "{key}: {message}");
+    }
+}
+
+#[test]
+fn an_initialisation_that_leaves_the_base_as_it_is_reads() {
+    let dir = copy();
+    for value in ["gaussian", "orthogonal", "eva", "mica"].map(serde_json::Value::from) {
+        edit(dir.path(), "init_lora_weights", value);
+        adapter::read(dir.path()).unwrap();
+    }
+    for value in [true.into(), false.into(), serde_json::Value::Null] {
+        edit(dir.path(), "init_lora_weights", value);
+        adapter::read(dir.path()).unwrap();
     }
 }
 

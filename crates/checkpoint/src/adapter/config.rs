@@ -168,7 +168,8 @@ fn object<T>(map: &BTreeMap<String, T>, value: impl Fn(&T) -> Value) -> Value {
     Value::Object(fields.collect::<Map<_, _>>())
 }
 
-/// Fields that are harmless when off and change the result when on.
+/// Fields that are harmless when off and change the result when on, and initialisations that put a part of the base into
+/// the adapter: trained beside what was left of it, such an adapter on the whole base is another model.
 fn refuse_what_changes_the_result(config: &Object) -> Result<(), Error> {
     let off = |value: &Value| match value {
         Value::Null | Value::Bool(false) => true,
@@ -198,7 +199,22 @@ fn refuse_what_changes_the_result(config: &Object) -> Result<(), Error> {
             return Err(config.error(key, format!("is {value}, which is not supported")));
         }
     }
-    Ok(())
+    // Of PEFT 0.21's, pissa, pissa_niter_N, olora, corda, loftq and lora_ga change the base.
+    let (key, leave_the_base) = (
+        "init_lora_weights",
+        ["gaussian", "orthogonal", "eva", "mica"],
+    );
+    match config.get(key) {
+        None | Some(Value::Null | Value::Bool(_)) => Ok(()),
+        Some(Value::String(name)) if leave_the_base.contains(&name.as_str()) => Ok(()),
+        Some(value) => {
+            let message = format!(
+                "is {value}, for which PEFT changes the base; save the adapter again with \
+                 save_pretrained(…, path_initial_model_for_weight_conversion=…), or merge it there"
+            );
+            Err(config.error(key, message))
+        }
+    }
 }
 
 fn patterns<T>(
