@@ -1,4 +1,7 @@
-//! How good are predicted labels, over all and label by label? Equal to scikit-learn's `classification_report`.
+//! How good are predicted labels, over all and label by label? Each label's figures and the weighted average are those of
+//! scikit-learn's `classification_report`. The macro average is over the labels that are true somewhere, scikit-learn's
+//! with `labels=sorted(set(y_true))`: over all that were answered, one stray answer would count as a class of its own,
+//! and systems on the same cases would be averaged over different classes.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +26,8 @@ pub struct Label {
     pub predicted: usize,
 }
 
-/// Labels are those that occur, true or predicted, sorted; `confusion[t][p]` counts true `t` answered as `p`.
+/// Labels are those that occur, true or predicted, sorted; `confusion[t][p]` counts true `t` answered as `p`. Averages are
+/// over labels with support.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     pub accuracy: f64,
@@ -74,7 +78,7 @@ pub fn report<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Report
     let accuracy = ratio(right, pairs.len());
     Report {
         accuracy,
-        macro_average: average(&labels, |_| 1.0),
+        macro_average: average(&labels, |label| f64::from(label.support > 0)),
         // One label an example: every wrong answer is one false positive and one false negative.
         micro_average: Scores {
             precision: accuracy,
@@ -119,12 +123,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_that_never_occurs_costs_the_macro_average_and_not_the_weighted_one() {
+    fn a_label_that_is_never_true_has_its_row_and_is_no_class_of_the_macro_average() {
         let report = report([("a", "a"), ("a", "a"), ("b", "b"), ("b", "other")]);
         assert_eq!(report.accuracy, 0.75);
         assert_eq!(report.labels.len(), 3);
-        assert!(report.macro_average.f1 < report.weighted_average.f1);
         assert_eq!(report.confusion[1], [0, 1, 1]);
+        // f1_score(y_true, y_pred, labels=["a", "b"], average="macro"): a has 1, b has 2·1/(2 + 1)
+        assert!((report.macro_average.f1 - (1.0 + 2.0 / 3.0) / 2.0).abs() < 1e-12);
     }
 
     #[test]
