@@ -13,21 +13,25 @@ pub fn normalised(reference: &str, prediction: &str) -> bool {
 }
 
 /// SQuAD's normalisation (Rajpurkar et al., arXiv 1606.05250): lower case, no ASCII punctuation, no English
-/// articles, single spaces.
+/// articles, single spaces. Otherwise than SQuAD's it leaves articles, and then punctuation, where nothing else is: the
+/// answers "A" and "+" are not empty ones.
 pub fn normalise(text: &str) -> String {
-    let text: String = text
-        .to_lowercase()
-        .chars()
-        .filter(|c| !c.is_ascii_punctuation())
-        .collect();
-    let words: Vec<&str> = text
+    let text = text.to_lowercase();
+    let bare = text.replace(|c: char| c.is_ascii_punctuation(), "");
+    let is_article = |word: &&str| matches!(*word, "a" | "an" | "the");
+    let mut words: Vec<&str> = bare
         .split_whitespace()
-        .filter(|word| !matches!(*word, "a" | "an" | "the"))
+        .filter(|word| !is_article(word))
         .collect();
+    for more in [&bare, &text] {
+        if words.is_empty() {
+            words = more.split_whitespace().collect();
+        }
+    }
     words.join(" ")
 }
 
-/// SQuAD's F1 over the multiset of normalised words, in 0..=1. Two texts without words agree.
+/// SQuAD's F1 over the multiset of normalised words, in 0..=1. Two empty texts agree.
 pub fn word_f1(reference: &str, prediction: &str) -> f64 {
     let (reference, prediction) = (normalise(reference), normalise(prediction));
     let mut left: HashMap<&str, usize> = HashMap::new();
@@ -67,9 +71,26 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_of_nothing_but_an_article_or_a_sign_is_not_an_empty_one() {
+        for (a, b, same) in [
+            ("A", "", false),
+            ("A", "(a).", true),
+            ("A", "An", false),
+            ("A", "a cat", false),
+            ("+", "", false),
+            ("+", "-", false),
+            ("+ ", " +", true),
+            ("", " ", true),
+        ] {
+            assert_eq!(normalised(a, b), same, "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
     fn word_f1_counts_repeated_words_once_each() {
         assert_eq!(word_f1("cat cat mat", "cat mat mat"), 2.0 / 3.0);
-        assert_eq!(word_f1("", "the"), 1.0);
+        assert_eq!(word_f1("", " "), 1.0);
+        assert_eq!(word_f1("", "the"), 0.0);
         assert_eq!(word_f1("cat", ""), 0.0);
     }
 }
