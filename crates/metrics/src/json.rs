@@ -86,6 +86,32 @@ pub fn field_matches(reference: &Value, prediction: &Value, path: &str) -> bool 
     }
 }
 
+/// F1 of two lists as sets, in 0..=1: order and repetition do not count, what is no list is a set of one. Two empty
+/// sets agree.
+pub fn set_f1(reference: &Value, prediction: &Value) -> f64 {
+    let (reference, prediction) = (distinct(reference), distinct(prediction));
+    let is_shared = |value: &&&Value| prediction.iter().any(|other| same(value, other));
+    let shared = reference.iter().filter(is_shared).count();
+    match reference.len() + prediction.len() {
+        0 => 1.0,
+        all => 2.0 * shared as f64 / all as f64,
+    }
+}
+
+fn distinct(value: &Value) -> Vec<&Value> {
+    let values = match value {
+        Value::Array(values) => values.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    let mut distinct: Vec<&Value> = Vec::new();
+    for value in values {
+        if !distinct.iter().any(|known| same(known, value)) {
+            distinct.push(value);
+        }
+    }
+    distinct
+}
+
 /// A value as a class label: strings without their quotes, everything else as compact JSON.
 pub fn label(value: &Value) -> String {
     match value {

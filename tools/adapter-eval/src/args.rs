@@ -56,8 +56,9 @@ pub struct Args {
     /// Where the best number of shots is chosen, chat JSONL; never the test cases
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     pub select: Option<Input>,
-    /// What decides: exact, normalised, json-valid, json-match, json-field:NAME, json-found:NAME, word-f1, rouge-1,
-    /// rouge-2, rouge-l, bleu, chrf, bertscore (its F1), bertscore-precision or bertscore-recall
+    /// What decides: exact, normalised, json-valid, json-match, json-field:NAME, json-found:NAME, json-set:NAME (F1 of
+    /// a list in any order), word-f1, rouge-1, rouge-2, rouge-l, rouge-lsum, bleu, chrf, bertscore (its F1),
+    /// bertscore-precision or bertscore-recall
     #[arg(
         long,
         value_name = "METRIC",

@@ -31,11 +31,15 @@ pub enum TextMetric {
     JsonField(String),
     /// The first JSON object anywhere in the answer holds it: what a forgiving reader could save.
     JsonFound(String),
+    /// The answer parses as JSON: F1 of this field's values, a list in any order.
+    JsonSet(String),
     /// SQuAD's F1 over words.
     WordF1,
     Rouge1,
     Rouge2,
     RougeL,
+    /// ROUGE-L line by line.
+    RougeLsum,
     /// Sentence BLEU / 100.
     Bleu,
     /// chrF2 / 100.
@@ -90,10 +94,19 @@ impl TextMetric {
             TextMetric::JsonFound(name) => {
                 f64::from(same_field(reference, json::find_object(output), name))
             }
+            TextMetric::JsonSet(name) => json::parse(reference)
+                .zip(json::parse(output))
+                .and_then(|(reference, output)| {
+                    let [reference, output] =
+                        [json::field(&reference, name)?, json::field(&output, name)?];
+                    Some(json::set_f1(reference, output))
+                })
+                .unwrap_or(0.0),
             TextMetric::WordF1 => matching::word_f1(reference, output),
             TextMetric::Rouge1 => rouge::rouge_n(reference, output, 1, stemming).f1,
             TextMetric::Rouge2 => rouge::rouge_n(reference, output, 2, stemming).f1,
             TextMetric::RougeL => rouge::rouge_l(reference, output, stemming).f1,
+            TextMetric::RougeLsum => rouge::rouge_l_sum(reference, output, stemming).f1,
             TextMetric::Bleu => bleu::sentence(reference, output).score / 100.0,
             TextMetric::Chrf => chrf::sentence(reference, output) / 100.0,
         }
@@ -105,8 +118,10 @@ impl TextMetric {
             TextMetric::Exact | TextMetric::Normalised => true,
             TextMetric::JsonValid | TextMetric::JsonMatch => true,
             TextMetric::JsonField(_) | TextMetric::JsonFound(_) => true,
+            TextMetric::JsonSet(_) => false,
             TextMetric::WordF1 | TextMetric::Bleu | TextMetric::Chrf => false,
-            TextMetric::Rouge1 | TextMetric::Rouge2 | TextMetric::RougeL => false,
+            TextMetric::Rouge1 | TextMetric::Rouge2 => false,
+            TextMetric::RougeL | TextMetric::RougeLsum => false,
         }
     }
 }
@@ -196,7 +211,7 @@ fn same_field(reference: &str, output: Option<serde_json::Value>, name: &str) ->
         .is_some_and(|(reference, output)| json::field_matches(&reference, &output, name))
 }
 
-const PLAIN: [(&str, Metric); 13] = [
+const PLAIN: [(&str, Metric); 14] = [
     ("exact", Metric::Text(TextMetric::Exact)),
     ("normalised", Metric::Text(TextMetric::Normalised)),
     ("json-valid", Metric::Text(TextMetric::JsonValid)),
@@ -205,6 +220,7 @@ const PLAIN: [(&str, Metric); 13] = [
     ("rouge-1", Metric::Text(TextMetric::Rouge1)),
     ("rouge-2", Metric::Text(TextMetric::Rouge2)),
     ("rouge-l", Metric::Text(TextMetric::RougeL)),
+    ("rouge-lsum", Metric::Text(TextMetric::RougeLsum)),
     ("bleu", Metric::Text(TextMetric::Bleu)),
     ("chrf", Metric::Text(TextMetric::Chrf)),
     ("bertscore", Metric::BertScore(Side::F1)),
@@ -226,8 +242,11 @@ impl FromStr for Metric {
             Some(("json-found", field)) if !field.is_empty() => {
                 Ok(TextMetric::JsonFound(field.into()).into())
             }
+            Some(("json-set", field)) if !field.is_empty() => {
+                Ok(TextMetric::JsonSet(field.into()).into())
+            }
             _ => Err(format!(
-                "one of {}, json-field:NAME, json-found:NAME",
+                "one of {}, json-field:NAME, json-found:NAME, json-set:NAME",
                 PLAIN.map(|(name, _)| name).join(", ")
             )),
         }
@@ -239,6 +258,7 @@ impl Display for Metric {
         match self {
             Metric::Text(TextMetric::JsonField(name)) => write!(f, "json-field:{name}"),
             Metric::Text(TextMetric::JsonFound(name)) => write!(f, "json-found:{name}"),
+            Metric::Text(TextMetric::JsonSet(name)) => write!(f, "json-set:{name}"),
             plain => {
                 let named = PLAIN.iter().find(|(_, metric)| metric == plain);
                 f.write_str(
@@ -263,11 +283,11 @@ mod tests {
 
     #[test]
     fn every_name_reads_back_to_its_metric() {
-        for name in PLAIN
-            .map(|(name, _)| name)
-            .into_iter()
-            .chain(["json-field:code", "json-found:a.b"])
-        {
+        for name in PLAIN.map(|(name, _)| name).into_iter().chain([
+            "json-field:code",
+            "json-found:a.b",
+            "json-set:code",
+        ]) {
             assert_eq!(name.parse::<Metric>().unwrap().to_string(), name);
         }
         for wrong in ["accuracy", "json-field", "json-field:", "exact:code"] {
