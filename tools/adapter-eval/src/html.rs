@@ -6,7 +6,7 @@ use metrics::classification;
 use crate::cases::Cases;
 use crate::compare::{Verdict, p_text};
 use crate::judge::EncoderInfo;
-use crate::metric::{Metric, NO_LABEL};
+use crate::metric::Metric;
 use crate::report::{Report, Scored};
 use crate::shots;
 use crate::system::{Finish, Kind, Run};
@@ -51,7 +51,7 @@ pub fn page(report: &Report, runs: &[Run], cases: &Cases, scores: &[f64]) -> Str
                 (comparisons(report))
                 (selections(report))
                 @if let Some(labels) = labels {
-                    (confusions(labels, &report.metric, &runs[judged], cases))
+                    (confusions(labels, &report.metric, &runs[judged], cases, scores))
                     (label_table(labels))
                 }
                 (confidence(report))
@@ -185,6 +185,7 @@ fn confusions(
     metric: &Metric,
     run: &Run,
     cases: &Cases,
+    scores: &[f64],
 ) -> Markup {
     let name = |i: usize| report.labels[i].label.as_str();
     let n = report.labels.len();
@@ -203,16 +204,15 @@ fn confusions(
         .max()
         .unwrap_or(1)
         .max(1);
-    let labels = cases
-        .references()
-        .zip(&run.answers)
-        .map(|(reference, answer)| (metric.label(reference), metric.label(&answer.output)));
-    let wrong: Vec<(String, String)> = labels
-        .filter(|(truth, answered)| truth != answered)
-        .collect();
+    let answers = cases.references().zip(&run.answers).zip(scores);
+    let wrong = Vec::from_iter(answers.filter(|(_, score)| **score < WHOLE));
+    let start = |text: &str| metric.label(text).and_then(|label| label.chars().next());
     let within = wrong
         .iter()
-        .filter(|(truth, answered)| same_start(truth, answered))
+        .filter(|((reference, answer), _)| {
+            let right = start(reference);
+            right.is_some() && right == start(&answer.output)
+        })
         .count();
     html! {
         section {
@@ -249,10 +249,6 @@ fn confusions(
             }
         }
     }
-}
-
-fn same_start(truth: &str, answered: &str) -> bool {
-    answered != NO_LABEL && truth.chars().next() == answered.chars().next()
 }
 
 fn label_table(report: &classification::Report) -> Markup {

@@ -11,7 +11,7 @@ use crate::metric::Metric;
 pub fn majority<'a>(train: &'a [Case], metric: &Metric) -> &'a str {
     let labels: Vec<String> = train
         .iter()
-        .map(|case| metric.label(&case.reference))
+        .map(|case| metric.label(&case.reference).unwrap_or_default())
         .collect();
     let label = commonest(labels.iter().map(String::as_str));
     let with_label = train

@@ -74,6 +74,10 @@ impl From<TextMetric> for Metric {
 pub const NO_LABEL: &str = "(no answer)";
 /// The label of an answer that no reference has.
 pub const OTHER_LABEL: &str = "(other)";
+/// The label of a reference that gives none: no answer is right.
+pub const NO_REFERENCE: &str = "(no reference)";
+/// The label of a reference of nothing, and of the answers that are right by it.
+pub const EMPTY_LABEL: &str = "(empty)";
 
 impl TextMetric {
     /// Scores one answer.
@@ -132,23 +136,17 @@ impl Metric {
         matches!(self, Metric::Text(metric) if metric.is_binary())
     }
 
-    /// What class this text names when answers are classes: a field's value, or the whole text.
-    pub fn label(&self, text: &str) -> String {
-        let value = match self {
-            Metric::Text(TextMetric::JsonField(name)) => json::parse(text)
-                .as_ref()
-                .and_then(|v| json::field(v, name))
-                .map(json::label),
-            Metric::Text(TextMetric::JsonFound(name)) => json::find_object(text)
-                .as_ref()
-                .and_then(|v| json::field(v, name))
-                .map(json::label),
-            Metric::Text(TextMetric::Normalised) => Some(matching::normalise(text)),
-            _ => Some(text.trim().to_string()),
+    /// What class this text names when answers are classes: a field's value, or the whole text; none without the field.
+    pub fn label(&self, text: &str) -> Option<String> {
+        let (value, name) = match self {
+            Metric::Text(TextMetric::JsonField(name) | TextMetric::JsonSet(name)) => {
+                (json::parse(text), name)
+            }
+            Metric::Text(TextMetric::JsonFound(name)) => (json::find_object(text), name),
+            Metric::Text(TextMetric::Normalised) => return Some(matching::normalise(text)),
+            _ => return Some(text.trim().to_string()),
         };
-        value
-            .filter(|label| !label.is_empty())
-            .unwrap_or_else(|| NO_LABEL.to_string())
+        json::field(&value?, name).map(json::label)
     }
 
     /// The measures worth reporting beside the primary one: those of JSON answers when every reference is a JSON
@@ -307,7 +305,35 @@ mod tests {
             1.0
         );
         let metric = Metric::from(TextMetric::JsonField("code".into()));
-        assert_eq!(metric.label(output), NO_LABEL);
+        assert_eq!(metric.label(output), None);
+    }
+
+    #[test]
+    fn a_set_is_the_same_in_any_order_and_a_part_of_it_counts_in_part() {
+        let metric = TextMetric::JsonSet("codes".into());
+        for (output, score) in [
+            (r#"{"codes":["B","A"]}"#, 1.0),
+            (r#"{"codes":["A","B","A"]}"#, 1.0),
+            (r#"{"codes":"A"}"#, 2.0 / 3.0),
+            (r#"{"codes":["A","C"]}"#, 0.5),
+            (r#"{"codes":[]}"#, 0.0),
+            (r#"{"code":["A","B"]}"#, 0.0),
+            (r#"A, B"#, 0.0),
+        ] {
+            assert_eq!(
+                metric.score(r#"{"codes":["A","B"]}"#, output),
+                score,
+                "{output}"
+            );
+        }
+        assert_eq!(metric.score(r#"{"codes":[]}"#, r#"{"codes":[]}"#), 1.0);
+    }
+
+    #[test]
+    fn lines_in_another_order_cost_rouge_l_and_not_rouge_lsum() {
+        let (reference, output) = ("the cat sat\na dog ran", "a dog ran\nthe cat sat");
+        assert!(TextMetric::RougeL.score(reference, output) < 1.0);
+        assert_eq!(TextMetric::RougeLsum.score(reference, output), 1.0);
     }
 
     #[test]

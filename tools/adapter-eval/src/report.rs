@@ -9,7 +9,7 @@ use crate::cases::Cases;
 use crate::compare::{self, Comparison};
 use crate::confidence::{self, Confidence};
 use crate::judge::{EncoderInfo, Judge};
-use crate::metric::{Metric, NO_LABEL, OTHER_LABEL, TextMetric};
+use crate::metric::{EMPTY_LABEL, Metric, NO_LABEL, NO_REFERENCE, OTHER_LABEL, TextMetric};
 use crate::shots::Selection;
 use crate::system::{Finish, Kind, Run, System};
 use crate::verdict;
@@ -235,36 +235,41 @@ fn scored(run: &Run, question: &Question<'_>, metrics: &[Metric]) -> anyhow::Res
 
 /// Answers are classes when the primary metric compares them as wholes and references repeat.
 fn labels(run: &Run, cases: &Cases, metric: &Metric) -> Option<classification::Report> {
-    match metric {
+    let by = match metric {
         Metric::Text(TextMetric::JsonValid | TextMetric::JsonMatch) => return None,
-        Metric::Text(text) if text.is_binary() => {}
+        Metric::Text(text) if text.is_binary() => text,
         _ => return None,
-    }
-    let truth: Vec<String> = cases
+    };
+    let truth: Vec<Option<String>> = cases
         .references()
         .map(|reference| metric.label(reference))
         .collect();
-    let known: std::collections::BTreeSet<&str> = truth.iter().map(String::as_str).collect();
+    let truth: Vec<&str> = truth
+        .iter()
+        .map(|label| match label.as_deref() {
+            None => NO_REFERENCE,
+            Some("") => EMPTY_LABEL,
+            Some(label) => label,
+        })
+        .collect();
+    let known: std::collections::BTreeSet<&str> = truth.iter().copied().collect();
     if known.len() == truth.len() {
         return None;
     }
-    let answered: Vec<String> = run
-        .answers
-        .iter()
-        .map(|answer| metric.label(&answer.output))
-        .map(|label| {
-            if known.contains(label.as_str()) || label == NO_LABEL {
-                label
-            } else {
-                OTHER_LABEL.into()
-            }
-        })
-        .collect();
-    let pairs = truth
-        .iter()
-        .map(String::as_str)
-        .zip(answered.iter().map(String::as_str));
-    Some(classification::report(pairs))
+    let answered = |(i, reference): (usize, &str)| {
+        let output = &run.answers[i].output;
+        if by.score(reference, output) == 1.0 {
+            return truth[i];
+        }
+        let label = metric.label(output).unwrap_or_default();
+        match known.get(label.as_str()) {
+            _ if label.is_empty() => NO_LABEL,
+            Some(label) if *label != truth[i] => label,
+            _ => OTHER_LABEL,
+        }
+    };
+    let answered = cases.references().enumerate().map(answered);
+    Some(classification::report(truth.iter().copied().zip(answered)))
 }
 
 fn as_map<S: serde::Serializer>(
@@ -272,4 +277,51 @@ fn as_map<S: serde::Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_map(scores.iter().map(|(metric, estimate)| (metric, estimate)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::tests::cases;
+    use crate::system::Answer;
+
+    #[test]
+    fn a_case_is_on_the_diagonal_when_its_answer_is_right_and_never_else() {
+        let code = || Metric::from(TextMetric::JsonField("code".into()));
+        let (a, one) = (r#"{"code":"A"}"#, r#"{"code":1}"#);
+        for (metric, reference, answer, expected) in [
+            (TextMetric::Exact.into(), "A", "A", ["A", "A"]),
+            (TextMetric::Exact.into(), "A", "", ["A", NO_LABEL]),
+            (TextMetric::Exact.into(), "", "", [EMPTY_LABEL, EMPTY_LABEL]),
+            (TextMetric::Normalised.into(), "A", "", ["a", NO_LABEL]),
+            (TextMetric::Normalised.into(), "A", "b", ["a", OTHER_LABEL]),
+            (code(), a, "A", ["A", NO_LABEL]),
+            (code(), one, r#"{"code":1.0}"#, ["1", "1"]),
+            (code(), one, r#"{"code":"1"}"#, ["1", OTHER_LABEL]),
+            (code(), "{}", "A", [NO_REFERENCE, NO_LABEL]),
+            (code(), "{}", "{}", [NO_REFERENCE, NO_LABEL]),
+        ] {
+            let cases = cases(&[("q1", reference), ("q2", reference)]);
+            let answer = Answer {
+                output: answer.into(),
+                ..Answer::default()
+            };
+            let system = System {
+                key: "k".into(),
+                title: "t".into(),
+                kind: Kind::Base,
+                shots: None,
+            };
+            let answers = vec![answer; 2];
+            let found = labels(&Run { system, answers }, &cases, &metric).unwrap();
+            let name = |i: usize| found.labels[i].label.as_str();
+            let n = found.labels.len();
+            let pairs = (0..n).flat_map(|t| (0..n).map(move |p| (t, p)));
+            let told: Vec<[&str; 2]> = pairs
+                .filter(|(t, p)| found.confusion[*t][*p] == 2)
+                .map(|(t, p)| [name(t), name(p)])
+                .collect();
+            assert_eq!(told, [expected], "{metric}: {reference:?} {:?}", cases.name);
+        }
+    }
 }

@@ -26,7 +26,7 @@ pub fn draw<'a>(
         .iter()
         .filter(|case| !asked.contains(case.prompt_sha256.as_str()))
     {
-        let label = metric.label(&case.reference);
+        let label = metric.label(&case.reference).unwrap_or_default();
         let turn = hash(["few-shot label", &seed, &label]);
         let place = hash([
             "few-shot example",
@@ -171,7 +171,7 @@ mod tests {
             .collect();
         let train = cases(&pairs);
         let shown = draw(&train.cases, 3, &code(), 0, &HashSet::new());
-        let labels: HashSet<String> = shown
+        let labels: HashSet<Option<String>> = shown
             .iter()
             .map(|case| code().label(&case.reference))
             .collect();
