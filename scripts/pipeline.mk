@@ -43,7 +43,7 @@ SHOTS          ?= 8,32
 MAX_NEW_TOKENS ?= 32
 EVAL_BATCH     ?= 32
 EVAL_FLAGS     ?=
-# e.g. --must-beat base nearest: the report then ends with exit status 1 when that is not so
+# e.g. --must-beat base nearest, or --must-beat-clearly: the report then ends with exit status 1 when that is not so
 GATE           ?=
 # Learning rates of `sweep`
 RATES          ?= 2e-4 5e-4 1e-3 2e-3

@@ -12,7 +12,7 @@ use crate::metric::Metric;
 ///
 /// Cases are chat JSONL: the last assistant message is the reference, everything before it the prompt. Writes
 /// report.json, report.html and predictions.jsonl into --out-dir and prints a table. Exit status 1 says that
-/// --min-accuracy or --must-beat was not met.
+/// --min-accuracy, --must-beat or --must-beat-clearly was not met.
 ///
 /// With --data instead of --cases: loss and perplexity of a packed file, as one line of JSON.
 #[derive(Debug, Parser, Serialize)]
@@ -44,7 +44,10 @@ pub struct Args {
     /// Training examples, chat JSONL: for majority, nearest and few-shot
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     pub train: Option<Input>,
-    /// Numbers of examples to try in the few-shot prompt
+    /// Keep the first N cases only: a trial before hours of generating
+    #[arg(long, value_name = "N", value_parser = at_least_one, conflicts_with = "data")]
+    pub limit: Option<usize>,
+    /// Numbers of examples to try in the few-shot prompt [default: 8,32]
     #[arg(
         long,
         value_name = "LIST",
@@ -85,9 +88,13 @@ pub struct Args {
     /// Exit with 1 when the judged system scores below this, 0 to 1
     #[arg(long, value_name = "SCORE", value_parser = share, conflicts_with = "data")]
     pub min_accuracy: Option<f64>,
-    /// Exit with 1 when the judged system does not score above this one; `base` names all bases
+    /// Exit with 1 when the judged system does not score above this one by its mean, within chance or not; `base`
+    /// names all bases
     #[arg(long, value_name = "SYSTEM", num_args = 1.., conflicts_with = "data")]
     pub must_beat: Vec<String>,
+    /// The same, and exit with 1 too when the difference is within chance (p of 0.05 or more)
+    #[arg(long, value_name = "SYSTEM", num_args = 1.., conflicts_with = "data")]
+    pub must_beat_clearly: Vec<String>,
     /// JSON field in which answers state how sure they are, 0 to 1: adds Brier score and calibration error
     #[arg(long, value_name = "FIELD", conflicts_with = "data")]
     pub confidence_field: Option<String>,

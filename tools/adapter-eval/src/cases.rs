@@ -54,11 +54,13 @@ pub struct Cases {
     pub cases: Vec<Case>,
     /// Of prompts and references in order, hex: two evaluations can be compared when it is the same.
     pub sha256: String,
+    /// How many the file holds.
+    pub in_file: usize,
 }
 
 impl Cases {
-    /// Reads chat JSONL; every line needs an assistant message at its end.
-    pub fn read(input: &Input) -> anyhow::Result<Cases> {
+    /// Reads chat JSONL and keeps the first `limit`; every line needs an assistant message at its end.
+    pub fn read(input: &Input, limit: Option<usize>) -> anyhow::Result<Cases> {
         let mut cases = Vec::new();
         let mut reader = input.open()?;
         let mut line = Vec::new();
@@ -80,6 +82,8 @@ impl Cases {
         if cases.is_empty() {
             bail!("{}: no cases", input.name());
         }
+        let in_file = cases.len();
+        cases.truncate(limit.unwrap_or(in_file));
         let name = match input {
             Input::File(path) => path
                 .file_name()
@@ -98,6 +102,7 @@ impl Cases {
             path: input.name(),
             cases,
             sha256,
+            in_file,
         })
     }
 
@@ -112,6 +117,14 @@ impl Cases {
 
     pub fn len(&self) -> usize {
         self.cases.len()
+    }
+
+    /// `400 cases`, `the first 20 of 400 cases`.
+    pub fn counted(&self) -> String {
+        match self.len() {
+            all if all == self.in_file => format!("{all} cases"),
+            first => format!("the first {first} of {} cases", self.in_file),
+        }
     }
 
     pub fn prompts(&self) -> impl Iterator<Item = &Chat> {
@@ -209,6 +222,7 @@ pub(crate) mod tests {
         Cases {
             name: "made.jsonl".into(),
             path: "made.jsonl".into(),
+            in_file: cases.len(),
             cases,
             sha256: String::new(),
         }

@@ -98,6 +98,7 @@ pub fn cases(args: &Args) -> anyhow::Result<Evaluation> {
         seed: args.generation.seed,
         min_accuracy: args.min_accuracy,
         must_beat: &args.must_beat,
+        must_beat_clearly: &args.must_beat_clearly,
         confidence_field: args.confidence_field.as_deref(),
     };
     let mut report = report::report(&question, &runs, count)?;
@@ -122,9 +123,12 @@ struct Inputs {
 
 impl Inputs {
     fn read(args: &Args) -> anyhow::Result<Inputs> {
-        let read = |input: &Option<Input>| input.as_ref().map(Cases::read).transpose();
-        let cases = read(&args.cases)?.context("no --cases")?;
-        let (train, select) = (read(&args.train)?, read(&args.select)?);
+        let read = |input: &Option<Input>, limit| {
+            let cases = input.as_ref().map(|input| Cases::read(input, limit));
+            cases.transpose()
+        };
+        let cases = read(&args.cases, args.limit)?.context("no --cases")?;
+        let (train, select) = (read(&args.train, None)?, read(&args.select, None)?);
         let systems = args.systems();
         if let Some(system) = systems
             .iter()

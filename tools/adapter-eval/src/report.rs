@@ -41,6 +41,8 @@ pub struct CasesInfo {
     pub file: String,
     pub count: usize,
     pub sha256: String,
+    /// More than `count` where --limit left some out.
+    pub in_file: usize,
 }
 
 /// How answers were generated.
@@ -119,6 +121,7 @@ pub struct Question<'a> {
     pub seed: u64,
     pub min_accuracy: Option<f64>,
     pub must_beat: &'a [String],
+    pub must_beat_clearly: &'a [String],
     /// The JSON field in which answers state how sure they are.
     pub confidence_field: Option<&'a str>,
 }
@@ -157,8 +160,8 @@ pub fn report(question: &Question<'_>, runs: &[Run], own: usize) -> anyhow::Resu
             compare::compare(named(position), named(other), metric.is_binary(), seed)
         })
         .collect();
-    let gates = verdict::gates(question, &systems, &judged);
-    let conclusion = verdict::conclusion(metric, cases.len(), &systems, &judged, &comparisons);
+    let gates = verdict::gates(question, &systems, &judged, &comparisons);
+    let conclusion = verdict::conclusion(metric, cases, &systems, &judged, &comparisons);
     Ok(Report {
         version: VERSION,
         metric: metric.clone(),
@@ -166,6 +169,7 @@ pub fn report(question: &Question<'_>, runs: &[Run], own: usize) -> anyhow::Resu
             file: cases.name.clone(),
             count: cases.len(),
             sha256: cases.sha256.clone(),
+            in_file: cases.in_file,
         },
         systems,
         judged,

@@ -1,5 +1,6 @@
 //! What do the figures say in words, and are the conditions met?
 
+use crate::cases::Cases;
 use crate::compare::{Comparison, Verdict, p_text};
 use crate::metric::Metric;
 use crate::report::{Gate, Question, Scored};
@@ -8,7 +9,7 @@ use crate::system::Kind;
 /// The outcome in sentences: how good, better than the best prompt, better than no model at all.
 pub fn conclusion(
     metric: &Metric,
-    cases: usize,
+    cases: &Cases,
     systems: &[Scored],
     judged: &str,
     comparisons: &[Comparison],
@@ -19,9 +20,10 @@ pub fn conclusion(
     let own = system.primary();
     let title = &system.system.title;
     let mut sentences = vec![format!(
-        "{} scores {} by {metric} on {cases} cases (95 % interval {} to {}).",
+        "{} scores {} by {metric} on {} (95 % interval {} to {}).",
         capitalised(title),
         percent(own.mean),
+        cases.counted(),
         percent(own.low),
         percent(own.high),
     )];
@@ -75,8 +77,13 @@ pub fn conclusion(
     sentences
 }
 
-/// The conditions of --min-accuracy and --must-beat.
-pub fn gates(question: &Question<'_>, systems: &[Scored], judged: &str) -> Vec<Gate> {
+/// The conditions of --min-accuracy, --must-beat and --must-beat-clearly.
+pub fn gates(
+    question: &Question<'_>,
+    systems: &[Scored],
+    judged: &str,
+    comparisons: &[Comparison],
+) -> Vec<Gate> {
     let Some(system) = systems.iter().find(|scored| scored.system.key == judged) else {
         return Vec::new();
     };
@@ -89,24 +96,36 @@ pub fn gates(question: &Question<'_>, systems: &[Scored], judged: &str) -> Vec<G
             because: format!("{judged} scores {own:.4} by {}", question.metric),
         });
     }
-    for name in question.must_beat {
+    let by_mean = question.must_beat.iter().map(|name| ("--must-beat", name));
+    let clearly = question.must_beat_clearly.iter();
+    let clearly = clearly.map(|name| ("--must-beat-clearly", name));
+    for (flag, name) in by_mean.chain(clearly) {
         let mut others = systems
             .iter()
             .filter(|other| other.system.key != judged && is_named(&other.system.key, name))
             .peekable();
         if others.peek().is_none() {
             gates.push(Gate {
-                gate: format!("--must-beat {name}"),
+                gate: format!("{flag} {name}"),
                 met: false,
                 because: format!("{judged} is the judged system itself"),
             });
         }
         for other in others {
-            let theirs = other.primary().mean;
+            let (key, theirs) = (&other.system.key, other.primary().mean);
+            let mut because = format!("{judged} scores {own:.4}, {key} {theirs:.4}");
+            let comparison = comparisons.iter().find(|c| c.against == *key);
+            let met = match comparison.filter(|_| flag == "--must-beat-clearly") {
+                Some(comparison) => {
+                    because += &format!("; {}", p_text(comparison.p_value()));
+                    comparison.verdict == Verdict::Better
+                }
+                None => own > theirs,
+            };
             gates.push(Gate {
-                gate: format!("--must-beat {}", other.system.key),
-                met: own > theirs,
-                because: format!("{judged} scores {own:.4}, {} {theirs:.4}", other.system.key),
+                gate: format!("{flag} {key}"),
+                met,
+                because,
             });
         }
     }
