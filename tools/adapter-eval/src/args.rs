@@ -133,16 +133,16 @@ pub struct ModelArgs {
     /// the processor has AVX512-BF16 or AMX. The adapter and all sums are f32; on a GPU
     /// bf16 rounds the adapter where it is multiplied. On the CPU an answer is the same bits whatever is
     /// read and continued beside it, in either
-    #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = compute_dtype)]
+    #[arg(long, value_name = "DTYPE", default_value = "f32")]
     #[serde(serialize_with = "as_text")]
     pub compute_dtype: model::ComputeChoice,
     /// Which of a GPU's kernels computes attention: flash, chunked, or auto, which is flash where it
     /// exists for the model and passes its self test on this GPU first. The CPU has one of its own
-    #[arg(long, value_name = "KERNEL", default_value = "auto", value_parser = attention)]
+    #[arg(long, value_name = "KERNEL", default_value = "auto")]
     #[serde(serialize_with = "as_text")]
     pub attention: model::AttentionChoice,
     /// auto, cpu or cuda:N; auto is the first NVIDIA GPU where this build and the machine have one
-    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
     #[serde(serialize_with = "as_text")]
     pub device: model::DeviceChoice,
     /// Prompts continued, or packed rows read, at once
@@ -273,19 +273,6 @@ fn as_text<T: std::fmt::Display, S: serde::Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
-}
-
-fn device(text: &str) -> Result<model::DeviceChoice, String> {
-    text.parse()
-        .map_err(|error: model::Error| error.to_string())
-}
-
-fn compute_dtype(text: &str) -> Result<model::ComputeChoice, String> {
-    text.parse()
-}
-
-fn attention(text: &str) -> Result<model::AttentionChoice, String> {
-    text.parse()
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use anyhow::{Context, bail};
+use anyhow::anyhow;
 use cli::Hint;
 use dataset::Chat;
 use serde::{Deserialize, Serialize};
@@ -129,17 +129,13 @@ pub fn refuse_test_cases(
 ) -> anyhow::Result<()> {
     let shared = cases.also_in(select);
     if shared > 0 {
-        let refusal: anyhow::Result<()> = (|| {
-            bail!(
-                "{} of the {} questions of {} are in {} too",
-                shared,
-                cases.len(),
-                cases.name,
-                select.name
-            )
-        })();
-        return refusal
-            .context("choosing the number of shots")
+        let refusal = anyhow!(
+            "{shared} of the {} questions of {} are in {} too",
+            cases.len(),
+            cases.name,
+            select.name
+        );
+        return Err(refusal.context("choosing the number of shots"))
             .hint("--select takes a validation file that shares no question with --cases; jsonl-split makes one");
     }
     Ok(())
