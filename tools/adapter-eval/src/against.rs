@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use cli::Hint;
 use serde::Deserialize;
 
@@ -17,6 +17,10 @@ use crate::system::{Answer, Prediction, Run, System};
 pub struct Earlier {
     pub runs: Vec<Run>,
     pub selections: Vec<Selection>,
+    /// The system whose base and adapter these are.
+    pub judged: String,
+    pub base: Option<PathBuf>,
+    pub adapter: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -24,7 +28,15 @@ struct Head {
     version: u32,
     cases: CasesHead,
     systems: Vec<System>,
+    judged: String,
     selections: Vec<Selection>,
+    settings: SettingsHead,
+}
+
+#[derive(Deserialize)]
+struct SettingsHead {
+    base: Option<PathBuf>,
+    adapter: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -50,7 +62,7 @@ impl Earlier {
             );
         }
         if head.cases.sha256 != cases.sha256 {
-            let refusal = anyhow::anyhow!(
+            let refusal = anyhow!(
                 "{}: evaluated other cases ({}) than {}",
                 dir.display(),
                 head.cases.file,
@@ -76,6 +88,9 @@ impl Earlier {
         Ok(Earlier {
             runs: runs.collect::<Result<_, _>>()?,
             selections: head.selections,
+            judged: head.judged,
+            base: head.settings.base,
+            adapter: head.settings.adapter,
         })
     }
 }
@@ -108,22 +123,26 @@ fn read_answers(path: &Path, cases: &Cases) -> anyhow::Result<BTreeMap<String, V
     Ok(answers)
 }
 
+/// The way out where one name would mean two things.
+pub const OWN_NAME: &str = "leave one of them out, or give the adapter its own --name";
+
 /// Adds runs to others. The same system with the same answers is kept once; with other answers it is refused, for one
 /// name would mean two things.
 pub fn merge(runs: &mut Vec<Run>, more: Vec<Run>) -> anyhow::Result<()> {
     for run in more {
-        match runs.iter().find(|known| known.system.key == run.system.key) {
-            None => runs.push(run),
-            Some(known) if *known == run => {}
-            Some(_) => {
-                let refusal = anyhow::anyhow!(
-                    "two evaluations name a system {} and differ",
-                    run.system.key
-                );
-                return Err(refusal)
-                    .hint("leave one of them out, or give the adapter its own --name");
-            }
+        if !is_known(runs, &run)? {
+            runs.push(run);
         }
     }
     Ok(())
+}
+
+/// Whether it is among them; refused where another is by its name.
+pub fn is_known(runs: &[Run], run: &Run) -> anyhow::Result<bool> {
+    let key = &run.system.key;
+    match runs.iter().find(|known| known.system.key == *key) {
+        None => Ok(false),
+        Some(known) if known == run => Ok(true),
+        Some(_) => Err(anyhow!("two evaluations name a system {key} and differ")).hint(OWN_NAME),
+    }
 }

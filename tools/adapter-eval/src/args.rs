@@ -52,7 +52,6 @@ pub struct Args {
         long,
         value_name = "LIST",
         value_delimiter = ',',
-        default_value = "8,32",
         conflicts_with = "data"
     )]
     pub shots: Vec<usize>,
@@ -218,6 +217,14 @@ impl Args {
             ([], Some(_)) => vec![SystemName::Adapter],
             ([], None) => vec![SystemName::ZeroShot],
             (asked, _) => asked.to_vec(),
+        }
+    }
+
+    /// The numbers of shots asked for, or the default ones.
+    pub fn shots(&self) -> &[usize] {
+        match &self.shots[..] {
+            [] => &[8, 32],
+            asked => asked,
         }
     }
 }

@@ -153,23 +153,8 @@ impl Metric {
     /// object, those of prose otherwise. The primary one comes first.
     pub fn beside<'a>(&self, references: impl IntoIterator<Item = &'a str>) -> Vec<Metric> {
         let mut all = vec![self.clone()];
-        let mut fields: Vec<String> = Vec::new();
-        let mut objects = true;
-        for reference in references {
-            match json::parse(reference) {
-                Some(serde_json::Value::Object(object)) => {
-                    for key in object
-                        .keys()
-                        .filter(|key| !fields.contains(key))
-                        .collect::<Vec<_>>()
-                    {
-                        fields.push(key.clone());
-                    }
-                }
-                _ => objects = false,
-            }
-        }
-        let beside = if objects {
+        let (fields, all_objects) = fields(references);
+        let beside = if all_objects {
             let fields = fields.into_iter().map(TextMetric::JsonField);
             let found = match self {
                 Metric::Text(TextMetric::JsonField(name)) => {
@@ -201,6 +186,24 @@ impl Metric {
         });
         all
     }
+}
+
+/// The fields of those that are JSON objects, and whether all are.
+pub fn fields<'a>(references: impl IntoIterator<Item = &'a str>) -> (Vec<String>, bool) {
+    let (mut fields, mut all_objects) = (Vec::new(), true);
+    for reference in references {
+        match json::parse(reference) {
+            Some(serde_json::Value::Object(object)) => {
+                for (key, _) in object {
+                    if !fields.contains(&key) {
+                        fields.push(key);
+                    }
+                }
+            }
+            _ => all_objects = false,
+        }
+    }
+    (fields, all_objects)
 }
 
 fn same_field(reference: &str, output: Option<serde_json::Value>, name: &str) -> bool {

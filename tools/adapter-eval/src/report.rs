@@ -102,6 +102,26 @@ impl Report {
         let judged = |scored: &Scored| scored.system.key == self.judged;
         self.systems.iter().position(judged).unwrap_or(0)
     }
+
+    /// What the answers themselves say against the figures; `confidence_field` is what they were to state.
+    pub fn warnings(&self, confidence_field: Option<&str>) -> Vec<String> {
+        let cut = self.systems.iter().filter(|scored| scored.truncated > 0);
+        let mut warnings = Vec::from_iter(cut.map(|scored| {
+            format!(
+                "{} of {} answers of {} were cut by --max-new-tokens",
+                scored.truncated, self.cases.count, scored.system.key
+            )
+        }));
+        let silent = self
+            .systems
+            .iter()
+            .filter(|scored| scored.confidence.is_none());
+        let silent = Vec::from_iter(silent.map(|scored| scored.system.key.as_str()));
+        if let Some(field) = confidence_field.filter(|_| !silent.is_empty()) {
+            warnings.push(format!("no answer of {} states {field}", silent.join(", ")));
+        }
+        warnings
+    }
 }
 
 /// A condition asked for on the command line.

@@ -182,15 +182,26 @@ pub struct FewShot<'a> {
 impl<'a> FewShot<'a> {
     /// Prompts of `count` shots for the cases `of` a file; none of these and none of the `test` cases is shown.
     fn asked(&self, test: &Cases, of: &'a Cases, count: usize) -> Asked<'a> {
-        let mut hidden = test.prompt_hashes();
-        hidden.extend(of.prompt_hashes());
-        let shown = shots::draw(&self.train.cases, count, self.metric, self.seed, &hidden);
+        let shown = self.shown(test, of, count);
         let prompts = of.prompts().map(|case| shots::prompt(case, &shown));
         Asked {
             cases: of,
             shots: shown.len(),
             prompts: prompts.collect(),
         }
+    }
+
+    fn shown(&self, test: &Cases, of: &Cases, count: usize) -> Vec<&'a Case> {
+        let mut hidden = test.prompt_hashes();
+        hidden.extend(of.prompt_hashes());
+        shots::draw(&self.train.cases, count, self.metric, self.seed, &hidden)
+    }
+
+    /// How many examples there are to show in every prompt.
+    pub fn available(&self, test: &Cases) -> usize {
+        let files = self.select.into_iter().chain([test]);
+        let available = files.map(|of| self.shown(test, of, usize::MAX).len());
+        available.min().unwrap_or(0)
     }
 
     /// All that may be asked, whichever candidate is chosen.
@@ -210,7 +221,6 @@ pub fn few_shot(
     mut answer: impl FnMut(&Asked<'_>) -> anyhow::Result<Vec<Answer>>,
 ) -> anyhow::Result<(Run, Option<Selection>)> {
     let metric = options.metric;
-    let mut answers = |of: &Cases, count| answer(&options.asked(cases, of, count));
     let mut chosen = options.candidates[0];
     let mut selection = None;
     if let Some(select) = options.select {
@@ -218,7 +228,7 @@ pub fn few_shot(
         for &shots in options.candidates {
             let run = Run {
                 system: system.clone(),
-                answers: answers(select, shots)?,
+                answers: answer(&options.asked(cases, select, shots))?,
             };
             let scores = options.judge.scores(metric, select, &run.answers)?;
             let score = scores.iter().sum::<f64>() / scores.len() as f64;
@@ -233,18 +243,14 @@ pub fn few_shot(
             chosen,
         });
     }
+    let asked = options.asked(cases, cases, chosen);
     let system = System {
-        title: format!("{}, {}", system.title, shots::count(chosen)),
-        shots: Some(chosen),
+        title: format!("{}, {}", system.title, shots::count(asked.shots)),
+        shots: Some(asked.shots),
         ..system
     };
-    Ok((
-        Run {
-            system,
-            answers: answers(cases, chosen)?,
-        },
-        selection,
-    ))
+    let answers = answer(&asked)?;
+    Ok((Run { system, answers }, selection))
 }
 
 #[cfg(test)]

@@ -115,6 +115,179 @@ fn a_gate_against_the_judged_system_itself_is_never_open() {
 }
 
 #[test]
+fn a_gate_may_ask_for_more_than_the_better_mean() {
+    let dir = folder();
+    for (status, limit, flag) in [
+        (0, 16, "--must-beat"),
+        (0, 16, "--must-beat-clearly"),
+        (0, 4, "--must-beat"),
+        (1, 4, "--must-beat-clearly"),
+    ] {
+        let words = format!("{LOOKUPS} --limit {limit} {flag} majority");
+        let table = exits(&dir, status, &words);
+        let met = if status == 0 { "met" } else { "NOT met" };
+        assert!(
+            table.contains(&format!("{flag} majority: {met} (nearest")),
+            "{table}"
+        );
+        assert_eq!(
+            table.contains("; p = "),
+            table.contains("-clearly"),
+            "{table}"
+        );
+    }
+}
+
+#[test]
+fn a_trial_on_the_first_cases_says_so() {
+    let dir = folder();
+    let table = exits(&dir, 0, &format!("{LOOKUPS} --limit 4 --out-dir eval"));
+    assert!(table.contains("on the first 4 of 16 cases"), "{table}");
+    let cases = &report(&dir, "eval")["cases"];
+    assert_eq!(
+        (&cases["count"], &cases["in_file"]),
+        (&4.into(), &16.into())
+    );
+    assert_eq!(read(&dir, "eval/predictions.jsonl").lines().count(), 2 * 4);
+    exits(&dir, 2, &format!("{LOOKUPS} --against eval"));
+    exits(&dir, 0, &format!("{LOOKUPS} --against eval --limit 4"));
+}
+
+/// Runs the tool, which must refuse with `message` before a model is looked for.
+fn refused(dir: &tempfile::TempDir, words: &str, message: &str) {
+    let output = run(dir, words);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{words}\n{said}");
+    assert!(said.contains(message), "{words}\n{said}");
+}
+
+#[test]
+fn names_and_gates_that_cannot_be_are_told_before_anything_is_generated() {
+    let dir = folder();
+    exits(&dir, 0, &format!("{LOOKUPS} --out-dir one"));
+    let adapter = "--cases test.jsonl --train train.jsonl --base nowhere --adapter nowhere";
+    for (words, message) in [
+        (
+            format!("{adapter} --name nearest --systems nearest,adapter"),
+            "two systems would be named nearest\nhint: ",
+        ),
+        (
+            format!("{adapter} --systems adapter,adapter"),
+            "two systems would be named adapter\nhint: ",
+        ),
+        (
+            format!("{adapter} --systems adapter,zero-shot --must-beat adapter"),
+            "it is the judged system itself\nhint: the others here are base-nf4-zero-shot\n",
+        ),
+        (
+            format!("{adapter} --systems zero-shot,adapter --must-beat-clearly zero-short"),
+            "--must-beat-clearly zero-short: no such system\nhint: ",
+        ),
+        (
+            format!("{LOOKUPS} --against one --must-beat neerest"),
+            "hint: the systems here are majority, nearest\n",
+        ),
+    ] {
+        refused(&dir, &words, message);
+    }
+    write(&dir, "train.jsonl", &lines(0..24).replace("I10", "I15"));
+    let words = format!("{adapter} --systems nearest,adapter --against one");
+    refused(
+        &dir,
+        &words,
+        "two evaluations name a system nearest and differ\nhint: ",
+    );
+}
+
+#[test]
+fn a_choice_of_shots_that_two_folders_hold_is_told_once() {
+    let dir = folder();
+    let selection = |system: &str| serde_json::json!({"system": system, "file": "valid.jsonl", "cases": 8, "candidates": [], "chosen": 1});
+    for out in ["one", "two"] {
+        exits(&dir, 0, &format!("{LOOKUPS} --out-dir {out}"));
+        let mut report = report(&dir, out);
+        report["selections"] = vec![selection("a"), selection("b")].into();
+        write(&dir, &format!("{out}/report.json"), &report.to_string());
+    }
+    exits(
+        &dir,
+        0,
+        &format!("{LOOKUPS} --against one two --out-dir all"),
+    );
+    let expected = Value::from(vec![selection("a"), selection("b")]);
+    assert_eq!(report(&dir, "all")["selections"], expected);
+}
+
+#[test]
+fn a_reference_that_is_not_right_itself_is_told() {
+    let dir = folder();
+    let with = |metric: &str| LOOKUPS.replace("json-field:code", metric);
+    for metric in ["json-field:cdoe", "json-found:cdoe", "json-set:cdoe"] {
+        let message = format!(
+            "test.jsonl: no reference is right by --metric {metric}\nhint: the fields there are code\n"
+        );
+        refused(&dir, &with(metric), &message);
+    }
+    let (all, plain) = (lines(32..48), |text: &str| {
+        text.replace(r#"{\"code\":\"I10\"}"#, "I10")
+    });
+    write(&dir, "test.jsonl", &plain(&all));
+    let table = exits(&dir, 0, &format!("{LOOKUPS} --out-dir eval"));
+    let warning =
+        "warning: 4 of 16 references of test.jsonl are not right by json-field:code themselves";
+    assert!(table.contains(warning), "{table}");
+    let labels = &report(&dir, "eval")["systems"][1]["labels"];
+    let scores = &report(&dir, "eval")["systems"][1]["scores"];
+    assert_eq!(labels["accuracy"], scores["json-field:code"]["mean"]);
+    let text = |range| {
+        let of = lines(range)
+            .replace(r#"{\"code\":\""#, "")
+            .replace(r#"\"}""#, "\"");
+        assert!(!of.contains("code"), "{of}");
+        of
+    };
+    write(&dir, "test.jsonl", &text(32..48));
+    exits(&dir, 0, &with("json-valid"));
+    refused(
+        &dir,
+        &with("json-match"),
+        "hint: exact and chrf compare texts",
+    );
+    write(&dir, "test.jsonl", &all);
+    write(&dir, "train.jsonl", &text(0..24));
+    refused(
+        &dir,
+        LOOKUPS,
+        "train.jsonl: no reference is right by --metric json-field:code",
+    );
+}
+
+#[test]
+fn a_flag_without_a_use_is_told() {
+    let dir = folder();
+    for (flag, warning) in [
+        ("--shots 4", "--shots is for few-shot"),
+        ("--select valid.jsonl", "--select is for few-shot"),
+        ("--top-p 0.5", "--top-p is for drawn answers"),
+        ("--temperature 1", "--temperature is for models"),
+        (
+            "--confidence-field conf",
+            "no answer of majority, nearest states conf",
+        ),
+    ] {
+        let table = exits(&dir, 0, &format!("{LOOKUPS} {flag}"));
+        assert!(table.contains(&format!("warning: {warning}")), "{table}");
+    }
+    let by_degree = LOOKUPS.replace("json-field:code", "word-f1");
+    let words = format!("{by_degree} --confidence-field conf");
+    refused(
+        &dir,
+        &words,
+        "--confidence-field: by word-f1 no answer is right or wrong\nhint: ",
+    );
+}
+
+#[test]
 fn earlier_evaluations_of_the_same_cases_join_the_table() {
     let dir = folder();
     exits(
@@ -200,6 +373,12 @@ fn the_number_of_shots_is_never_chosen_on_test_cases() {
         stderr(&output).contains("no file to choose among them"),
         "{}",
         stderr(&output)
+    );
+    let none = few_shot.replace("train.jsonl", "test.jsonl") + " --shots 2";
+    refused(
+        &dir,
+        &none,
+        "test.jsonl: no example is left to show\nhint: ",
     );
 }
 

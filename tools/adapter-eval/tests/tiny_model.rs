@@ -190,6 +190,42 @@ fn a_whole_evaluation_compares_adapter_bases_and_lookups_in_one_table() {
 }
 
 #[test]
+fn the_shots_that_were_shown_are_counted_and_answers_that_were_cut_are_told() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    write(&dir, "train.jsonl", &common::lines(0..3));
+    let words = "--base base --cases test.jsonl --train train.jsonl --systems few-shot --shots 32 \
+                 --max-new-tokens 2 --out-dir eval";
+    let table = exits(&dir, 0, words);
+    assert!(table.contains("base in NF4, 3 shots "), "{table}");
+    assert_eq!(report(&dir, "eval")["systems"][0]["shots"], 3);
+    for warning in [
+        "warning: train.jsonl has only 3 examples for 32 shots",
+        "warning: 16 of 16 answers of base-nf4-few-shot were cut by --max-new-tokens",
+    ] {
+        assert!(table.contains(warning), "{table}");
+    }
+}
+
+#[test]
+fn another_adapter_by_the_name_of_an_earlier_one_is_told_before_it_is_asked() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    for name in ["one", "two"] {
+        copy(&data("models/llama-tied/adapter"), &dir.path().join(name));
+    }
+    let words = "--base base --cases test.jsonl --max-new-tokens 2";
+    exits(&dir, 0, &format!("{words} --adapter one --out-dir eval"));
+    let words = format!("{words} --against eval");
+    exits(&dir, 0, &format!("{words} --adapter ./one"));
+    let output = run(&dir, &format!("{words} --adapter two"));
+    assert_eq!(output.status.code(), Some(2));
+    let said = "eval: the system adapter is of one there and of two here\nhint: ";
+    assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    exits(&dir, 0, &format!("{words} --adapter two --name two"));
+}
+
+#[test]
 fn a_model_whose_states_are_not_finite_gives_an_error_and_no_answers() {
     let dir = folder();
     tiny_base(&dir, "llama-tied");
