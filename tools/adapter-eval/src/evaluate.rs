@@ -5,20 +5,20 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use checkpoint::Base;
 use checkpoint::adapter::{self, Adapter};
-use cli::{Hint, Input};
+use cli::Hint;
 
 use crate::against::{self, Earlier};
 use crate::answer::{self, Answerer, Prompter};
 use crate::args::{Args, SystemName};
 use crate::cases::Cases;
 use crate::fit::{self, hinted};
+use crate::inputs::Inputs;
 use crate::judge::Judge;
 use crate::loss::{self, DataLoss};
-use crate::metric::{self, Metric, TextMetric};
+use crate::names::{self, distinct, key};
 use crate::report::{self, Question, Report, Settings};
 use crate::shots;
 use crate::system::{self, Asked, FewShot, Kind, Run, System};
-use crate::verdict::is_named;
 
 /// Loss and perplexity of packed data.
 pub fn loss(args: &Args, data: &Path) -> anyhow::Result<DataLoss> {
@@ -68,11 +68,11 @@ pub fn cases(args: &Args) -> anyhow::Result<Evaluation> {
     let mut selections = Vec::new();
     for dir in &args.against {
         let earlier = Earlier::read(dir, &inputs.cases)?;
-        check_judged(args, dir, &earlier)?;
+        names::check_judged(args, dir, &earlier)?;
         against::merge(&mut runs, earlier.runs)?;
         selections.extend(earlier.selections);
     }
-    check_names(args, &runs)?;
+    names::check_names(args, &runs)?;
 
     let mut warnings = inputs.warnings(&args.metric)?;
     warnings.extend(unused(args));
@@ -122,116 +122,6 @@ pub fn cases(args: &Args) -> anyhow::Result<Evaluation> {
         runs,
         cases: inputs.cases,
         judge,
-    })
-}
-
-/// The files of questions.
-struct Inputs {
-    cases: Cases,
-    train: Option<Cases>,
-    select: Option<Cases>,
-}
-
-impl Inputs {
-    fn read(args: &Args) -> anyhow::Result<Inputs> {
-        let read = |input: &Option<Input>, limit| {
-            let cases = input.as_ref().map(|input| Cases::read(input, limit));
-            cases.transpose()
-        };
-        let cases = read(&args.cases, args.limit)?.context("no --cases")?;
-        let (train, select) = (read(&args.train, None)?, read(&args.select, None)?);
-        let systems = args.systems();
-        if let Some(system) = systems
-            .iter()
-            .find(|system| system.needs_train())
-            .filter(|_| train.is_none())
-        {
-            return Err(anyhow!("{} needs --train", key(args, *system)))
-                .hint("--train takes the training examples as chat JSONL");
-        }
-        match (&args.adapter, systems.contains(&SystemName::Adapter)) {
-            (None, true) => {
-                return Err(anyhow!("the system adapter needs --adapter DIR"))
-                    .hint("or leave it out of --systems");
-            }
-            (Some(_), false) => {
-                return Err(anyhow!("--adapter is given, and --systems leaves it out"))
-                    .hint("add adapter to --systems, or leave out --adapter");
-            }
-            _ => {}
-        }
-        if systems.contains(&SystemName::FewShot) {
-            match &select {
-                Some(select) => shots::refuse_test_cases(select, &cases)?,
-                None if args.shots.len() == 1 => {}
-                None => {
-                    return Err(anyhow!("several --shots and no file to choose among them"))
-                        .hint("--select valid.jsonl, or one number of --shots");
-                }
-            }
-        }
-        Ok(Inputs {
-            cases,
-            train,
-            select,
-        })
-    }
-
-    fn train(&self) -> anyhow::Result<&Cases> {
-        self.train.as_ref().context("no --train")
-    }
-
-    /// What makes the figures worth less.
-    fn warnings(&self, metric: &Metric) -> anyhow::Result<Vec<String>> {
-        let mut warnings = Vec::new();
-        let others = [&self.train, &self.select].into_iter().flatten();
-        for cases in std::iter::once(&self.cases).chain(others) {
-            warnings.extend(check_references(metric, cases)?);
-        }
-        if let Some(train) = &self.train {
-            let known = self.cases.also_in(train);
-            if known > 0 {
-                warnings.push(format!(
-                    "{known} of {} questions of {} are in {} too: their answers may be remembered, not learned",
-                    self.cases.len(),
-                    self.cases.name,
-                    train.name
-                ));
-            }
-        }
-        if self.cases.len() < 30 {
-            warnings.push(format!(
-                "{} cases are few: the intervals are wide",
-                self.cases.len()
-            ));
-        }
-        Ok(warnings)
-    }
-}
-
-/// A reference that is not right itself makes every answer wrong: some are told, and where all are so, the metric was
-/// meant for others.
-fn check_references(metric: &Metric, cases: &Cases) -> anyhow::Result<Option<String>> {
-    let text = match metric {
-        Metric::Text(TextMetric::JsonValid) | Metric::BertScore(_) => return Ok(None),
-        Metric::Text(text) => text,
-    };
-    let is_wrong = |reference: &&str| text.score(reference, reference) == 0.0;
-    let wrong = cases.references().filter(is_wrong).count();
-    if wrong < cases.len() {
-        return Ok((wrong > 0).then(|| {
-            format!(
-                "{wrong} of {} references of {} are not right by {metric} themselves: no answer to them is",
-                cases.len(),
-                cases.name
-            )
-        }));
-    }
-    let (fields, _) = metric::fields(cases.references());
-    let refusal = anyhow!("{}: no reference is right by --metric {metric}", cases.path);
-    Err(refusal).hint(match text {
-        _ if fields.is_empty() => "exact and chrf compare texts of any kind".into(),
-        _ => format!("the fields there are {}", fields.join(", ")),
     })
 }
 
@@ -308,114 +198,6 @@ fn ask(
             answers: answerer.answer(&Asked::plainly(cases), &key)?,
         },
     })
-}
-
-/// A system's name for flags and files.
-fn key(args: &Args, name: SystemName) -> String {
-    match name {
-        SystemName::Majority => "majority".into(),
-        SystemName::Nearest => "nearest".into(),
-        SystemName::ZeroShot => format!("base-{}-zero-shot", args.model.precision()),
-        SystemName::FewShot => format!("base-{}-few-shot", args.model.precision()),
-        SystemName::Adapter => args.name.clone(),
-    }
-}
-
-/// One name must mean one system. A --must-beat that names none, or none but the one that is judged, would be a gate
-/// that is always open, or always shut.
-fn check_names(args: &Args, earlier: &[Run]) -> anyhow::Result<()> {
-    let own = Vec::from_iter(args.systems().into_iter().map(|name| key(args, name)));
-    for (i, key) in own.iter().enumerate() {
-        if own[..i].contains(key) {
-            return Err(anyhow!("two systems would be named {key}")).hint(against::OWN_NAME);
-        }
-    }
-    let earlier = earlier.iter().map(|run| run.system.key.clone());
-    let keys = distinct(earlier.chain(own).collect());
-    let judged = judged(args);
-    let by_mean = args.must_beat.iter().map(|name| ("--must-beat", name));
-    let clearly = args.must_beat_clearly.iter();
-    let clearly = clearly.map(|name| ("--must-beat-clearly", name));
-    for (flag, name) in by_mean.chain(clearly) {
-        let mut named = keys.iter().filter(|key| is_named(key, name)).peekable();
-        if named.peek().is_none() {
-            return Err(anyhow!("{flag} {name}: no such system"))
-                .hint(format!("the systems here are {}", keys.join(", ")));
-        }
-        if named.all(|key| Some(key) == judged.as_ref()) {
-            let others = Vec::from_iter(
-                keys.iter()
-                    .filter(|key| Some(*key) != judged.as_ref())
-                    .cloned(),
-            );
-            return Err(match others.is_empty() {
-                true => anyhow!("{flag} {name}: it is the judged system, and there is no other")
-                    .hint("--adapter names one to judge, --against an evaluation to compare with"),
-                false => anyhow!("{flag} {name}: it is the judged system itself")
-                    .hint(format!("the others here are {}", others.join(", "))),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// The system that will be judged, where that does not hang on the scores.
-fn judged(args: &Args) -> Option<String> {
-    let systems = args.systems();
-    let mut candidates = Vec::from_iter(systems.iter().filter(|name| name.needs_model()));
-    if systems.contains(&SystemName::Adapter) {
-        candidates.retain(|name| **name == SystemName::Adapter);
-    }
-    if candidates.is_empty() {
-        candidates.extend(&systems);
-    }
-    match candidates[..] {
-        [one] => Some(key(args, *one)),
-        _ => None,
-    }
-}
-
-/// An earlier evaluation's own system of the same name must be of the same base and adapter: that the answers differ
-/// would be told when all are generated.
-fn check_judged(args: &Args, dir: &Path, earlier: &Earlier) -> anyhow::Result<()> {
-    let judged = |name: &SystemName| name.needs_model() && key(args, *name) == earlier.judged;
-    let Some(name) = args.systems().into_iter().find(judged) else {
-        return Ok(());
-    };
-    let adapter = args.adapter.as_deref();
-    let adapter = adapter.filter(|_| name == SystemName::Adapter);
-    let whole = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    for (theirs, ours) in [
-        (earlier.adapter.as_deref(), adapter),
-        (earlier.base.as_deref(), args.base.as_deref()),
-    ] {
-        if theirs.map(whole) != ours.map(whole) {
-            let said = |dir: Option<&Path>| match dir {
-                Some(dir) => dir.display().to_string(),
-                None => "none".into(),
-            };
-            return Err(anyhow!(
-                "{}: the system {} is of {} there and of {} here",
-                dir.display(),
-                earlier.judged,
-                said(theirs),
-                said(ours)
-            ))
-            .hint(against::OWN_NAME);
-        }
-    }
-    Ok(())
-}
-
-/// Each once, in their order.
-fn distinct<T: PartialEq>(all: Vec<T>) -> Vec<T> {
-    let mut distinct = Vec::new();
-    for one in all {
-        if !distinct.contains(&one) {
-            distinct.push(one);
-        }
-    }
-    distinct
 }
 
 /// How the few-shot prompt is made, if there is to be one.

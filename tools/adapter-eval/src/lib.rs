@@ -1,8 +1,8 @@
 //! Is the adapter worth it? The same questions to the adapter, the prompted base and no model at all.
 //!
-//! Read in order: `cases` (what is asked) → `metric`, `judge` (what is right) → `lookup`, `shots`, `answer` (who
-//! answers) → `system` (answers gathered) → `compare`, `verdict` (what they mean) → `report`, `table`, `html` (how
-//! it is told).
+//! Read in order: `cases`, `inputs` (what is asked) → `metric`, `judge` (what is right) → `lookup`, `shots`, `answer`
+//! (who answers) → `system`, `names` (answers gathered) → `compare`, `verdict` (what they mean) → `report`, `table`,
+//! `html` (how it is told).
 
 mod against;
 mod answer;
@@ -14,10 +14,12 @@ mod confidence;
 mod evaluate;
 mod fit;
 mod html;
+mod inputs;
 mod judge;
 mod lookup;
 mod loss;
 mod metric;
+mod names;
 mod report;
 mod shots;
 mod system;
