@@ -1,12 +1,17 @@
 //! Everything that qlora-train can be told.
 
-use std::{path::PathBuf, str::FromStr};
+mod values;
+
+use std::path::PathBuf;
 
 use clap::{
     Args as ClapArgs, Parser, ValueEnum,
     builder::{ArgPredicate, RangedU64ValueParser},
 };
 use serde::Serialize;
+
+pub use values::ByteSize;
+use values::{above_zero, as_text, below_one, fraction, non_negative, positive};
 
 /// Fine-tune a language model with QLoRA: a LoRA adapter over a frozen 4-bit base.
 ///
@@ -171,13 +176,13 @@ pub struct EngineArgs {
     /// What the frozen weights are multiplied in: auto, f32 or bf16; auto is bf16 on a GPU and where
     /// the processor has AVX512-BF16 or AMX. The adapter and all sums are f32; on a GPU bf16 rounds the
     /// adapter where it is multiplied
-    #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = compute_dtype)]
+    #[arg(long, value_name = "DTYPE", default_value = "auto")]
     #[serde(serialize_with = "as_text")]
     pub compute_dtype: model::ComputeChoice,
 
     /// Which of a GPU's kernels computes attention: flash, chunked, or auto, which is flash where it
     /// exists for the model and passes its self test on this GPU first. The CPU has one of its own
-    #[arg(long, value_name = "KERNEL", default_value = "auto", value_parser = attention)]
+    #[arg(long, value_name = "KERNEL", default_value = "auto")]
     #[serde(serialize_with = "as_text")]
     pub attention: model::AttentionChoice,
 
@@ -193,7 +198,7 @@ pub struct EngineArgs {
 
     /// Where to compute: auto, cpu or cuda:N; auto is the first NVIDIA GPU where this build and the
     /// machine have one
-    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
     #[serde(serialize_with = "as_text")]
     pub device: model::DeviceChoice,
 
@@ -237,7 +242,7 @@ pub struct RunArgs {
     pub dry_run: bool,
 
     /// Say what driver, compiler and GPUs there are, test every operation on DEVICE, and stop
-    #[arg(long, value_name = "DEVICE", exclusive = true, num_args = 0..=1, default_missing_value = "auto", value_parser = device)]
+    #[arg(long, value_name = "DEVICE", exclusive = true, num_args = 0..=1, default_missing_value = "auto")]
     #[serde(skip)]
     pub doctor: Option<model::DeviceChoice>,
 }
@@ -323,89 +328,6 @@ impl EngineArgs {
             device: self.device,
         }
     }
-}
-
-/// A number of bytes, written like `6GiB`, `512MiB` or `8000000000`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ByteSize(pub u64);
-
-impl FromStr for ByteSize {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let split = text
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(text.len());
-        let (number, unit) = text.split_at(split);
-        let scale = match unit.trim().to_ascii_lowercase().as_str() {
-            "" | "b" => 1.0,
-            "k" | "kib" => 1024.0,
-            "m" | "mib" => 1048576.0,
-            "g" | "gib" => 1073741824.0,
-            "kb" => 1e3,
-            "mb" => 1e6,
-            "gb" => 1e9,
-            other => return Err(format!("{other:?} is no unit; write 6GiB, 512MiB or 6GB")),
-        };
-        let number: f64 = number
-            .parse()
-            .map_err(|_| "write 6GiB, 512MiB or 6GB".to_string())?;
-        Ok(Self((number * scale) as u64))
-    }
-}
-
-impl Serialize for ByteSize {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0.to_string())
-    }
-}
-
-fn as_text<T: std::fmt::Display, S: serde::Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(value)
-}
-
-fn device(text: &str) -> Result<model::DeviceChoice, String> {
-    text.parse()
-        .map_err(|error: model::Error| error.to_string())
-}
-
-fn compute_dtype(text: &str) -> Result<model::ComputeChoice, String> {
-    text.parse()
-}
-
-fn attention(text: &str) -> Result<model::AttentionChoice, String> {
-    text.parse()
-}
-
-fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("must be a whole number, 1 or more".into()),
-        Ok(n) => Ok(n),
-    }
-}
-
-fn number(text: &str, allowed: impl Fn(f64) -> bool, what: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(x) if allowed(x) => Ok(x),
-        _ => Err(format!("must be {what}")),
-    }
-}
-
-fn above_zero(text: &str) -> Result<f64, String> {
-    let what = "a number above 0: with 0 nothing is learned";
-    number(text, |x| x > 0.0 && x.is_finite(), what)
-}
-
-fn non_negative(text: &str) -> Result<f64, String> {
-    number(text, |x| x >= 0.0 && x.is_finite(), "a number, 0 or more")
-}
-
-fn fraction(text: &str) -> Result<f64, String> {
-    number(text, |x| (0.0..=1.0).contains(&x), "between 0 and 1")
-}
-
-fn below_one(text: &str) -> Result<f64, String> {
-    number(text, |x| (0.0..1.0).contains(&x), "from 0 to below 1")
 }
 
 const EXAMPLES: &str = "\

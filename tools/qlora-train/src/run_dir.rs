@@ -9,6 +9,8 @@
 //! RUN/adapter/         the best adapter, in PEFT's format; appears last
 //! ```
 
+mod checkpoints;
+
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -18,21 +20,15 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use checkpoint::{Dtype, Entry, SafetensorsWriter};
-use cli::{AtomicDir, Files, Hint, Lock, Output};
-use model::{AdamW, Adapter};
-use safetensors::tensor::SafeTensors;
+use cli::{Files, Hint, Lock, Output};
 use serde_json::Value;
-use tokens::Prompting;
 
 use crate::{
     args::{Args, Resume},
     state::State,
 };
-
-const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
-const OPTIMIZER_FILE: &str = "optimizer.safetensors";
-const STATE_FILE: &str = "trainer_state.json";
+pub use checkpoints::read_moments;
+use checkpoints::{STATE_FILE, newest_checkpoint};
 
 /// Flags that change neither what is computed nor what is written.
 const INDIFFERENT: [&str; 8] = [
@@ -177,104 +173,10 @@ impl RunDir {
         writeln!(self.timing.borrow_mut(), "{row}").context("writing timing.jsonl")
     }
 
-    /// Saves a checkpoint, whole or not at all, and removes those past the limit.
-    pub fn save(
-        &self,
-        state: &State,
-        adapter: &Adapter,
-        optimizer: &AdamW,
-        limit: usize,
-    ) -> anyhow::Result<()> {
-        let write = || -> anyhow::Result<()> {
-            let folder = AtomicDir::create(&self.checkpoint(state.step), is_checkpoint_file)?;
-            checkpoint::adapter::write(&adapter.to_peft(), folder.path(), Dtype::F32)?;
-            let moments = optimizer.to_host(adapter);
-            write_moments(&folder.path().join(OPTIMIZER_FILE), &moments)?;
-            state.write(
-                &folder.path().join(STATE_FILE),
-                self.total_steps,
-                self.epochs,
-            )?;
-            folder.publish()
-        };
-        write().hint("the same command goes on from the checkpoint before, if there is one")?;
-
-        let best = state.best_trained().map(|best| best.step);
-        let mut steps = checkpoint_steps(&self.root)?;
-        steps.retain(|&step| Some(step) != best);
-        for step in steps.iter().rev().skip(limit) {
-            let old = self.checkpoint(*step);
-            fs::remove_dir_all(&old).with_context(|| format!("removing {}", old.display()))?;
-        }
-        Ok(())
-    }
-
-    /// Makes `step`'s adapter the run's result.
-    pub fn publish(&self, step: u64, prompting: Option<Prompting>) -> anyhow::Result<()> {
-        let from = self.checkpoint(step);
-        let is_ours = |name: &str| ADAPTER_FILES.contains(&name) || name == Prompting::FILE;
-        let folder = AtomicDir::create(&self.adapter(), is_ours)?;
-        for name in ADAPTER_FILES {
-            fs::copy(from.join(name), folder.path().join(name))
-                .with_context(|| format!("copying {} of {}", name, from.display()))?;
-        }
-        if let Some(prompting) = prompting {
-            prompting.write(folder.path())?;
-        }
-        folder.publish()
-    }
-
     /// Where the result stands.
     pub fn adapter(&self) -> PathBuf {
         self.root.join("adapter")
     }
-
-    fn checkpoint(&self, step: u64) -> PathBuf {
-        self.root.join(format!("checkpoints/checkpoint-{step}"))
-    }
-}
-
-/// The moments of a checkpoint, back into the optimizer.
-pub fn read_moments(
-    checkpoint: &Path,
-    step: u64,
-    optimizer: &mut AdamW,
-    adapter: &Adapter,
-) -> anyhow::Result<()> {
-    let path = checkpoint.join(OPTIMIZER_FILE);
-    let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    let file =
-        SafeTensors::deserialize(&bytes).with_context(|| format!("reading {}", path.display()))?;
-    let lookup = |key: &str| {
-        let view = file.tensor(key).ok()?;
-        let values = view.data().chunks_exact(4);
-        Some(
-            values
-                .map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")))
-                .collect(),
-        )
-    };
-    let step = u32::try_from(step).context("too many steps")?;
-    optimizer
-        .restore(adapter, step, lookup)
-        .map_err(|key| anyhow::anyhow!("{}: {key} is missing or of another size", path.display()))
-}
-
-fn write_moments(path: &Path, moments: &[(String, [usize; 2], Vec<f32>)]) -> anyhow::Result<()> {
-    let entries = moments.iter().map(|(key, shape, _)| Entry {
-        name: key.clone(),
-        dtype: Dtype::F32,
-        shape: shape.to_vec(),
-    });
-    let file = SafetensorsWriter::create(path, entries.collect(), &BTreeMap::new())?;
-    for (key, _, values) in moments {
-        file.put(key, &Dtype::F32.encode(values))?;
-    }
-    Ok(file.finish()?)
-}
-
-fn is_checkpoint_file(name: &str) -> bool {
-    ADAPTER_FILES.contains(&name) || [OPTIMIZER_FILE, STATE_FILE].contains(&name)
 }
 
 /// What a run leaves in its folder, beside the lock: files, then folders.
@@ -355,32 +257,6 @@ fn settings<'a>(value: &'a Value, ignored: &[&str]) -> BTreeMap<&'a str, &'a Val
         .map(|(key, value)| (key.as_str(), value))
         .filter(|(key, _)| !ignored.contains(key))
         .collect()
-}
-
-fn checkpoint_steps(root: &Path) -> anyhow::Result<Vec<u64>> {
-    let folder = root.join("checkpoints");
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| folder.display().to_string()),
-    };
-    let mut steps = Vec::new();
-    for entry in entries {
-        let name = entry
-            .with_context(|| folder.display().to_string())?
-            .file_name();
-        let step = name
-            .to_str()
-            .and_then(|n| n.strip_prefix("checkpoint-")?.parse::<u64>().ok());
-        steps.extend(step);
-    }
-    steps.sort_unstable();
-    Ok(steps)
-}
-
-fn newest_checkpoint(root: &Path) -> anyhow::Result<Option<PathBuf>> {
-    let newest = checkpoint_steps(root)?.pop();
-    Ok(newest.map(|step| root.join(format!("checkpoints/checkpoint-{step}"))))
 }
 
 /// Removes what an earlier run left; the lock stays.

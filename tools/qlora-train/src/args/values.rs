@@ -1,0 +1,78 @@
+//! What a flag's text is: sizes, and numbers within bounds.
+
+use std::str::FromStr;
+
+use serde::Serialize;
+
+/// A number of bytes, written like `6GiB`, `512MiB` or `8000000000`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let split = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let scale = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1.0,
+            "k" | "kib" => 1024.0,
+            "m" | "mib" => 1048576.0,
+            "g" | "gib" => 1073741824.0,
+            "kb" => 1e3,
+            "mb" => 1e6,
+            "gb" => 1e9,
+            other => return Err(format!("{other:?} is no unit; write 6GiB, 512MiB or 6GB")),
+        };
+        let number: f64 = number
+            .parse()
+            .map_err(|_| "write 6GiB, 512MiB or 6GB".to_string())?;
+        Ok(Self((number * scale) as u64))
+    }
+}
+
+impl Serialize for ByteSize {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.to_string())
+    }
+}
+
+pub(super) fn as_text<T: std::fmt::Display, S: serde::Serializer>(
+    value: &T,
+    s: S,
+) -> Result<S::Ok, S::Error> {
+    s.collect_str(value)
+}
+
+pub(super) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number, 1 or more".into()),
+        Ok(n) => Ok(n),
+    }
+}
+
+fn number(text: &str, allowed: impl Fn(f64) -> bool, what: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if allowed(x) => Ok(x),
+        _ => Err(format!("must be {what}")),
+    }
+}
+
+pub(super) fn above_zero(text: &str) -> Result<f64, String> {
+    let what = "a number above 0: with 0 nothing is learned";
+    number(text, |x| x > 0.0 && x.is_finite(), what)
+}
+
+pub(super) fn non_negative(text: &str) -> Result<f64, String> {
+    number(text, |x| x >= 0.0 && x.is_finite(), "a number, 0 or more")
+}
+
+pub(super) fn fraction(text: &str) -> Result<f64, String> {
+    number(text, |x| (0.0..=1.0).contains(&x), "between 0 and 1")
+}
+
+pub(super) fn below_one(text: &str) -> Result<f64, String> {
+    number(text, |x| (0.0..1.0).contains(&x), "from 0 to below 1")
+}
