@@ -67,10 +67,7 @@ impl Rows {
 
     /// Tokens of the longest sequence: the positions that it takes.
     pub fn longest_sequence(&self) -> usize {
-        let lengths = (0..self.len()).flat_map(|row| {
-            let offsets = self.batch(&[row]).offsets;
-            offsets.windows(2).map(|two| two[1] - two[0]).max()
-        });
+        let lengths = self.shards.iter().map(Shard::longest_sequence);
         lengths.max().unwrap_or(0)
     }
 

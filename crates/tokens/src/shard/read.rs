@@ -138,6 +138,13 @@ impl Shard {
             .sum()
     }
 
+    /// Number of tokens in the longest segment.
+    pub fn longest_sequence(&self) -> usize {
+        let lengths = (0..self.meta.counts.sequences)
+            .map(|sequence| self.seq_offset(sequence + 1) - self.seq_offset(sequence));
+        lengths.max().unwrap_or(0) as usize
+    }
+
     /// Row `index`, which must be below [`Shard::rows`].
     pub fn row(&self, index: usize) -> Row<'_> {
         let segments = self.segments(index);
