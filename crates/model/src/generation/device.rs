@@ -72,12 +72,8 @@ impl Model {
     /// weights are not 4-bit.
     fn device_decoding(&self) -> Option<DeviceDecoding> {
         let decoder = &self.decoder;
-        let layers = (0..decoder.layers.len()).map(|index| {
-            let lora = self.active_adapter().map(|a| &a.layers[index]);
-            decoder.decoding_layer(index, lora)
-        });
         DeviceDecoding::new(
-            layers,
+            self.decoding_layers(),
             &decoder.norm,
             &decoder.embed_tokens,
             &decoder.lm_head,

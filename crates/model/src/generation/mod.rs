@@ -11,7 +11,7 @@ mod sampling;
 use std::collections::VecDeque;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use ops::{AttentionOptions, Decoding, KvCache, Team};
+use ops::{AttentionOptions, Decoding, DecodingLayer, KvCache, Team};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
@@ -282,18 +282,21 @@ impl Model {
     /// The decoder, with the adapter if it is enabled, as decoding reads it.
     fn decoding(&self) -> Decoding {
         let decoder = &self.decoder;
-        let layers = (0..decoder.layers.len()).map(|index| {
-            let lora = self.active_adapter().map(|a| &a.layers[index]);
-            decoder.decoding_layer(index, lora)
-        });
         Decoding::new(
-            layers,
+            self.decoding_layers(),
             &decoder.norm,
             &decoder.embed_tokens,
             &decoder.lm_head,
             decoder.attention_options(),
             decoder.config.rms_norm_eps as f32,
         )
+    }
+
+    fn decoding_layers(&self) -> impl Iterator<Item = DecodingLayer<'_>> {
+        (0..self.decoder.layers.len()).map(|index| {
+            let lora = self.active_adapter().map(|a| &a.layers[index]);
+            self.decoder.decoding_layer(index, lora)
+        })
     }
 }
 
