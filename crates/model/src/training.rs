@@ -150,6 +150,14 @@ enum TapeEnd {
     BeforeDown(FanOut, Tensor<2>),
 }
 
+/// What a layer's backward pass begins with.
+#[allow(clippy::large_enum_variant)] // one a layer: a few hundred bytes of handles
+enum Kept {
+    Tape(LayerTape),
+    /// Of a layer that is computed again, its input.
+    Input(Tensor<2>),
+}
+
 impl Model {
     /// The loss of a batch, without gradients or dropout.
     pub fn loss(&self, batch: &Batch) -> Result<Loss, Error> {
@@ -218,20 +226,20 @@ impl Model {
         let lowest = adapter.layers.iter().position(has_lora);
         let lowest = lowest.expect("an adapter adapts something");
         let mut x = ops::embedding(&batch.input_ids, &decoder.embed_tokens);
-        let mut inputs = Vec::with_capacity(decoder.layers.len());
-        let mut tapes = Vec::with_capacity(decoder.layers.len());
+        let mut kept = Vec::with_capacity(decoder.layers.len() - lowest);
         for (index, lora) in adapter.layers.iter().enumerate() {
-            inputs.push(x.clone());
             if recompute.keeps(index) && index >= lowest {
                 let (input, lora) = on_tape(x, lora, index > lowest);
                 let output =
                     decoder.packed_layer(index, input.clone(), Some(&lora), &pass, &segments);
                 x = output.clone().inner();
                 let end = TapeEnd::Output(output);
-                tapes.push(Some(LayerTape { input, lora, end }));
+                kept.push(Kept::Tape(LayerTape { input, lora, end }));
             } else {
+                if index >= lowest {
+                    kept.push(Kept::Input(x.clone()));
+                }
                 x = decoder.packed_layer(index, x, Some(lora), &pass, &segments);
-                tapes.push(None);
             }
         }
 
@@ -248,14 +256,21 @@ impl Model {
         drop((found, top));
 
         for (index, lora) in adapter.layers.iter().enumerate().skip(lowest).rev() {
-            let input = inputs.pop().expect("one input a layer");
-            let tape = tapes.pop().expect("one slot a layer").unwrap_or_else(|| {
-                let (input, lora) = on_tape(input, lora, index > lowest);
-                let (x, gated) =
-                    decoder.packed_layer_before_down(index, input.clone(), &lora, &pass, &segments);
-                let end = TapeEnd::BeforeDown(x, gated);
-                LayerTape { input, lora, end }
-            });
+            let tape = match kept.pop().expect("one for each layer from the lowest on") {
+                Kept::Tape(tape) => tape,
+                Kept::Input(input) => {
+                    let (input, lora) = on_tape(input, lora, index > lowest);
+                    let (x, gated) = decoder.packed_layer_before_down(
+                        index,
+                        input.clone(),
+                        &lora,
+                        &pass,
+                        &segments,
+                    );
+                    let end = TapeEnd::BeforeDown(x, gated);
+                    LayerTape { input, lora, end }
+                }
+            };
             let scalar = match tape.end {
                 TapeEnd::Output(y) => ops::with_gradient(y, dy),
                 TapeEnd::BeforeDown(x, gated) => {
