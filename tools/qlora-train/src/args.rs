@@ -236,7 +236,7 @@ pub struct RunArgs {
     #[serde(skip)]
     pub overwrite: bool,
 
-    /// Say what would be done, in steps, time and memory, and stop
+    /// Say what would be done, in steps, arithmetic, memory and disk, and stop; refuse what a run would refuse
     #[arg(long)]
     #[serde(skip)]
     pub dry_run: bool,

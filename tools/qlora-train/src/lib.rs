@@ -18,7 +18,7 @@ use model::{AdamW, AdamWConfig, Adapter, LoraConfig, Model};
 pub use args::Args;
 use data::{Plan, Rows};
 use memory::AdapterSize;
-use run_dir::{RunDir, read_moments};
+use run_dir::{RunDir, Start, read_moments};
 use schedule::Schedule;
 use state::State;
 use tokens::Prompting;
@@ -48,9 +48,7 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         ))
         .hint("--eval FILE takes packed rows that are not trained on");
     }
-    if !args.run.dry_run {
-        run_dir::files(&args).check()?;
-    }
+    run_dir::files(&args).check()?;
     model::tune_heap();
     model::use_threads(args.engine.threads)?;
     let base = checkpoint::Base::open(&args.base)
@@ -104,21 +102,20 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
     let size = AdapterSize::new(&args, base.config(), init.as_ref());
     let largest = train.largest_batch(plan.batch_size);
     let recompute = memory::plan(&args, base.config(), size, largest)?;
-    if args.run.dry_run {
-        memory::print(&args, base.config(), size, &plan, &train, recompute)?;
-        return Ok(Outcome::Done);
-    }
-
     let attention = args.engine.attention;
     attention
         .check(args.engine.load_options().device)
         .with_context(|| format!("--attention {attention}"))
         .hint("--attention auto takes what there is")?;
-    let run_dir = RunDir::open(&args, &inputs::describe(&args, &base)?, plan.total_steps)?;
-    let state = match &run_dir.resume_from {
-        Some(checkpoint) => run_dir.restore(checkpoint)?,
-        None => State::default(),
-    };
+    let inputs = inputs::describe(&args, &base)?;
+    if args.run.dry_run {
+        let state = Start::find(&args, &inputs)?.state()?;
+        memory::print(&args, base.config(), size, &plan, &train, recompute, &state)?;
+        return Ok(Outcome::Done);
+    }
+
+    let run_dir = RunDir::open(&args, &inputs, plan.total_steps)?;
+    let state = run_dir.restore()?;
     let patience = args.schedule.early_stopping_patience;
     if state.ended(plan.total_steps, patience) && run_dir.adapter().exists() {
         cli::note(format_args!(
@@ -128,7 +125,7 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         return Ok(verdict(&state));
     }
     let mut model = load(&base, &args)?;
-    let adapter = match (&run_dir.resume_from, init) {
+    let adapter = match (run_dir.resume_from(), init) {
         (Some(checkpoint), _) => {
             let peft = checkpoint::adapter::read(checkpoint).hint(DAMAGED_CHECKPOINT)?;
             Adapter::from_peft(model.decoder(), &peft).hint(DAMAGED_CHECKPOINT)?
@@ -153,7 +150,7 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         ..AdamWConfig::default()
     };
     let mut optimizer = AdamW::new(&adapter, config);
-    if let Some(checkpoint) = &run_dir.resume_from {
+    if let Some(checkpoint) = run_dir.resume_from() {
         read_moments(checkpoint, state.step, &mut optimizer, &adapter).hint(DAMAGED_CHECKPOINT)?;
         cli::note(format_args!(
             "going on after step {} of {}",

@@ -10,6 +10,7 @@ use crate::{
     args::{Args, Checkpointing, Quantization},
     available,
     data::{Plan, Rows},
+    state::State,
 };
 
 /// What an adapter adds to all layers together.
@@ -210,6 +211,7 @@ pub fn print(
     plan: &Plan,
     train: &Rows,
     recompute: Recompute,
+    state: &State,
 ) -> anyhow::Result<()> {
     let layers = config.num_hidden_layers as u64;
     let recomputed = match recompute {
@@ -225,7 +227,17 @@ pub fn print(
         .map(|p| p.shape(config).iter().product::<usize>() as u64)
         .sum::<u64>()
         * layers;
-    let epochs = plan.total_steps.div_ceil(plan.steps_per_epoch());
+    let (run, steps) = match state.step {
+        _ if state.ended(plan.total_steps, args.schedule.early_stopping_patience) => {
+            ("is finished".to_owned(), 0)
+        }
+        0 => ("begins".to_owned(), plan.total_steps),
+        step => (
+            format!("resumes after step {step}"),
+            plan.total_steps - step,
+        ),
+    };
+    let epochs = steps as f64 / plan.steps_per_epoch() as f64;
     let flop = 4.0 * weights as f64 + 2.0 * weights as f64 * recomputed as f64 / layers as f64;
     let report = serde_json::json!({
         "rows": train.len(),
@@ -242,8 +254,9 @@ pub fn print(
             "total": estimate.total(layers, layers - recomputed),
         },
         "disk_bytes": estimate.adapter / 4 * 3 * (args.run.save_total_limit as u64 + 1) + estimate.adapter / 4,
-        // 4N a token, 6N where the forward pass is done twice
-        "flop": flop * read as f64 * epochs as f64,
+        // 4N a token, 6N where the forward pass is done twice; of the steps that are to come
+        "flop": flop * read as f64 * epochs,
+        "run": run,
     });
     writeln!(
         std::io::stdout(),

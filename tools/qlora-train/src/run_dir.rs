@@ -13,13 +13,13 @@ mod checkpoints;
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use cli::{Files, Hint, Lock, Output};
 use serde_json::Value;
 
@@ -41,6 +41,9 @@ const INDIFFERENT: [&str; 8] = [
     "config",
     "quiet",
 ];
+
+/// What a run may be told otherwise when it goes on: steps and losses are the same with any value.
+const CHANGEABLE: [&str; 3] = ["early-stopping-patience", "save-steps", "save-total-limit"];
 
 /// Where the inputs lie. What they are is in inputs.json; by which path they are reached is indifferent.
 const PLACES: [&str; 4] = ["base", "train", "eval", "init-adapter"];
@@ -71,8 +74,7 @@ pub struct RunDir {
     epochs: u32,
     metrics: RefCell<Log>,
     timing: RefCell<File>,
-    /// The checkpoint to go on from.
-    pub resume_from: Option<PathBuf>,
+    start: Start,
     _lock: Lock,
 }
 
@@ -82,44 +84,78 @@ struct Log {
     written: usize,
 }
 
-impl RunDir {
-    /// Locks the folder and decides whether to go on from it, to begin, or to refuse.
-    pub fn open(args: &Args, inputs: &Value, total_steps: u64) -> anyhow::Result<Self> {
-        let root = args.out_dir.clone();
-        if args.run.resume == Resume::Require && !root.join("config.json").exists() {
-            bail!("{}: there is no run to resume", root.display());
-        }
-        refuse_foreign(&root, &args.base)?;
-        let lock = Lock::acquire(&root)?;
-        remove_unfinished(&root)?;
-        let config = serde_json::to_value(args)?;
-        let found = newest_checkpoint(&root)?;
-        let same = same_run(&root, &config, inputs);
-        let occupied = occupied(&root)?;
-        let resume_from = match (args.run.resume, found, same) {
+/// How a run starts.
+pub struct Start {
+    /// The checkpoint to go on from.
+    resume_from: Option<PathBuf>,
+    /// Whether it goes on with other settings than config.json's.
+    changed: bool,
+}
+
+impl Start {
+    /// Decides whether to go on from the folder, to begin there, or to refuse, and writes nothing.
+    pub fn find(args: &Args, inputs: &Value) -> anyhow::Result<Self> {
+        refuse(args)?;
+        let root = &args.out_dir;
+        let found = newest_checkpoint(root)?;
+        let changes = changes(root, &serde_json::to_value(args)?, inputs);
+        let occupied = occupied(root)?;
+        let begin = Ok(Self {
+            resume_from: None,
+            changed: false,
+        });
+        match (args.run.resume, found, changes) {
             (Resume::Never, ..) if occupied && !args.run.overwrite => {
-                return Err(anyhow::anyhow!("{}: holds a run already", root.display()))
-                    .hint("--overwrite replaces it, --resume auto goes on with it");
+                Err(anyhow::anyhow!("{}: holds a run already", root.display()))
+                    .hint("--overwrite replaces it, --resume auto goes on with it")
             }
-            (Resume::Never, ..) | (Resume::Auto, None, Ok(())) => None,
+            (Resume::Never, ..) | (Resume::Auto, None, Ok(_)) => begin,
             (Resume::Require, None, _) => {
                 bail!("{}: has no checkpoint to resume from", root.display())
             }
-            (_, found, Ok(())) => found,
-            (Resume::Require, _, Err(why)) => bail!("{}: cannot resume: {why}", root.display()),
-            (Resume::Auto, _, Err(_)) if !occupied || args.run.overwrite => None,
-            (Resume::Auto, _, Err(why)) => {
-                return Err(anyhow::anyhow!(
-                    "{}: holds another run: {why}",
-                    root.display()
-                ))
-                .hint("--overwrite replaces it; another --out-dir keeps both");
+            (_, found, Ok(changes)) => {
+                if !changes.is_empty() {
+                    cli::note(format_args!("going on, and {}", changes.join(", ")));
+                }
+                Ok(Self {
+                    resume_from: found,
+                    changed: !changes.is_empty(),
+                })
             }
-        };
-        if resume_from.is_none() {
+            (Resume::Require, _, Err(why)) => {
+                Err(why.context(format!("{}: cannot resume", root.display())))
+            }
+            (Resume::Auto, _, Err(_)) if !occupied || args.run.overwrite => begin,
+            (Resume::Auto, _, Err(why)) => {
+                Err(why.context(format!("{}: holds another run", root.display())))
+                    .hint("--overwrite replaces it; another --out-dir keeps both")
+            }
+        }
+    }
+
+    /// Where the run stood.
+    pub fn state(&self) -> anyhow::Result<State> {
+        match &self.resume_from {
+            Some(checkpoint) => State::read(&checkpoint.join(STATE_FILE)),
+            None => Ok(State::default()),
+        }
+    }
+}
+
+impl RunDir {
+    /// Locks the folder, and clears it unless the run goes on.
+    pub fn open(args: &Args, inputs: &Value, total_steps: u64) -> anyhow::Result<Self> {
+        let root = args.out_dir.clone();
+        refuse(args)?;
+        let lock = Lock::acquire(&root)?;
+        remove_unfinished(&root)?;
+        let start = Start::find(args, inputs)?;
+        if start.resume_from.is_none() {
             clear(&root)?;
             write_json(&root.join("inputs.json"), inputs)?;
-            write_json(&root.join("config.json"), &config)?;
+        }
+        if start.resume_from.is_none() || start.changed {
+            write_json(&root.join("config.json"), &serde_json::to_value(args)?)?;
         }
         let append = |name: &str| {
             let path = root.join(name);
@@ -137,15 +173,20 @@ impl RunDir {
                 written: 0,
             }),
             timing: RefCell::new(append("timing.jsonl")?),
-            resume_from,
+            start,
             _lock: lock,
             root,
         })
     }
 
-    /// Takes up a saved state: metrics.jsonl is cut back to it.
-    pub fn restore(&self, checkpoint: &Path) -> anyhow::Result<State> {
-        let state = State::read(&checkpoint.join(STATE_FILE))?;
+    /// The checkpoint to go on from.
+    pub fn resume_from(&self) -> Option<&Path> {
+        self.start.resume_from.as_deref()
+    }
+
+    /// Takes up the saved state, if there is one: metrics.jsonl is cut back to it.
+    pub fn restore(&self) -> anyhow::Result<State> {
+        let state = self.start.state()?;
         let mut log = self.metrics.borrow_mut();
         log.file.set_len(0).context("writing metrics.jsonl")?;
         log.written = 0;
@@ -192,7 +233,11 @@ const FILES: usize = 4;
 
 /// A folder that holds files of these names and is no run's is not touched, whatever the flags: a base has
 /// a config.json too.
-fn refuse_foreign(root: &Path, base: &Path) -> anyhow::Result<()> {
+fn refuse(args: &Args) -> anyhow::Result<()> {
+    let (root, base) = (&args.out_dir, &args.base);
+    if args.run.resume == Resume::Require && !root.join("config.json").exists() {
+        bail!("{}: there is no run to resume", root.display());
+    }
     let real = |path: &Path| fs::canonicalize(path).ok();
     let is_base = real(root).is_some_and(|root| real(base) == Some(root));
     if !is_base && root.join("inputs.json").exists() {
@@ -228,27 +273,38 @@ fn occupied(root: &Path) -> anyhow::Result<bool> {
     Ok(root.join("adapter").exists() || newest_checkpoint(root)?.is_some())
 }
 
-/// Whether the folder's run is this one; if not, what differs.
-fn same_run(root: &Path, config: &Value, inputs: &Value) -> Result<(), String> {
+/// What is told otherwise than it was to the folder's run; an error where that makes another run of it.
+fn changes(root: &Path, config: &Value, inputs: &Value) -> anyhow::Result<Vec<String>> {
     let ignored = [&INDIFFERENT[..], &PLACES].concat();
+    let mut changes = Vec::new();
     for (name, now, ignored) in [
         ("config.json", config, &ignored[..]),
         ("inputs.json", inputs, &[]),
     ] {
-        let text = fs::read_to_string(root.join(name)).map_err(|_| format!("it has no {name}"))?;
-        let then: Value = serde_json::from_str(&text).map_err(|e| format!("{name}: {e}"))?;
+        let text = fs::read_to_string(root.join(name)).map_err(|_| anyhow!("it has no {name}"))?;
+        let then: Value = serde_json::from_str(&text).map_err(|e| anyhow!("{name}: {e}"))?;
         let (then, now) = (settings(&then, ignored), settings(now, ignored));
-        let keys = then.keys().chain(now.keys());
-        if let Some(key) = keys.into_iter().find(|key| then.get(*key) != now.get(*key)) {
+        let keys: BTreeSet<_> = then.keys().chain(now.keys()).copied().collect();
+        for key in keys {
+            let (then, now) = (then.get(key), now.get(key));
+            if then == now {
+                continue;
+            }
             let show = |value: Option<&&Value>| value.map_or("not set".into(), |v| v.to_string());
-            return Err(format!(
-                "{key} was {}, is {}",
-                show(then.get(key)),
-                show(now.get(key))
-            ));
+            let change = format!("{key} was {}, is {}", show(then), show(now));
+            match key {
+                key if CHANGEABLE.contains(&key) => changes.push(change),
+                "epochs" | "max-steps" => {
+                    return Err(anyhow!(change)).hint(
+                        "the learning rate's schedule spans all steps, so that those already made would have had \
+                         other rates; --init-adapter RUN/adapter begins another run at this one's result",
+                    );
+                }
+                _ => bail!(change),
+            }
         }
     }
-    Ok(())
+    Ok(changes)
 }
 
 fn settings<'a>(value: &'a Value, ignored: &[&str]) -> BTreeMap<&'a str, &'a Value> {

@@ -309,6 +309,102 @@ fn a_dry_run_says_the_steps_and_writes_nothing() {
 }
 
 #[test]
+fn a_dry_run_counts_the_steps_to_come_and_refuses_what_a_run_refuses() {
+    let work = Work::new();
+    let plan = |flags: &[&str]| -> (String, f64) {
+        let output = succeed(work.train_with("run", flags).arg("--dry-run"));
+        let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+        let run = plan["run"].as_str().expect("a sentence").to_owned();
+        (run, plan["flop"].as_f64().expect("a number"))
+    };
+    let (run, four) = plan(&["--max-steps", "4"]);
+    assert_eq!(run, "begins");
+    let (_, two) = plan(&["--max-steps", "2"]);
+    assert_eq!(four, 2.0 * two);
+    let train = ["--max-steps", "4"];
+    succeed(&mut work.train_with("run", &train));
+    assert_eq!(plan(&train), ("is finished".into(), 0.0));
+    for step in [3, 4] {
+        let path = format!("run/checkpoints/checkpoint-{step}");
+        fs::remove_dir_all(work.path(&path)).expect("it goes");
+    }
+    assert_eq!(plan(&train), ("resumes after step 2".into(), two));
+    fs::create_dir(work.path("foreign")).expect("a folder");
+    fs::write(work.path("foreign/metrics.jsonl"), "").expect("a file");
+    let before = work.read("run/config.json");
+    for (run, flags, message) in [
+        (
+            "run",
+            &["--seed", "1"][..],
+            "holds another run: seed was 0, is 1",
+        ),
+        ("new", &["--resume", "require"], "there is no run to resume"),
+        (
+            "foreign",
+            &[],
+            "it holds metrics.jsonl and is no run's folder",
+        ),
+        (
+            "new",
+            &["--attention", "flash"],
+            "the CPU has one of its own",
+        ),
+    ] {
+        refused(
+            work.train_with(run, &[&train[..], flags].concat())
+                .arg("--dry-run"),
+            2,
+            message,
+        );
+    }
+    assert!(before == work.read("run/config.json") && !work.path("new").exists());
+}
+
+#[test]
+fn a_run_goes_on_with_other_checkpoints_or_patience_and_not_with_more_epochs() {
+    let work = Work::new();
+    succeed(&mut work.train("whole"));
+    succeed(&mut work.train("run"));
+    fs::remove_dir_all(work.path("run/adapter")).expect("it goes");
+    for step in 4..=work.steps("run") {
+        let _ = fs::remove_dir_all(work.path(&format!("run/checkpoints/checkpoint-{step}")));
+    }
+    for epochs in [
+        &["--epochs", "3"][..],
+        &["--epochs", "3", "--resume", "require"],
+    ] {
+        refused(
+            &mut work.train_with("run", epochs),
+            2,
+            ": epochs was 2, is 3\nhint: ",
+        );
+        refused(
+            &mut work.train_with("run", epochs),
+            2,
+            "--init-adapter RUN/adapter begins",
+        );
+    }
+    let flags = [
+        "--save-steps",
+        "3",
+        "--early-stopping-patience",
+        "9",
+        "--save-total-limit",
+        "8",
+    ];
+    let output = succeed(&mut work.train_with("run", &flags));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("going on, and early-stopping-patience was 0, is 9, save-steps was 2, is 3, save-total-limit was 9, is 8\n"),
+        "{said}"
+    );
+    work.assert_same_result("whole", "run");
+    let config: serde_json::Value =
+        serde_json::from_slice(&work.read("run/config.json")).expect("it is JSON");
+    assert_eq!(config["save-steps"], 3);
+}
+
+#[test]
 fn precision_scheduler_targets_and_clipping_each_change_what_is_learned() {
     let work = Work::new();
     // In bf16 every weight is rounded, whatever --dtype says.

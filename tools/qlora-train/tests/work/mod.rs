@@ -72,6 +72,12 @@ impl Work {
         command
     }
 
+    /// Steps that a run's metrics tell of.
+    pub fn steps(&self, run: &str) -> usize {
+        let metrics = String::from_utf8(self.read(&format!("{run}/metrics.jsonl"))).unwrap();
+        metrics.matches("\"grad_norm\"").count()
+    }
+
     pub fn read(&self, path: &str) -> Vec<u8> {
         fs::read(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
