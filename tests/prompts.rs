@@ -23,7 +23,9 @@ fn the_date_that_was_trained_with_is_the_date_that_is_asked_with() {
         &format!("{PACK}; pack valid 2026-11-24; {train}"),
     );
     let kept = scene.read("run/adapter/prompt.json");
-    assert_eq!(text(&kept), "{\"date\":\"2026-11-24\"}\n");
+    let begins = "{\"date\":\"2026-11-24\",\"fingerprint\":{\"tokenizer\":\"";
+    assert!(text(&kept).starts_with(begins), "{}", text(&kept));
+    assert_eq!(kept, scene.read("run/checkpoints/checkpoint-2/prompt.json"));
     let eval = "adapter-eval --base base --adapter run/adapter --cases split/test.jsonl --max-new-tokens 1 --out-dir eval";
     let other = shell(scene.path(), &format!("{eval} --date 2026-11-25"));
     let said = text(&other.stderr);
@@ -33,6 +35,29 @@ fn the_date_that_was_trained_with_is_the_date_that_is_asked_with() {
         "{said}"
     );
     succeed(scene.path(), &format!("{eval} --systems adapter"));
+}
+
+#[test]
+fn an_adapter_is_asked_by_the_template_that_it_was_trained_with() {
+    let scene = Scene::new();
+    scene.pack();
+    let script =
+        "jsonl-import notes.csv --user '{{ clinical_note }}' --assistant '{{ code }}' -o chat.jsonl
+         tokenize-pack chat.jsonl --base base --max-seq-length 256 -o chat.safetensors
+         qlora-train --base base --train chat.safetensors --max-steps 2 --out-dir run
+         qlora-train --base base --train train.safetensors --max-steps 2 --out-dir of-tokens
+         head -n 1 chat.jsonl >one.jsonl; echo >>base/chat_template.jinja";
+    succeed(scene.path(), script);
+    let eval = "adapter-eval --base base --cases one.jsonl --max-new-tokens 1 --systems adapter";
+    for adapter in ["run/adapter", "run/checkpoints/checkpoint-2"] {
+        let other = shell(scene.path(), &format!("{eval} --adapter {adapter}"));
+        let said = text(&other.stderr);
+        assert_eq!(other.status.code(), Some(2), "{said}");
+        let why = "trained with another chat template than the base's";
+        assert!(said.contains(&format!("{adapter}: {why}")), "{said}");
+    }
+    // Which template made tokens, if any did, nobody knows.
+    succeed(scene.path(), &format!("{eval} --adapter of-tokens/adapter"));
 }
 
 #[test]

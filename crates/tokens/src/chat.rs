@@ -67,7 +67,7 @@ impl Chat {
     pub fn open_with(dir: &Path, options: &ChatOptions) -> Result<Chat, Error> {
         let encoder = Encoder::open(dir)?;
         let date = match options.date {
-            None => Prompting::read(dir)?.map(|prompting| prompting.date),
+            None => Prompting::read(dir)?.date,
             given => given,
         };
         let mut vocabulary = Vocabulary::open(dir)?;

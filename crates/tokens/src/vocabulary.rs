@@ -20,6 +20,25 @@ pub struct Fingerprint {
     pub template: Option<String>,
 }
 
+impl Fingerprint {
+    /// In what these tokens were made otherwise than the base makes them; what only one of the two knows
+    /// is no difference.
+    pub fn difference(&self, base: &Fingerprint) -> Option<&'static str> {
+        let differ = |ours: &Option<String>, base: &Option<String>| matches!((ours, base), (Some(ours), Some(base)) if ours != base);
+        if differ(&self.tokenizer, &base.tokenizer) {
+            Some("with another tokenizer than the base's")
+        } else if differ(&self.template, &base.template) {
+            Some("with another chat template than the base's")
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The files of a base folder that nothing may be written over: those that say something about its tokens,
 /// whether they are there or not, and its weights.
 pub fn base_files(dir: &Path) -> Vec<PathBuf> {

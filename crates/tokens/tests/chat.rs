@@ -296,7 +296,11 @@ fn the_date_comes_from_the_caller_and_never_from_the_clock() {
 fn a_base_that_was_trained_with_a_date_prints_it_unless_another_is_given() {
     let (dir, _) = base_with("{{ strftime_now('%d %b %Y') }}", CHATML_TOKENS);
     let trained: Date = "2026-11-24".parse().unwrap();
-    Prompting { date: trained }.write(dir.path()).unwrap();
+    let prompting = Prompting {
+        date: Some(trained),
+        ..Prompting::default()
+    };
+    prompting.write(dir.path()).unwrap();
     let message = [Message::new(Role::User, "u")];
     for (given, printed) in [
         (None, trained),

@@ -8,9 +8,10 @@ use anyhow::{Context, anyhow};
 use checkpoint::adapter::Adapter;
 use cli::Hint;
 use serde_json::Value;
-use tokens::{Date, Prompting};
+use tokens::{Date, Prompting, Vocabulary};
 
-/// What stands beside an adapter must say the same as the base. A folder without tokenizer or template says nothing.
+/// What stands beside an adapter, and what training said of its prompts, must be the base's. A folder without
+/// tokenizer or template says nothing.
 pub fn check(adapter: &Path, base: &Path) -> anyhow::Result<()> {
     if let (Some(ours), Some(theirs)) = (vocabulary(adapter)?, vocabulary(base)?)
         && let Some(difference) = difference(&ours, &theirs)
@@ -33,13 +34,23 @@ pub fn check(adapter: &Path, base: &Path) -> anyhow::Result<()> {
             file.display(),
             base_file.display()
         ))
-        .hint(
-            "the adapter would be asked otherwise than it was trained: evaluate it on the base it was \
-             trained with, or give that base the adapter's template",
-        );
+        .hint(ASKED_OTHERWISE);
+    }
+    let trained = Prompting::read(adapter).map_err(hinted)?.fingerprint;
+    let bases = Vocabulary::open(base).map_err(hinted)?.fingerprint;
+    if let Some(what) = trained.difference(&bases) {
+        return Err(anyhow!(
+            "{}: trained {what}, {}",
+            adapter.display(),
+            base.display()
+        ))
+        .hint(ASKED_OTHERWISE);
     }
     Ok(())
 }
+
+const ASKED_OTHERWISE: &str = "the adapter would be asked otherwise than it was trained: evaluate it on the base \
+     it was trained with, or give that base the adapter's template";
 
 /// The first token that two tokenizers have not in common.
 fn difference(ours: &BTreeMap<String, u64>, theirs: &BTreeMap<String, u64>) -> Option<String> {
@@ -65,7 +76,7 @@ pub fn date(
 ) -> anyhow::Result<Option<Date>> {
     let read = |whose, dir| {
         let prompting = Prompting::read(dir)?;
-        anyhow::Ok(prompting.map(|prompting| (whose, prompting.date)))
+        anyhow::Ok(prompting.date.map(|date| (whose, date)))
     };
     let adapters = adapter.map(|dir| read("adapter", dir)).transpose()?;
     let trained = match adapters.flatten() {

@@ -6,7 +6,7 @@ use cli::Hint;
 use model::Batch;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tokens::{Date, Fingerprint, Shard};
+use tokens::{Fingerprint, Prompting, Shard};
 
 /// The rows of several shards, one after the other.
 pub struct Rows {
@@ -94,11 +94,11 @@ impl Rows {
     }
 }
 
-/// The one date that the template printed into all examples, if it printed one.
-pub fn printed_date(train: &Rows, eval: &Rows) -> anyhow::Result<Option<Date>> {
+/// How the examples were rendered: by one template, with one date.
+pub fn prompting(train: &Rows, eval: &Rows) -> anyhow::Result<Prompting> {
     let mut shards = train.rendered().chain(eval.rendered());
     let Some(first) = shards.next() else {
-        return Ok(None);
+        return Ok(Prompting::default());
     };
     let date = first.meta().date;
     if let Some(other) = shards.find(|shard| shard.meta().date != date) {
@@ -110,7 +110,10 @@ pub fn printed_date(train: &Rows, eval: &Rows) -> anyhow::Result<Option<Date>> {
         return Err(anyhow::anyhow!("{}, and {}", said(first), said(other)))
             .hint("pack all of the data with the same tokenize-pack --date");
     }
-    Ok(date)
+    Ok(Prompting {
+        date,
+        fingerprint: first.meta().fingerprint.clone(),
+    })
 }
 
 /// The order of an epoch's rows: a permutation keyed by seed and epoch, or the shards' own order.

@@ -66,7 +66,10 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
             "warning: sequences of up to {longest} tokens, and the base knows {positions} positions"
         ));
     }
-    let prompting = data::printed_date(&train, &eval)?.map(|date| Prompting { date });
+    let mut prompting = data::prompting(&train, &eval)?;
+    if prompting.date.is_none() {
+        prompting.date = Prompting::read(base.dir())?.date;
+    }
     for target in &args.lora.target_modules {
         model::Projection::by_name(target)?;
     }
@@ -114,7 +117,7 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Done);
     }
 
-    let run_dir = RunDir::open(&args, &inputs, plan.total_steps)?;
+    let run_dir = RunDir::open(&args, &inputs, plan.total_steps, prompting)?;
     let state = run_dir.restore()?;
     let patience = args.schedule.early_stopping_patience;
     if state.ended(plan.total_steps, patience) && run_dir.adapter().exists() {
@@ -181,9 +184,9 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         }
         End::EarlyStop => {
             cli::note("the evaluation loss has stopped improving: stopped early");
-            publish(&run_dir, &trainer.state, prompting)
+            publish(&run_dir, &trainer.state)
         }
-        End::Finished => publish(&run_dir, &trainer.state, prompting),
+        End::Finished => publish(&run_dir, &trainer.state),
     }
 }
 
@@ -192,13 +195,9 @@ const DAMAGED_CHECKPOINT: &str = "remove that checkpoint folder to go on from th
 
 /// The best evaluated checkpoint, or the last one, becomes the result; the answer is no when no
 /// epoch was better than the start.
-fn publish(
-    run_dir: &RunDir,
-    state: &State,
-    prompting: Option<Prompting>,
-) -> anyhow::Result<Outcome> {
+fn publish(run_dir: &RunDir, state: &State) -> anyhow::Result<Outcome> {
     let best = state.best_trained();
-    run_dir.publish(best.map_or(state.step, |best| best.step), prompting)?;
+    run_dir.publish(best.map_or(state.step, |best| best.step))?;
     let target = run_dir.adapter();
     let Some(best) = best else {
         cli::note(format_args!(

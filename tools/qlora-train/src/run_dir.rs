@@ -5,7 +5,7 @@
 //! RUN/inputs.json      fingerprints of base and shards: a run never goes on over other data
 //! RUN/metrics.jsonl    a row a logged step and a row an evaluation; same run, same bytes
 //! RUN/timing.jsonl     seconds and tokens of every step; differs from run to run
-//! RUN/checkpoints/checkpoint-N/   adapter, optimizer moments, trainer_state.json
+//! RUN/checkpoints/checkpoint-N/   adapter, prompt.json, optimizer moments, trainer_state.json
 //! RUN/adapter/         the best adapter, in PEFT's format; appears last
 //! ```
 
@@ -22,6 +22,7 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use cli::{Files, Hint, Lock, Output};
 use serde_json::Value;
+use tokens::Prompting;
 
 use crate::{
     args::{Args, Resume},
@@ -72,6 +73,8 @@ pub struct RunDir {
     root: PathBuf,
     total_steps: u64,
     epochs: u32,
+    /// Goes with every adapter.
+    prompting: Prompting,
     metrics: RefCell<Log>,
     timing: RefCell<File>,
     start: Start,
@@ -144,7 +147,12 @@ impl Start {
 
 impl RunDir {
     /// Locks the folder, and clears it unless the run goes on.
-    pub fn open(args: &Args, inputs: &Value, total_steps: u64) -> anyhow::Result<Self> {
+    pub fn open(
+        args: &Args,
+        inputs: &Value,
+        total_steps: u64,
+        prompting: Prompting,
+    ) -> anyhow::Result<Self> {
         let root = args.out_dir.clone();
         refuse(args)?;
         let lock = Lock::acquire(&root)?;
@@ -168,6 +176,7 @@ impl RunDir {
         Ok(Self {
             total_steps,
             epochs: args.schedule.epochs,
+            prompting,
             metrics: RefCell::new(Log {
                 file: append("metrics.jsonl")?,
                 written: 0,

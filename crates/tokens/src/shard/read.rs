@@ -172,19 +172,13 @@ impl Shard {
 
     /// Refuses a file packed for another tokenizer or a larger vocabulary than the base has.
     pub fn check_base(&self, fingerprint: &Fingerprint, vocab_size: usize) -> Result<(), Error> {
-        let packed = &self.meta.fingerprint;
-        let differ = |ours: &Option<String>, base: &Option<String>| matches!((ours, base), (Some(ours), Some(base)) if ours != base);
-        let what = if differ(&packed.tokenizer, &fingerprint.tokenizer) {
-            "with another tokenizer than the base's".to_owned()
-        } else if differ(&packed.template, &fingerprint.template) {
-            "with another chat template than the base's".to_owned()
-        } else if self.meta.vocab_size != vocab_size {
-            format!(
-                "for a vocabulary of {}, and the base has {vocab_size}",
-                self.meta.vocab_size
-            )
-        } else {
-            return Ok(());
+        let size = self.meta.vocab_size;
+        let what = match self.meta.fingerprint.difference(fingerprint) {
+            Some(what) => what.to_owned(),
+            None if size != vocab_size => {
+                format!("for a vocabulary of {size}, and the base has {vocab_size}")
+            }
+            None => return Ok(()),
         };
         Err(Error::ForeignShard {
             path: self.path.clone(),

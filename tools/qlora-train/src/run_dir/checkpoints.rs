@@ -32,6 +32,7 @@ impl RunDir {
         let write = || -> anyhow::Result<()> {
             let folder = AtomicDir::create(&self.checkpoint(state.step), is_checkpoint_file)?;
             checkpoint::adapter::write(&adapter.to_peft(), folder.path(), Dtype::F32)?;
+            self.prompting.write(folder.path())?;
             let moments = optimizer.to_host(adapter);
             write_moments(&folder.path().join(OPTIMIZER_FILE), &moments)?;
             state.write(
@@ -54,17 +55,14 @@ impl RunDir {
     }
 
     /// Makes `step`'s adapter the run's result.
-    pub fn publish(&self, step: u64, prompting: Option<Prompting>) -> anyhow::Result<()> {
+    pub fn publish(&self, step: u64) -> anyhow::Result<()> {
         let from = self.checkpoint(step);
-        let is_ours = |name: &str| ADAPTER_FILES.contains(&name) || name == Prompting::FILE;
-        let folder = AtomicDir::create(&self.adapter(), is_ours)?;
+        let folder = AtomicDir::create(&self.adapter(), is_adapter_file)?;
         for name in ADAPTER_FILES {
             fs::copy(from.join(name), folder.path().join(name))
                 .with_context(|| format!("copying {} of {}", name, from.display()))?;
         }
-        if let Some(prompting) = prompting {
-            prompting.write(folder.path())?;
-        }
+        self.prompting.write(folder.path())?;
         folder.publish()
     }
 
@@ -139,5 +137,9 @@ fn write_moments(path: &Path, moments: &[(String, [usize; 2], Vec<f32>)]) -> any
 }
 
 fn is_checkpoint_file(name: &str) -> bool {
-    ADAPTER_FILES.contains(&name) || [OPTIMIZER_FILE, STATE_FILE].contains(&name)
+    is_adapter_file(name) || [OPTIMIZER_FILE, STATE_FILE].contains(&name)
+}
+
+fn is_adapter_file(name: &str) -> bool {
+    ADAPTER_FILES.contains(&name) || name == Prompting::FILE
 }
