@@ -8,8 +8,9 @@ use clap::{
     Args as ClapArgs, Parser, ValueEnum,
     builder::{ArgPredicate, RangedU64ValueParser},
 };
-use serde::Serialize;
+use serde::{Serialize, ser::SerializeMap};
 
+use crate::schedule::Warmup;
 pub use values::ByteSize;
 use values::{above_zero, as_text, below_one, fraction, non_negative, positive};
 
@@ -98,8 +99,21 @@ pub struct ScheduleArgs {
     pub lr_scheduler: Scheduler,
 
     /// Share of all steps in which the rate rises from 0, rounded up to whole steps
-    #[arg(long, value_name = "R", default_value_t = 0.03, value_parser = fraction)]
-    pub warmup_ratio: f64,
+    #[arg(
+        long,
+        value_name = "R",
+        default_value = "0.03",
+        default_value_if("warmup_steps", ArgPredicate::IsPresent, None),
+        overrides_with = "warmup_steps",
+        value_parser = fraction
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_ratio: Option<f64>,
+
+    /// The same as a number of steps; of these two flags the last one counts
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<u64>,
 
     /// Decoupled weight decay of AdamW
     #[arg(long, value_name = "W", default_value_t = 0.01, value_parser = non_negative)]
@@ -117,14 +131,13 @@ pub struct ScheduleArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 
-    /// Stop when the loss on --eval has not improved for this many epochs; 0 never stops early
-    #[arg(long, value_name = "EPOCHS", default_value_t = 0)]
+    /// Stop when the loss on --eval has not improved for this many evaluations; 0 never stops early
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub early_stopping_patience: u32,
 }
 
 /// The adapter.
-#[derive(Clone, Debug, ClapArgs, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "LoRA")]
 pub struct LoraArgs {
     /// Inner dimension of the update
@@ -149,9 +162,8 @@ pub struct LoraArgs {
     )]
     pub target_modules: Vec<String>,
 
-    /// Start from this PEFT adapter; its rank, alpha and targets then hold, dropout is --dropout's
-    #[arg(long, value_name = "DIR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Start from this PEFT adapter: rank, alpha and targets are its own, dropout is --dropout's
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["rank", "alpha", "target_modules"])]
     pub init_adapter: Option<PathBuf>,
 }
 
@@ -216,6 +228,11 @@ pub struct RunArgs {
     /// A row in metrics.jsonl every N optimizer steps
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub logging_steps: u64,
+
+    /// Also evaluate on --eval, and save, every N optimizer steps, beside at each epoch's end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_steps: Option<u64>,
 
     /// Also save a checkpoint every N optimizer steps, beside those at each epoch's end
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -287,6 +304,23 @@ pub enum Resume {
     Require,
 }
 
+/// What --init-adapter brings is not said beside it.
+impl Serialize for LoraArgs {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        if self.init_adapter.is_none() {
+            map.serialize_entry("rank", &self.rank)?;
+            map.serialize_entry("alpha", &self.alpha)?;
+        }
+        map.serialize_entry("dropout", &self.dropout)?;
+        match &self.init_adapter {
+            None => map.serialize_entry("target-modules", &self.target_modules)?,
+            Some(dir) => map.serialize_entry("init-adapter", dir)?,
+        }
+        map.end()
+    }
+}
+
 impl LoraArgs {
     /// With `all-linear` spelled out, so that the run is the same run however they are named.
     pub fn resolved(self) -> Self {
@@ -297,6 +331,15 @@ impl LoraArgs {
         Self {
             target_modules,
             ..self
+        }
+    }
+}
+
+impl ScheduleArgs {
+    pub fn warmup(&self) -> Warmup {
+        match (self.warmup_steps, self.warmup_ratio) {
+            (Some(steps), _) => Warmup::Steps(steps),
+            (None, ratio) => Warmup::Ratio(ratio.expect("clap has a default for it")),
         }
     }
 }
@@ -338,6 +381,22 @@ Examples:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_lengths_of_the_warm_up_the_last_one_counts() {
+        let warmup = |flags: &str| {
+            let words = format!("qlora-train --base b --train t --out-dir o {flags}");
+            Args::parse_from(words.split_whitespace()).schedule.warmup()
+        };
+        for (flags, expected) in [
+            ("", Warmup::Ratio(0.03)),
+            ("--warmup-steps 3", Warmup::Steps(3)),
+            ("--warmup-ratio 0.1 --warmup-steps 3", Warmup::Steps(3)),
+            ("--warmup-steps 3 --warmup-ratio 0.1", Warmup::Ratio(0.1)),
+        ] {
+            assert_eq!(warmup(flags), expected, "{flags}");
+        }
+    }
 
     #[test]
     fn all_linear_is_the_seven_projections_and_a_projection_itself() {

@@ -48,6 +48,14 @@ pub fn describe(args: &Args, base: &checkpoint::Base) -> anyhow::Result<Value> {
     Ok(Value::Object(object))
 }
 
+/// The first shard to evaluate on that is also trained on.
+pub fn shared_shard<'a>(args: &'a Args, inputs: &Value) -> Option<&'a Path> {
+    let (train, eval) = (&inputs["train-shards"], &inputs["eval-shards"]);
+    let trained = |hash: &Value| train.as_array().is_some_and(|train| train.contains(hash));
+    let at = eval.as_array()?.iter().position(trained)?;
+    Some(&args.eval[at])
+}
+
 fn hash_base(dir: &Path) -> anyhow::Result<String> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {

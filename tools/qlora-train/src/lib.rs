@@ -42,11 +42,15 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
     if let Some(device) = args.run.doctor {
         return doctor::run(device);
     }
-    if args.schedule.early_stopping_patience > 0 && args.eval.is_empty() {
-        return Err(anyhow::anyhow!(
-            "--early-stopping-patience: there is no evaluation loss to look at"
-        ))
-        .hint("--eval FILE takes packed rows that are not trained on");
+    let patience = args.schedule.early_stopping_patience;
+    let evaluates = [
+        ("--early-stopping-patience", patience > 0),
+        ("--eval-steps", args.run.eval_steps.is_some()),
+    ];
+    let evaluates = evaluates.into_iter().find(|(_, given)| *given);
+    if let Some((flag, _)) = evaluates.filter(|_| args.eval.is_empty()) {
+        return Err(anyhow::anyhow!("{flag}: there is nothing to evaluate on"))
+            .hint("--eval FILE takes packed rows that are not trained on");
     }
     run_dir::files(&args).check()?;
     model::tune_heap();
@@ -79,6 +83,12 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         .as_deref()
         .map(checkpoint::adapter::read)
         .transpose()?;
+    if let Some(trained_on) = init.as_ref().and_then(|init| init.other_base(&args.base)) {
+        cli::note(format_args!(
+            "warning: the adapter was trained on {trained_on}, and this base is {}",
+            args.base.display()
+        ));
+    }
     let plan = Plan::new(
         train.len(),
         args.schedule.batch_size,
@@ -89,7 +99,7 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
     let schedule = Schedule::new(
         args.schedule.lr_scheduler,
         args.schedule.learning_rate,
-        args.schedule.warmup_ratio,
+        args.schedule.warmup(),
         plan.total_steps,
     );
     if schedule.warmup_steps >= plan.total_steps {
@@ -111,16 +121,25 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         .with_context(|| format!("--attention {attention}"))
         .hint("--attention auto takes what there is")?;
     let inputs = inputs::describe(&args, &base)?;
+    if let Some(shard) = inputs::shared_shard(&args, &inputs) {
+        cli::note(format_args!(
+            "warning: {}: is trained on and evaluated on: its loss does not show overfitting",
+            shard.display()
+        ));
+    }
     if args.run.dry_run {
         let state = Start::find(&args, &inputs)?.state()?;
-        memory::print(&args, base.config(), size, &plan, &train, recompute, &state)?;
+        let done = match state.ended(&schedule, patience) {
+            true => plan.total_steps,
+            false => state.step,
+        };
+        memory::print(&args, base.config(), size, &plan, &train, recompute, done)?;
         return Ok(Outcome::Done);
     }
 
     let run_dir = RunDir::open(&args, &inputs, plan.total_steps, prompting)?;
     let state = run_dir.restore()?;
-    let patience = args.schedule.early_stopping_patience;
-    if state.ended(plan.total_steps, patience) && run_dir.adapter().exists() {
+    if state.ended(&schedule, patience) && run_dir.adapter().exists() {
         cli::note(format_args!(
             "{}: this run is finished",
             run_dir.adapter().display()

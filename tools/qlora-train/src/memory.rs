@@ -10,7 +10,6 @@ use crate::{
     args::{Args, Checkpointing, Quantization},
     available,
     data::{Plan, Rows},
-    state::State,
 };
 
 /// What an adapter adds to all layers together.
@@ -211,7 +210,7 @@ pub fn print(
     plan: &Plan,
     train: &Rows,
     recompute: Recompute,
-    state: &State,
+    steps_done: u64,
 ) -> anyhow::Result<()> {
     let layers = config.num_hidden_layers as u64;
     let recomputed = match recompute {
@@ -227,17 +226,12 @@ pub fn print(
         .map(|p| p.shape(config).iter().product::<usize>() as u64)
         .sum::<u64>()
         * layers;
-    let (run, steps) = match state.step {
-        _ if state.ended(plan.total_steps, args.schedule.early_stopping_patience) => {
-            ("is finished".to_owned(), 0)
-        }
-        0 => ("begins".to_owned(), plan.total_steps),
-        step => (
-            format!("resumes after step {step}"),
-            plan.total_steps - step,
-        ),
+    let run = match steps_done {
+        0 => "begins".to_owned(),
+        step if step == plan.total_steps => "is finished".to_owned(),
+        step => format!("resumes after step {step}"),
     };
-    let epochs = steps as f64 / plan.steps_per_epoch() as f64;
+    let epochs = (plan.total_steps - steps_done) as f64 / plan.steps_per_epoch() as f64;
     let flop = 4.0 * weights as f64 + 2.0 * weights as f64 * recomputed as f64 / layers as f64;
     let report = serde_json::json!({
         "rows": train.len(),

@@ -11,12 +11,23 @@ pub struct Schedule {
     pub total_steps: u64,
 }
 
+/// In how many steps the rate rises from 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Warmup {
+    Steps(u64),
+    /// Of all steps, rounded up to whole ones.
+    Ratio(f64),
+}
+
 impl Schedule {
-    pub fn new(kind: Scheduler, peak: f64, warmup_ratio: f64, total_steps: u64) -> Self {
+    pub fn new(kind: Scheduler, peak: f64, warmup: Warmup, total_steps: u64) -> Self {
         Self {
             kind,
             peak,
-            warmup_steps: (total_steps as f64 * warmup_ratio).ceil() as u64,
+            warmup_steps: match warmup {
+                Warmup::Steps(steps) => steps,
+                Warmup::Ratio(ratio) => (total_steps as f64 * ratio).ceil() as u64,
+            },
             total_steps,
         }
     }
@@ -37,6 +48,11 @@ impl Schedule {
                 Scheduler::Linear => (1.0 - progress).max(0.0),
                 Scheduler::Constant => 1.0,
             }
+    }
+
+    /// Whether any of the first steps had a rate above 0: without one the weights are those of the start.
+    pub fn has_moved(&self, steps_done: u64) -> bool {
+        (0..steps_done).any(|step| self.at(step) > 0.0)
     }
 }
 
@@ -86,7 +102,8 @@ mod tests {
     fn a_warmup_ratio_is_rounded_up_to_whole_steps() {
         for row in fixture()["warmup_ratio_to_steps"].as_array().expect("rows") {
             let [ratio, total, steps] = [0, 1, 2].map(|i| row[i].as_f64().expect("a number"));
-            let schedule = Schedule::new(Scheduler::Cosine, 1.0, ratio, total as u64);
+            let schedule =
+                Schedule::new(Scheduler::Cosine, 1.0, Warmup::Ratio(ratio), total as u64);
             assert_eq!(schedule.warmup_steps, steps as u64, "{ratio} of {total}");
         }
     }

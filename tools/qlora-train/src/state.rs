@@ -7,6 +7,8 @@ use cli::Hint;
 use model::Loss;
 use serde::{Deserialize, Serialize};
 
+use crate::schedule::Schedule;
+
 /// What one optimizer step did.
 pub struct Step {
     /// From 1.
@@ -69,9 +71,9 @@ impl State {
     }
 
     /// Takes a step's numbers; `true` when a row was logged.
-    pub fn log_step(&mut self, step: Step, logging_steps: u64, ends_epoch: bool) -> bool {
+    pub fn log_step(&mut self, step: Step, logging_steps: u64, evaluates: bool) -> bool {
         self.pending.push(step.loss.mean());
-        if !step.number.is_multiple_of(logging_steps) && !ends_epoch {
+        if !step.number.is_multiple_of(logging_steps) && !evaluates {
             return false;
         }
         let steps = std::mem::take(&mut self.pending);
@@ -124,18 +126,19 @@ impl State {
             .reduce(|best, eval| if eval.loss < best.loss { eval } else { best })
     }
 
-    /// Evaluations since the best one.
-    pub fn evals_since_best(&self) -> usize {
+    /// Evaluations since the best one, of weights that had moved from the start.
+    pub fn evals_since_best(&self, schedule: &Schedule) -> usize {
         let best = self.best().map(|best| best.step);
-        self.evals().filter(|e| Some(e.step) > best).count()
+        let since = self.evals().filter(|e| Some(e.step) > best);
+        since.filter(|e| schedule.has_moved(e.step)).count()
     }
 
     /// Whether there is nothing left to do: all steps are done, or the newest row is an evaluation
     /// that made `patience` (0: endless) of them without improvement.
-    pub fn ended(&self, total_steps: u64, patience: u32) -> bool {
+    pub fn ended(&self, schedule: &Schedule, patience: u32) -> bool {
         let evaluated = matches!(self.log.last(), Some(Row::Eval { .. }));
-        let impatient = patience > 0 && self.evals_since_best() >= patience as usize;
-        self.step >= total_steps || (evaluated && impatient)
+        let impatient = patience > 0 && self.evals_since_best(schedule) >= patience as usize;
+        self.step >= schedule.total_steps || (evaluated && impatient)
     }
 
     /// The loss of the newest training row.
@@ -223,6 +226,7 @@ struct Callbacks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{args::Scheduler, schedule::Warmup};
 
     fn step(number: u64, loss: f64) -> Step {
         Step {
@@ -267,6 +271,21 @@ mod tests {
             });
         }
         assert_eq!(state.best().expect("four were logged").step, 5);
-        assert_eq!(state.evals_since_best(), 2);
+        let schedule = |steps| Schedule::new(Scheduler::Cosine, 1.0, Warmup::Steps(steps), 20);
+        assert_eq!(state.evals_since_best(&schedule(0)), 2);
+    }
+
+    #[test]
+    fn an_evaluation_before_the_rate_has_left_zero_costs_no_patience() {
+        let mut state = State::default();
+        for (step, loss) in [(0, 2.0), (1, 2.0), (2, 2.5)] {
+            let epoch = step as f64;
+            state.log_eval(Eval { step, epoch, loss });
+        }
+        for (warmup, since_best) in [(0, 2), (1, 1), (5, 1)] {
+            let warmup = Warmup::Steps(warmup);
+            let schedule = Schedule::new(Scheduler::Cosine, 1.0, warmup, 20);
+            assert_eq!(state.evals_since_best(&schedule), since_best, "{warmup:?}");
+        }
     }
 }

@@ -60,7 +60,7 @@ impl Trainer<'_> {
         progress.set(self.state.step);
         let mut order = (u64::MAX, Vec::new());
         let patience = self.args.schedule.early_stopping_patience;
-        while !self.state.ended(self.plan.total_steps, patience) {
+        while !self.state.ended(&self.schedule, patience) {
             let started = Instant::now();
             let epoch = self.plan.epoch_of(self.state.step);
             if order.0 != epoch {
@@ -79,26 +79,22 @@ impl Trainer<'_> {
             self.run_dir
                 .write_timing(step.number, step.tokens, seconds)?;
 
-            let ends_epoch = self.plan.ends_epoch(step.number);
             let number = step.number;
+            let every = |n: Option<u64>| n.is_some_and(|n| number.is_multiple_of(n));
+            let evaluates = self.plan.ends_epoch(number) || every(self.args.run.eval_steps);
             if self
                 .state
-                .log_step(step, self.args.run.logging_steps, ends_epoch)
+                .log_step(step, self.args.run.logging_steps, evaluates)
             {
                 self.run_dir.write_metrics(&self.state)?;
             }
-            if ends_epoch {
-                self.finish_epoch(&progress)?;
-            } else if self
-                .args
-                .run
-                .save_steps
-                .is_some_and(|n| number.is_multiple_of(n))
-            {
+            if evaluates {
+                self.evaluate_and_save(&progress)?;
+            } else if every(self.args.run.save_steps) {
                 self.save()?;
             }
             if let Some(signal) = cli::interrupted() {
-                if !ends_epoch {
+                if !evaluates {
                     self.save()?;
                 }
                 return Ok(End::Interrupted(signal));
@@ -169,7 +165,7 @@ impl Trainer<'_> {
         (p > 0.0).then(|| Dropout::new(p, self.args.schedule.seed, step, micro as u64))
     }
 
-    fn finish_epoch(&mut self, progress: &Progress) -> anyhow::Result<()> {
+    fn evaluate_and_save(&mut self, progress: &Progress) -> anyhow::Result<()> {
         let step = self.state.step;
         let epoch = step as f64 / self.plan.steps_per_epoch() as f64;
         let train_loss = self.state.last_train_loss();
@@ -179,7 +175,9 @@ impl Trainer<'_> {
             self.state.log_eval(Eval { step, epoch, loss });
             self.run_dir.write_metrics(&self.state)?;
             let verdict = match best {
-                Some(best) if loss >= best => ", no better than before: watch for overfitting",
+                Some(best) if loss >= best && self.schedule.has_moved(step) => {
+                    ", no better than before: watch for overfitting"
+                }
                 _ => "",
             };
             progress.note(format_args!(

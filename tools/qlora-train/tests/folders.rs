@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use common::{adapter_values, succeed};
 use work::{Work, refused};
-use workspace_tests::{data, tool};
+use workspace_tests::{data, exits, text, tool};
 
 /// A copy of the base that a test may damage.
 fn own_base(work: &Work) -> PathBuf {
@@ -155,6 +155,15 @@ fn an_adapter_that_is_gone_on_with_is_an_input_with_its_configuration() {
     succeed(&mut work.train_with("second", &flags));
     let path = first.join("adapter_config.json");
     let config = fs::read_to_string(&path).unwrap();
+    let elsewhere = config.replacen("models/llama-tied", "models/qwen2", 1);
+    assert_ne!(config, elsewhere);
+    fs::write(&path, elsewhere).unwrap();
+    let output = succeed(&mut work.train_with("third", &flags));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("warning: the adapter was trained on /"),
+        "{said}"
+    );
     let louder = config.replacen("\"lora_alpha\": 32", "\"lora_alpha\": 64", 1);
     assert_ne!(config, louder);
     fs::write(&path, louder).unwrap();
@@ -163,6 +172,39 @@ fn an_adapter_that_is_gone_on_with_is_an_input_with_its_configuration() {
         2,
         "init-adapter-config was",
     );
+}
+
+#[test]
+fn the_rank_and_the_targets_of_an_adapter_that_is_gone_on_with_are_its_own() {
+    let work = Work::new();
+    succeed(&mut work.train_with("first", &["--max-steps", "2"]));
+    let first = work.path("first/adapter");
+    let flags = [
+        "--max-steps",
+        "2",
+        "--init-adapter",
+        first.to_str().unwrap(),
+    ];
+    for other in [
+        ["--rank", "64"],
+        ["--alpha", "1"],
+        ["--target-modules", "q_proj"],
+    ] {
+        let output = exits(work.train_with("second", &flags).args(other), 2);
+        let said = text(&output.stderr);
+        assert!(said.contains("cannot be used with"), "{said}");
+        assert!(said.contains(other[0]), "{said}");
+    }
+    succeed(&mut work.train_with("second", &flags));
+    let config: serde_json::Value =
+        serde_json::from_slice(&work.read("second/config.json")).unwrap();
+    for brought in ["rank", "alpha", "target-modules"] {
+        assert!(config.get(brought).is_none(), "{config}");
+    }
+    let mut again = tool("qlora-train");
+    again.arg("--config").arg(work.path("second/config.json"));
+    succeed(again.arg("--out-dir").arg(work.path("again")));
+    work.assert_same_result("second", "again");
 }
 
 #[test]

@@ -16,8 +16,17 @@ use workspace_tests::{data, exits, text, tool};
 #[test]
 fn a_run_taken_up_at_any_checkpoint_ends_in_the_same_bytes_as_one_that_was_never_stopped() {
     let work = Work::new();
-    succeed(&mut work.train("whole"));
-    succeed(&mut work.train("resumed"));
+    let flags = ["--eval-steps", "2", "--logging-steps", "4"];
+    succeed(&mut work.train_with("whole", &flags));
+    let metrics = work.read("whole/metrics.jsonl");
+    let rows = text(&metrics);
+    let rows = rows.lines().filter(|row| row.contains("eval_loss"));
+    let evaluated: Vec<&str> = rows.filter_map(|row| row.rsplit(':').next()).collect();
+    assert!(
+        evaluated.starts_with(&["0}", "2}", "3}", "4}"]),
+        "{evaluated:?}"
+    );
+    succeed(&mut work.train_with("resumed", &flags));
     let checkpoints = work.path("resumed/checkpoints");
     let mut steps: Vec<u64> = fs::read_dir(&checkpoints)
         .expect("there are checkpoints")
@@ -42,7 +51,7 @@ fn a_run_taken_up_at_any_checkpoint_ends_in_the_same_bytes_as_one_that_was_never
             }
         }
         fs::remove_dir_all(work.path("resumed/adapter")).expect("it goes");
-        succeed(&mut work.train_with("resumed", &["--resume", "require"]));
+        succeed(&mut work.train_with("resumed", &[&flags[..], &["--resume", "require"]].concat()));
         work.assert_same_result("whole", "resumed");
     }
 }
@@ -64,7 +73,10 @@ fn the_number_of_threads_and_recomputation_change_no_bit() {
 #[test]
 fn config_json_does_the_run_again() {
     let work = Work::new();
-    succeed(&mut work.train_with("first", &["--seed", "7", "--dropout", "0.1"]));
+    succeed(&mut work.train_with(
+        "first",
+        &["--seed", "7", "--dropout", "0.1", "--warmup-steps", "1"],
+    ));
     let mut again = tool("qlora-train");
     again
         .arg("--config")
@@ -193,6 +205,40 @@ fn a_run_that_made_nothing_better_says_so_with_quiet_too_and_again_when_asked_ag
 }
 
 #[test]
+fn no_better_than_before_is_said_of_weights_that_have_moved_and_the_same_rows_twice_are_told() {
+    let work = Work::new();
+    let said = |run: &str, flags: &[&str]| {
+        // A run of six epochs of one step, the first of which has a rate of 0.
+        let one_step = [
+            "--batch-size",
+            "40",
+            "--epochs",
+            "6",
+            "--learning-rate",
+            "1e-9",
+        ];
+        let output = work
+            .train_with(run, &[&one_step[..], flags].concat())
+            .output();
+        text(&output.expect("it starts").stderr).to_owned()
+    };
+    let warmed_up = said("run", &["--early-stopping-patience", "1"]);
+    let first = warmed_up.lines().find(|line| line.contains("epoch 1.00"));
+    assert!(
+        !first.expect("an epoch").contains("overfitting"),
+        "{warmed_up}"
+    );
+    assert!(warmed_up.contains("epoch 2.00"), "{warmed_up}");
+    assert!(!warmed_up.contains("warning"), "{warmed_up}");
+    let train = work.path("train.safetensors");
+    let twice = said("twice", &["--eval", train.to_str().expect("a path")]);
+    assert!(
+        twice.contains("train.safetensors: is trained on and evaluated on"),
+        "{twice}"
+    );
+}
+
+#[test]
 fn a_missing_run_is_not_resumed() {
     let work = Work::new();
     refused(
@@ -206,7 +252,7 @@ fn a_missing_run_is_not_resumed() {
 #[test]
 fn bad_inputs_are_refused_before_anything_is_written() {
     let work = Work::new();
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["--base", "nowhere"], "nowhere"),
         (&["--train", "nowhere.safetensors"], "nowhere.safetensors"),
         (&["--target-modules", "q_proj,router"], "\"router\""),
@@ -222,6 +268,10 @@ fn bad_inputs_are_refused_before_anything_is_written() {
         (&["--train", "."], ".: a folder, not a packed file"),
         (
             &["--early-stopping-patience", "2"],
+            "hint: --eval FILE takes packed rows",
+        ),
+        (
+            &["--eval-steps", "2"],
             "hint: --eval FILE takes packed rows",
         ),
     ];
@@ -411,12 +461,13 @@ fn precision_scheduler_targets_and_clipping_each_change_what_is_learned() {
     let f32 = ["--compute-dtype", "f32"];
     succeed(&mut work.train_with("plain", &f32));
     let plain = work.read("plain/adapter/adapter_model.safetensors");
-    let variants: [&[&str]; 9] = [
+    let variants: [&[&str]; 10] = [
         &["--no-double-quant"],
         &["--dtype", "bf16"],
         &["--quantize", "none"],
         &["--lr-scheduler", "linear"],
         &["--warmup-ratio", "0.5"],
+        &["--warmup-steps", "2"],
         &["--weight-decay", "0.5"],
         &["--max-grad-norm", "0.1"],
         &["--target-modules", "q_proj,v_proj"],

@@ -64,7 +64,8 @@ impl Work {
             .arg("--out-dir")
             .arg(self.path(run));
         for (flag, value) in defaults {
-            if !flags.contains(&flag) {
+            let brought = flag == "--rank" && flags.contains(&"--init-adapter");
+            if !flags.contains(&flag) && !brought {
                 command.args([flag, value]);
             }
         }
