@@ -5,13 +5,13 @@ mod values;
 use std::path::PathBuf;
 
 use clap::{
-    Args as ClapArgs, Parser, ValueEnum,
+    Args as ClapArgs, Parser,
     builder::{ArgPredicate, RangedU64ValueParser},
 };
 use serde::{Serialize, ser::SerializeMap};
 
 use crate::schedule::Warmup;
-pub use values::ByteSize;
+pub use values::{ByteSize, Checkpointing, Dtype, Quantization, Resume, Scheduler};
 use values::{above_zero, as_text, below_one, fraction, non_negative, positive};
 
 /// Fine-tune a language model with QLoRA: a LoRA adapter over a frozen 4-bit base.
@@ -262,46 +262,6 @@ pub struct RunArgs {
     #[arg(long, value_name = "DEVICE", exclusive = true, num_args = 0..=1, default_missing_value = "auto")]
     #[serde(skip)]
     pub doctor: Option<model::DeviceChoice>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scheduler {
-    Cosine,
-    Linear,
-    Constant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Quantization {
-    Nf4,
-    None,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    Auto,
-    F32,
-    Bf16,
-    F16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Checkpointing {
-    Auto,
-    On,
-    Off,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Resume {
-    Auto,
-    Never,
-    Require,
 }
 
 /// What --init-adapter brings is not said beside it.

@@ -4,6 +4,7 @@ mod args;
 mod available;
 mod data;
 mod doctor;
+mod dry_run;
 mod inputs;
 mod memory;
 mod run_dir;
@@ -133,7 +134,7 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
             true => plan.total_steps,
             false => state.step,
         };
-        memory::print(&args, base.config(), size, &plan, &train, recompute, done)?;
+        dry_run::print(&args, base.config(), size, &plan, &train, recompute, done)?;
         return Ok(Outcome::Done);
     }
 

@@ -1,8 +1,49 @@
-//! What a flag's text is: sizes, and numbers within bounds.
+//! What a flag's text is: one of a few words, a size, a number within bounds.
 
 use std::str::FromStr;
 
+use clap::ValueEnum;
 use serde::Serialize;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheduler {
+    Cosine,
+    Linear,
+    Constant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    Nf4,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Checkpointing {
+    Auto,
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resume {
+    Auto,
+    Never,
+    Require,
+}
 
 /// A number of bytes, written like `6GiB`, `512MiB` or `8000000000`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
