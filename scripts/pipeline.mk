@@ -105,7 +105,7 @@ $(WORK)/%.safetensors: $(WORK)/%.jsonl $(BASE)/config.json $(call flags,pack,$(B
 
 TRAIN = --base $(BASE) --train $(WORK)/train.safetensors --eval $(WORK)/valid.safetensors \
     --batch-size $(BATCH) --gradient-accumulation-steps $(ACCUMULATION) --epochs $(EPOCHS) --warmup-ratio $(WARMUP) \
-    --rank $(RANK) --alpha $(ALPHA) --dropout $(DROPOUT) --seed $(SEED) $(TRAIN_FLAGS)
+    $(if $(findstring --init-adapter,$(TRAIN_FLAGS)),,--rank $(RANK) --alpha $(ALPHA)) --dropout $(DROPOUT) --seed $(SEED) $(TRAIN_FLAGS)
 PACKED = $(WORK)/train.safetensors $(WORK)/valid.safetensors
 
 # Interrupted, it goes on where it was; told otherwise, it begins again (--overwrite). A run that had finished is

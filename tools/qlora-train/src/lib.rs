@@ -244,7 +244,7 @@ fn verdict(state: &State) -> Outcome {
         return Outcome::Done;
     }
     cli::reason(format_args!(
-        "no epoch was better than the start on the evaluation rows: eval loss {:.4} before, {:.4} at best \
+        "no evaluation was better than the start on the evaluation rows: eval loss {:.4} before, {:.4} at best \
          after",
         best.loss, trained.loss
     ));
