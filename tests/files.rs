@@ -162,6 +162,40 @@ fn a_file_that_the_shell_redirected_is_a_file_all_the_same() {
 }
 
 #[test]
+fn what_is_read_does_not_grow_while_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let file = here.join("v.jsonl");
+    let before = format!("{CHAT}\n");
+    let reads = |line: &str, name: &str| {
+        fs::write(&file, &before).unwrap();
+        let _ = fs::hard_link(&file, here.join("other-name"));
+        let mut words = line.split(' ');
+        let mut tool = tool(words.next().unwrap());
+        tool.current_dir(here).args(words);
+        tool.stdin(fs::File::open(&file).unwrap());
+        let out = fs::File::options().append(true).open(here.join(name));
+        tool.stdout(out.unwrap());
+        let got = tool.output().unwrap();
+        (got.status.code(), text(&got.stderr).to_owned())
+    };
+    for (line, name) in [
+        ("jsonl-import v.jsonl", "v.jsonl"),
+        ("jsonl-import --format jsonl", "v.jsonl"),
+        ("jsonl-validate v.jsonl", "other-name"),
+        ("jsonl-validate v.jsonl -o /dev/fd/1", "v.jsonl"),
+        ("jsonl-validate - -o o --rejects -", "v.jsonl"),
+    ] {
+        let (status, said) = reads(line, name);
+        assert_eq!(status, Some(2), "{line}\n{said}");
+        assert!(said.contains("would go into"), "{line}\n{said}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), before, "{line}");
+    }
+    let (status, said) = reads("jsonl-validate - -o v.jsonl", "v.jsonl");
+    assert_eq!(status, Some(0), "{said}");
+}
+
+#[test]
 fn a_single_file_is_edited_in_place_and_devices_take_anything() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();

@@ -1,7 +1,7 @@
 //! Do a run's files get in each other's way? An output over another, or over what is read, loses data.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, bail};
@@ -117,7 +117,7 @@ impl Files {
                 return Err(anyhow!("{other} and {output} are the same file"))
                     .hint("each needs a file of its own; /dev/null takes what is not wanted");
             }
-            let inputs = self.read.iter().filter(|input| input.is_at(output));
+            let inputs = self.read.iter().filter(|input| output.goes_into(input));
             for input in inputs {
                 let is_only_file = self
                     .read
@@ -126,8 +126,11 @@ impl Files {
                     .count()
                     == 1
                     && input.flag == "FILE";
-                if !(is_main && is_only_file) {
-                    return Err(anyhow!("{output} would replace {input}, which is read"))
+                // What the shell has opened is not replaced in the end, but written to while it is read.
+                let is_opened = matches!(output.place, Place::Descriptor(_));
+                if is_opened || !(is_main && is_only_file) {
+                    let verb = if is_opened { "go into" } else { "replace" };
+                    return Err(anyhow!("{output} would {verb} {input}, which is read"))
                         .hint("choose another name for the output");
                 }
             }
@@ -157,6 +160,23 @@ impl Named {
             }
             (place, other) => place == other,
         }
+    }
+
+    /// Does this output end in what `input` reads? Of an open file every name counts, and every descriptor.
+    fn goes_into(&self, input: &Named) -> bool {
+        let is_opened = matches!(self.place, Place::Descriptor(_));
+        self.is_at(input) || is_opened && self.file().is_some_and(|file| input.file() == Some(file))
+    }
+
+    /// Device and inode of a regular file.
+    fn file(&self) -> Option<(u64, u64)> {
+        let meta = match &self.place {
+            Place::Descriptor(number) => fs::metadata(format!("/proc/self/fd/{number}")),
+            Place::Path { path, .. } => fs::metadata(path),
+            Place::Device => return None,
+        };
+        let meta = meta.ok().filter(|meta| meta.is_file())?;
+        Some((meta.dev(), meta.ino()))
     }
 
     fn lies_in(&self, folder: &Path) -> bool {
