@@ -1,28 +1,32 @@
 //! How does a folder of outputs appear whole or not at all?
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use tempfile::TempDir;
 
-use crate::Hint;
 use crate::output::{parent, sync_folder};
-use crate::signals;
+use crate::{Hint, progress, signals};
+
+const SUFFIX: &str = ".tmp";
+const RANDOM: usize = 6; // letters that make a staged folder's name its own
 
 /// A folder being filled beside its target; dropped unpublished, it is gone.
 #[derive(Debug)]
 pub struct AtomicDir {
     staged: TempDir,
     target: PathBuf,
+    /// Held as long as somebody writes here; none where the file system has no locks.
+    lock: Option<File>,
 }
 
 impl AtomicDir {
     /// Begins a folder that will stand at `target`. An older folder there is kept until
     /// [`publish`](Self::publish), and replaced only when every entry in it satisfies `is_ours`:
-    /// nobody loses a home directory to a mistyped `--out-dir`.
+    /// nobody loses a home directory to a mistyped `--out-dir`. What a killed run left beside it is removed.
     pub fn create(target: &Path, is_ours: impl Fn(&str) -> bool) -> anyhow::Result<AtomicDir> {
         let target = match fs::symlink_metadata(target) {
             Ok(_) => fs::canonicalize(target).with_context(|| target.display().to_string())?,
@@ -36,16 +40,18 @@ impl AtomicDir {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let staged = tempfile::Builder::new()
-            .prefix(&format!(".{name}."))
-            .suffix(".tmp")
-            .permissions(fs::Permissions::from_mode(0o777)) // less the umask
-            .tempdir_in(folder)
-            .with_context(|| format!("writing {}", target.display()))?;
+        let prefix = format!(".{name}.");
+        remove_abandoned(folder, &prefix);
+        let (staged, lock) =
+            stage(folder, &prefix).with_context(|| format!("writing {}", target.display()))?;
         signals::remove_on_exit(staged.path());
         keep_mode(&target, staged.path())
             .with_context(|| format!("writing {}", target.display()))?;
-        Ok(AtomicDir { staged, target })
+        Ok(AtomicDir {
+            staged,
+            target,
+            lock,
+        })
     }
 
     /// Where to write the files.
@@ -66,7 +72,11 @@ impl AtomicDir {
 
     /// Syncs every file: after this no full disk can come between.
     pub(crate) fn synced(self) -> anyhow::Result<SyncedDir> {
-        let AtomicDir { staged, target } = self;
+        let AtomicDir {
+            staged,
+            target,
+            lock,
+        } = self;
         let sync = || -> io::Result<()> {
             for entry in fs::read_dir(staged.path())? {
                 let entry = entry?;
@@ -75,7 +85,11 @@ impl AtomicDir {
             sync_all(staged.path())
         };
         sync().with_context(|| format!("writing {}", target.display()))?;
-        Ok(SyncedDir { staged, target })
+        Ok(SyncedDir {
+            staged,
+            target,
+            _lock: lock,
+        })
     }
 }
 
@@ -83,27 +97,77 @@ impl AtomicDir {
 pub(crate) struct SyncedDir {
     staged: TempDir,
     target: PathBuf,
+    _lock: Option<File>,
 }
 
 impl SyncedDir {
     pub fn put_in_place(self) -> anyhow::Result<()> {
-        let SyncedDir { staged, target } = self;
+        let SyncedDir { staged, target, .. } = &self;
         let put = || -> io::Result<()> {
             if !target.exists() {
-                fs::rename(staged.path(), &target)?;
-            } else if exchange(staged.path(), &target).is_err() {
-                // A file system that cannot exchange: the old folder steps aside for a moment.
-                let aside = staged.path().with_extension("old");
-                fs::rename(&target, &aside)?;
-                fs::rename(staged.path(), &target)?;
-                fs::remove_dir_all(&aside)?;
+                fs::rename(staged.path(), target)?;
+            } else if exchange(staged.path(), target).is_err() {
+                // A file system that cannot exchange: no signal may end the run between the renames.
+                signals::undisturbed(|| exchange_by_renames(staged.path(), target))?;
             }
-            sync_folder(parent(&target))
+            sync_folder(parent(target))
         };
         put().with_context(|| format!("writing {}", target.display()))?;
         signals::keep(staged.path());
-        drop(staged); // after an exchange this is the older folder
+        // After an exchange the staged folder is the older one, after a rename there is none.
+        match self.staged.close() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => progress::note(format_args!(
+                "{}: is written, but what it replaced is not all removed: {error}",
+                self.target.display()
+            )),
+            _ => {}
+        }
         Ok(())
+    }
+}
+
+/// Makes a folder that nobody else writes, and locks it. A run that looks for abandoned ones may come
+/// between the two: then it is made again.
+fn stage(folder: &Path, prefix: &str) -> io::Result<(TempDir, Option<File>)> {
+    loop {
+        let staged = tempfile::Builder::new()
+            .prefix(prefix)
+            .rand_bytes(RANDOM)
+            .suffix(SUFFIX)
+            .permissions(fs::Permissions::from_mode(0o777)) // less the umask
+            .tempdir_in(folder)?;
+        let locked = File::open(staged.path())
+            .map_err(TryLockError::Error)
+            .and_then(|lock| lock.try_lock().map(|()| lock));
+        match locked {
+            Ok(lock) if staged.path().exists() => return Ok((staged, Some(lock))),
+            Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::NotFound => {
+                return Ok((staged, None));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Removes the staged folders whose writers are gone: the kernel has given up their locks. Whatever stands
+/// in the way of that is no reason not to write.
+fn remove_abandoned(folder: &Path, prefix: &str) {
+    let is_staged = |name: &str| {
+        let random = name
+            .strip_prefix(prefix)
+            .and_then(|name| name.strip_suffix(SUFFIX));
+        random.is_some_and(|random| {
+            random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        })
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder && entry.file_name().to_str().is_some_and(is_staged) {
+            let lock = File::open(entry.path());
+            if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 }
 
@@ -133,13 +197,11 @@ fn refuse_foreign(target: &Path, is_ours: impl Fn(&str) -> bool) -> anyhow::Resu
             .file_name();
         let name = name.to_string_lossy();
         if !is_ours(&name) {
-            let refusal: anyhow::Result<()> = (|| {
-                bail!(
-                    "{}: holds {name}, which this tool does not write; the folder would be replaced",
-                    target.display()
-                )
-            })();
-            return refusal.hint("choose a folder of its own, or move the file away");
+            return Err(anyhow!(
+                "{}: holds {name}, which this tool does not write; the folder would be replaced",
+                target.display()
+            ))
+            .hint("choose a folder of its own, or move the file away");
         }
     }
     Ok(())
@@ -148,6 +210,17 @@ fn refuse_foreign(target: &Path, is_ours: impl Fn(&str) -> bool) -> anyhow::Resu
 fn exchange(a: &Path, b: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     Ok(renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)?)
+}
+
+/// The same in three steps. Where the second fails the older folder is back in its place.
+fn exchange_by_renames(staged: &Path, target: &Path) -> io::Result<()> {
+    let aside = staged.with_extension("old");
+    fs::rename(target, &aside)?;
+    if let Err(error) = fs::rename(staged, target) {
+        fs::rename(&aside, target)?;
+        return Err(error);
+    }
+    fs::rename(&aside, staged)
 }
 
 fn sync_all(folder: &Path) -> io::Result<()> {
@@ -213,6 +286,52 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&target), mode(&file)), (0o700, 0o600));
         assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+    }
+
+    #[test]
+    fn folders_change_places_by_renames_and_a_rename_that_fails_loses_none() {
+        let root = tempfile::tempdir().unwrap();
+        let (staged, target) = (root.path().join(".base.tmp"), root.path().join("base"));
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("config.json"), "old").unwrap();
+        exchange_by_renames(&staged, &target).unwrap_err();
+        let read = |folder: &Path| fs::read_to_string(folder.join("config.json")).unwrap();
+        assert_eq!(read(&target), "old");
+        fs::create_dir(&staged).unwrap();
+        fs::write(staged.join("config.json"), "new").unwrap();
+        exchange_by_renames(&staged, &target).unwrap();
+        assert_eq!((read(&target), read(&staged)), ("new".into(), "old".into()));
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_removed_and_what_a_live_one_writes_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("base");
+        let others = [".base.v2.Ab12Cd.tmp", ".base.Ab12C.tmp", "base.Ab12Cd.tmp"];
+        for name in [".base.Ab12Cd.tmp", ".base.Ef34Gh.tmp"]
+            .iter()
+            .chain(&others)
+        {
+            fs::create_dir(root.path().join(name)).unwrap();
+            fs::write(root.path().join(name).join("weights"), "half").unwrap();
+        }
+        let live = AtomicDir::create(&target, |_| true).unwrap();
+        fs::write(live.path().join("config.json"), "live").unwrap();
+        let second = AtomicDir::create(&target, |_| true).unwrap();
+        let mut left: Vec<PathBuf> = fs::read_dir(root.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        let mut expected = others.map(|name| root.path().join(name)).to_vec();
+        expected.extend([live.path().to_owned(), second.path().to_owned()]);
+        left.sort();
+        expected.sort();
+        assert_eq!(left, expected);
+        drop(second);
+        live.publish().unwrap();
+        let written = fs::read_to_string(target.join("config.json")).unwrap();
+        assert_eq!(written, "live");
     }
 
     #[test]

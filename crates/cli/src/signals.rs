@@ -65,6 +65,12 @@ pub(crate) fn keep(path: &Path) {
     }
 }
 
+/// Does what must be done whole or not at all: a signal waits until then.
+pub(crate) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
+    let _temporaries = TEMPORARIES.lock(); // which must be had before a signal ends the run
+    work()
+}
+
 /// Was a file or folder begun that has not been put in its place?
 pub(crate) fn is_output_pending() -> bool {
     TEMPORARIES
