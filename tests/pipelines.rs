@@ -54,6 +54,31 @@ fn every_flag_that_the_pages_name_is_one_of_the_tools() {
     }
 }
 
+#[test]
+fn what_print_config_prints_is_what_config_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    for line in [
+        "jsonl-import a.csv",
+        "jsonl-validate s.jsonl",
+        "jsonl-split s.jsonl --counts train=5,test=2 --out-dir q",
+        "jsonl-split s.jsonl --ratios 80,10,10 --exact --near-duplicates --out-dir q",
+        "tokenize-pack s.jsonl --base b",
+        "prompt-cost --prompt-tokens 600 --requests-per-day 9",
+        "prompt-cost s.txt --base b --tuned-prompt t.txt --requests-per-day 9",
+        "model-import b --out-dir q",
+        "qlora-train --base b --train s.safetensors --out-dir q",
+        "adapter-eval --base b --data s.safetensors",
+        "adapter-eval --base b --cases s.jsonl",
+        "adapter-export --base b --adapter a --out-dir q",
+    ] {
+        let printed = succeed(folder.path(), &format!("{line} --print-config"));
+        fs::write(folder.path().join("c.json"), &printed).unwrap();
+        let tool = line.split(' ').next().unwrap();
+        let again = format!("{tool} --config c.json --print-config");
+        assert_eq!(succeed(folder.path(), &again), printed, "{line}");
+    }
+}
+
 /// Flags of psql and llama.cpp, which the README mentions.
 const OTHERS: [&str; 2] = ["--csv", "--lora"];
 

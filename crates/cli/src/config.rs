@@ -44,7 +44,8 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<Config> {
 }
 
 impl Config {
-    /// Words for every key whose argument the command line does not already give.
+    /// Words for every key that the command line leaves open: it gives neither the argument nor one that
+    /// rules it out. A default needs no words, which would only rule out or require others.
     pub(crate) fn words(
         &self,
         command: &Command,
@@ -56,7 +57,10 @@ impl Config {
             let arg = find(command, key)
                 .with_context(|| format!("{}: unknown key {key:?}", file.display()))
                 .hint(format!("the keys are {}", keys(command).join(", ")))?;
-            if is_given(arg.get_id().as_str()) {
+            let is_decided = arguments(command)
+                .filter(|other| is_given(other.get_id().as_str()))
+                .any(|other| other == arg || exclude_each_other(command, arg, other));
+            if is_decided || is_default(arg, value) {
                 continue;
             }
             add(arg, value, &mut words)
@@ -92,6 +96,24 @@ fn add(arg: &Arg, value: &Value, words: &mut Words) -> anyhow::Result<()> {
         (None, value) => words.positionals.extend(texts(value)?),
     }
     Ok(())
+}
+
+fn exclude_each_other(command: &Command, a: &Arg, b: &Arg) -> bool {
+    let names = |a: &Arg, b: &Arg| command.get_arg_conflicts_with(a).contains(&b);
+    let share_a_group = command.get_groups().any(|group| {
+        let holds = |arg: &Arg| group.get_args().any(|id| id == arg.get_id());
+        !group.clone().is_multiple() && holds(a) && holds(b)
+    });
+    names(a, b) || names(b, a) || share_a_group
+}
+
+fn is_default(arg: &Arg, value: &Value) -> bool {
+    let defaults = arg.get_default_values().iter();
+    let defaults: Vec<_> = defaults.map(|text| text.to_string_lossy()).collect();
+    let between = arg.get_value_delimiter().map(String::from);
+    let between = between.unwrap_or_default();
+    let says = |values: Vec<String>| values.join(&between) == defaults.join(&between);
+    !defaults.is_empty() && texts(value).is_ok_and(says)
 }
 
 /// One word for each value: a list repeats its flag, an object repeats it as `key=value`.
@@ -144,6 +166,7 @@ fn arguments(command: &Command) -> impl Iterator<Item = &Arg> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ArgGroup;
     use serde_json::json;
 
     fn command() -> Command {
@@ -156,13 +179,26 @@ mod tests {
                     .action(ArgAction::SetTrue),
             )
             .arg(Arg::new("files").num_args(0..))
+            .arg(Arg::new("counts").long("counts"))
+            .arg(
+                Arg::new("ratios")
+                    .long("ratios")
+                    .value_delimiter(',')
+                    .default_value("90,10")
+                    .conflicts_with("counts"),
+            )
+            .group(ArgGroup::new("group").args(["train", "files"]))
     }
 
     fn words(config: Value) -> anyhow::Result<Words> {
+        words_beside(config, "")
+    }
+
+    fn words_beside(config: Value, given: &str) -> anyhow::Result<Words> {
         let Value::Object(keys) = config else {
             panic!("the tests write objects")
         };
-        Config(keys).words(&command(), Path::new("c.json"), |_| false)
+        Config(keys).words(&command(), Path::new("c.json"), |id| id == given)
     }
 
     #[test]
@@ -185,6 +221,29 @@ mod tests {
             words(json!({"shuffle": false, "learning_rate": null})).unwrap(),
             Words::default()
         );
+    }
+
+    #[test]
+    fn a_given_flag_silences_what_it_rules_out_and_defaults_need_no_words() {
+        let one = |key: &str, value: &Value, given: &str| {
+            let config = Value::from_iter([(key, value.clone())]);
+            let Words { flags, positionals } = words_beside(config, given).unwrap();
+            [flags, positionals].concat().join(" ")
+        };
+        for (key, value, given, said) in [
+            ("ratios", json!("80,20"), "", "--ratios=80,20"),
+            ("ratios", json!("80,20"), "ratios", ""),
+            ("ratios", json!("80,20"), "counts", ""),
+            ("counts", json!("a"), "ratios", ""),
+            ("train", json!("a"), "files", ""),
+            ("files", json!("a"), "train", ""),
+            ("files", json!("a"), "counts", "a"),
+            ("ratios", json!("90,10"), "", ""),
+            ("ratios", json!([90, 10]), "", ""),
+            ("counts", json!(""), "", "--counts="),
+        ] {
+            assert_eq!(one(key, &value, given), said, "{key} beside {given:?}");
+        }
     }
 
     #[test]

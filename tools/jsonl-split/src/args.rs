@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
     pub out_dir: Option<PathBuf>,
     /// Shares of train, valid and test: 90,10 or 80,10,10 or train=0.8,test=0.2
-    #[arg(long, default_value = "90,10", conflicts_with = "counts")]
+    #[arg(long, default_value = "90,10,0", conflicts_with = "counts")]
     pub ratios: Ratios,
     /// Numbers of examples, of each stratum with --stratify: train=12,valid=2,test=3 or train=rest,test=3
     #[arg(long)]
