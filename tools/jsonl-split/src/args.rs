@@ -14,9 +14,11 @@ Examples:
   jsonl-split clean.jsonl --group-by metadata.patient --against gold.jsonl --out-dir split
 
 By default a hash of the prompt decides, so appending data moves no example, and examples with
-the same prompt (but for case and white space) stay together. --stratify, --counts, --exact and
---near-duplicates look at the whole file and meet the numbers instead. The test set is filled
-first: asking for more training data never changes what is held out.
+the same prompt (but for case and white space) stay together. --stratify, --counts and --exact
+look at the whole file and meet the numbers instead. --group-by and --near-duplicates look at it
+too, for what belongs together; alone they leave the place of each group to a hash, which meets the
+ratios in the long run. The test set is filled first: asking for more training data never changes
+what is held out.
 Memory: some 5 MB, and for each example 8 bytes by hash, 23 by --exact or --counts, 28 with
 --stratify or --group-by, and 320 more with --near-duplicates, however long the examples are.
 A FIELD is a key of the line (metadata.patient) or of the JSON in the answer (code).";

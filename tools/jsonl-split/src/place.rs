@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use cli::Hint;
 use dataset::keys::{field_key, prompt_key};
-use dataset::split::{self, Members, Short, Split, Wanted};
+use dataset::split::{self, Members, Ratios, Short, Split, Wanted};
 
 use crate::Args;
 use crate::fixed::FixedSet;
@@ -20,6 +20,8 @@ pub enum Place<'a> {
         members: Members,
         fates: Vec<Fate>,
         strata: Vec<String>,
+        /// The shares of a split of single lines that is as large.
+        blind: Ratios,
     },
 }
 
@@ -103,12 +105,30 @@ pub fn decide<'a>(args: &'a Args, input: &Lines, fixed: &'a FixedSet) -> anyhow:
             *fate = Fate::To(split);
         }
     }
+    let blind = match args.counts {
+        Some(_) => shares(&fates).unwrap_or(args.ratios),
+        None => args.ratios,
+    };
     Ok(Place::Decided {
         args,
+        blind,
         members,
         fates,
         strata,
     })
+}
+
+/// The shares that the splits came to, if there is anything in them.
+fn shares(fates: &[Fate]) -> Option<Ratios> {
+    let mut lines = [0u32; 3];
+    for fate in fates {
+        if let Fate::To(split) = fate {
+            lines[*split as usize] += 1;
+        }
+    }
+    let all: u32 = lines.iter().sum();
+    let [train, valid, test] = lines.map(|lines| f64::from(lines) / f64::from(all));
+    format!("{train},{valid},{test}").parse().ok()
 }
 
 fn place_candidates(
@@ -147,17 +167,19 @@ fn too_few(short: &[Short], strata: &[String]) -> anyhow::Error {
 impl Place<'_> {
     /// The place of the next line that is not blank.
     pub fn of(&self, line: &Line, index: usize) -> anyhow::Result<Placed> {
-        let (args, fate, group, stratum) = match self {
+        let (args, fate, group, stratum, blind) = match self {
             Place::Decided {
                 args,
                 members,
                 fates,
+                blind,
                 ..
             } => {
                 let fate = fates.get(index).copied();
                 let fate =
                     fate.ok_or_else(|| anyhow!("{}: was not there at first", line.place()))?;
-                (args, fate, members.groups[index], members.stratum(index))
+                let (group, stratum) = (members.groups[index], members.stratum(index));
+                (args, fate, group, stratum, blind)
             }
             Place::Streaming { args, fixed } => {
                 let group = prompt_key(&line.example()?);
@@ -165,7 +187,7 @@ impl Place<'_> {
                     true => Fate::LeftOut(Rule::InFixedSet),
                     false => Fate::To(split::assign(group, args.seed, &args.ratios)),
                 };
-                (args, fate, group, 0)
+                (args, fate, group, 0, &args.ratios)
             }
         };
         Ok(Placed {
@@ -176,7 +198,7 @@ impl Place<'_> {
             group,
             stratum,
             // What splitting line by line, as most scripts do, would have done with it.
-            blind: split::assign(field_key(&line.number.to_string()), args.seed, &args.ratios),
+            blind: split::assign(field_key(&line.number.to_string()), args.seed, blind),
         })
     }
 
