@@ -70,7 +70,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub min_user_chars: usize,
     /// Look for prompts at least this similar, 0 to 1, among the first million (at most 320
-    /// bytes of memory each)
+    /// bytes of memory each), as 128 bytes of each estimate it: with 0.8 one in 80 pairs of 0.80 to
+    /// 0.82 is missed and next to none above, and half of those of 0.7 and one in 20 of those of 0.6
+    /// are told too; with 0.5 a third is missed
     #[arg(long, value_name = "SIMILARITY", num_args = 0..=1, default_missing_value = "0.8", require_equals = true, value_parser = share)]
     pub near_duplicates: Option<f64>,
     /// The field that is the label: a key of the line, or of the JSON in the answer

@@ -16,7 +16,8 @@ const NONE: u32 = u32::MAX;
 /// The texts so far, findable by similarity.
 #[derive(Debug)]
 pub struct Index {
-    threshold: f64,
+    /// The least estimate that is taken.
+    least: f64,
     signatures: Vec<Signature>,
     bands: [Band; BANDS],
 }
@@ -54,10 +55,12 @@ impl Signature {
 }
 
 impl Index {
-    /// Finds texts at least this similar.
+    /// Finds texts at least this similar. An estimate may fall short of the truth: what it puts no more
+    /// than two of its standard errors below is taken too.
     pub fn new(threshold: f64) -> Index {
+        let error = (threshold * (1.0 - threshold) / BINS as f64).sqrt();
         Index {
-            threshold,
+            least: threshold - 2.0 * error,
             signatures: Vec::new(),
             bands: Default::default(),
         }
@@ -121,7 +124,7 @@ impl Index {
         let candidates = candidates[..count].iter().map(|number| *number as usize);
         for number in candidates {
             let similarity = self.signatures[number].similarity(signature);
-            if similarity >= self.threshold {
+            if similarity >= self.least {
                 each(number, similarity);
             }
         }
@@ -226,7 +229,10 @@ mod tests {
             words.join(" ")
         };
         let signatures: Vec<Signature> = (0..2000).map(|n| Signature::of(&text(n))).collect();
-        let mut index = Index::new(0.8);
+        let mut index = Index {
+            least: 0.8,
+            ..Index::new(0.8)
+        };
         for (number, signature) in signatures.iter().enumerate() {
             let alike = |other: &usize| signatures[*other].similarity(signature) >= 0.8;
             let all: Vec<usize> = (0..number).filter(alike).collect();
