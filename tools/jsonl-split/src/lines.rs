@@ -7,11 +7,13 @@ use anyhow::Context;
 use cli::{Hint, Input};
 use dataset::Example;
 
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF"; // Excel and PowerShell begin a file with it
+
 /// One line, its end included.
 pub struct Line<'a> {
     /// Counted from 1.
     pub number: u64,
-    /// As they were read.
+    /// As they were read, less a byte order mark.
     pub bytes: &'a [u8],
     /// Among the lines that are not blank, counted from 0; none for a blank one.
     pub index: Option<usize>,
@@ -95,10 +97,14 @@ impl Lines {
                 return Ok(());
             }
             number += 1;
-            let is_blank = buffer.trim_ascii().is_empty();
+            let bytes = match number {
+                1 => buffer.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&buffer),
+                _ => &buffer,
+            };
+            let is_blank = bytes.trim_ascii().is_empty();
             each(&Line {
                 number,
-                bytes: &buffer,
+                bytes,
                 index: (!is_blank).then_some(index),
                 name: &name,
             })?;

@@ -170,6 +170,42 @@ fn a_group_stays_together() {
 }
 
 #[test]
+fn a_split_by_lines_would_leak_as_much_by_counts_as_by_the_same_shares() {
+    let input: String = (0..400)
+        .map(|n| chat(&"x".repeat(n % 20 + 1), "A"))
+        .collect();
+    let leaked = |flags: &[&str]| -> u32 {
+        let mut tool = tool();
+        tool.args(["--dry-run", "--group-by=metadata.patient"]);
+        let got = run(tool.args(flags), &input);
+        assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
+        let told = text(&got.stderr).split("would have leaked ").nth(1);
+        told.map_or(0, |told| told.split(' ').next().unwrap().parse().unwrap())
+    };
+    let half = leaked(&["--ratios=50,0,50", "--exact"]);
+    assert!((150..250).contains(&half), "{half}");
+    assert_eq!(leaked(&["--counts=train=rest,test=200"]), half);
+    assert_eq!(leaked(&["--counts=test=rest"]), 0);
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let gold = folder.path().join("gold.jsonl");
+    fs::write(&gold, format!("\u{feff}{}", notes(1))).unwrap();
+    let against = format!("--against={}", gold.display());
+    for flags in [&[][..], &["--exact"], &[&against]] {
+        let with = split(&format!("\u{feff}{}", notes(50)), flags);
+        assert_eq!(with, split(&notes(50), flags), "{flags:?}");
+        let lines: usize = with.iter().map(BTreeSet::len).sum();
+        assert_eq!(
+            lines,
+            50 - usize::from(flags.len() == 1 && flags[0] == against)
+        );
+    }
+}
+
+#[test]
 fn near_duplicates_never_straddle() {
     let input: String = (0..300)
         .map(|n| {

@@ -10,6 +10,7 @@ use tokens::{Chat, ChatOptions, Encoded, Error, Fingerprint, Pretokenized, Train
 
 use crate::args::{Args, Share};
 
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF"; // Excel and PowerShell begin a file with it
 const CHUNK_BYTES: usize = 1 << 20; // enough lines to keep every core busy, little to hold
 
 /// Where an example came from.
@@ -138,9 +139,13 @@ impl Reader {
             let mut source = input.open()?;
             let mut line = 0;
             loop {
-                let lines = chunk(&mut *source).with_context(|| input.name())?;
-                if lines.is_empty() {
-                    break;
+                let mut lines = chunk(&mut *source).with_context(|| input.name())?;
+                match lines.first_mut() {
+                    None => break,
+                    Some(start) if line == 0 && start.starts_with(BYTE_ORDER_MARK) => {
+                        start.drain(..BYTE_ORDER_MARK.len());
+                    }
+                    Some(_) => {}
                 }
                 let first = all;
                 all += lines.len() as u64;
