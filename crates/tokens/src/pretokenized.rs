@@ -2,11 +2,13 @@
 
 use dataset::IGNORED_LABEL;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::{Encoded, Error};
 
-/// A line of token ids, as TRL and transformers write them.
-#[derive(Debug, Deserialize)]
+/// A line of token ids, as TRL and transformers write them. Of a key that is not here nobody knows whether
+/// it would change what is learned.
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pretokenized {
     input_ids: Vec<i64>,
@@ -16,13 +18,30 @@ pub struct Pretokenized {
     attention_mask: Option<Vec<u8>>,
     /// Lengths of the segments of a packed line.
     seq_lengths: Option<Vec<usize>>,
+    /// From 0 in each segment, as they are numbered here.
+    position_ids: Option<Vec<i64>>,
+    /// BERT's.
+    #[serde(rename = "token_type_ids")]
+    _token_type_ids: Option<IgnoredAny>,
+    /// What the writer knows of the line.
+    #[serde(rename = "id")]
+    _id: Option<IgnoredAny>,
+    #[serde(rename = "source")]
+    _source: Option<IgnoredAny>,
+    #[serde(rename = "metadata")]
+    _metadata: Option<IgnoredAny>,
 }
 
 impl Pretokenized {
-    /// Does this line bring token ids? (A cheap look; quotes inside JSON text carry a backslash.)
+    /// Does this line bring token ids? (A cheap look first; quotes inside JSON text carry a backslash.)
     pub fn recognises(line: &[u8]) -> bool {
+        #[derive(Deserialize)]
+        struct Keys {
+            input_ids: Option<IgnoredAny>,
+        }
         const KEY: &[u8] = b"\"input_ids\"";
-        line.windows(KEY.len()).any(|window| window == KEY)
+        let names_it = line.windows(KEY.len()).any(|window| window == KEY);
+        names_it && serde_json::from_slice(line).is_ok_and(|keys: Keys| keys.input_ids.is_some())
     }
 
     pub fn parse(line: &[u8]) -> Result<Pretokenized, Error> {
@@ -35,8 +54,7 @@ impl Pretokenized {
         Pretokenized {
             input_ids: input_ids.iter().map(|id| i64::from(*id)).collect(),
             labels: labels.map(|labels| labels.iter().map(label).collect()),
-            attention_mask: None,
-            seq_lengths: None,
+            ..Pretokenized::default()
         }
     }
 
@@ -56,6 +74,8 @@ impl Pretokenized {
             labels,
             attention_mask,
             seq_lengths,
+            position_ids,
+            ..
         } = self;
         let Some(labels) = labels else {
             return refuse(
@@ -63,11 +83,15 @@ impl Pretokenized {
             );
         };
         let attention_mask = attention_mask.unwrap_or_else(|| vec![1; input_ids.len()]);
+        let positions = position_ids.as_deref();
         for (name, length) in [
-            ("labels", labels.len()),
-            ("attention_mask", attention_mask.len()),
+            ("labels", Some(labels.len())),
+            ("attention_mask", Some(attention_mask.len())),
+            ("position_ids", positions.map(<[i64]>::len)),
         ] {
-            if length != input_ids.len() {
+            if let Some(length) = length
+                && length != input_ids.len()
+            {
                 return refuse(format!(
                     "{name} has {length} entries, input_ids {}",
                     input_ids.len()
@@ -101,7 +125,13 @@ impl Pretokenized {
                         "input_ids[{index}] is {id}, outside the base's vocabulary of {vocab_size}"
                     ));
                 }
+                let position = example.input_ids.len() as i64;
                 match (attended, label) {
+                    (1, _) if positions.is_some_and(|at| at[index] != position) => {
+                        return refuse(format!(
+                            "position_ids[{index}] does not count on to {position}: seq_lengths says where a segment begins"
+                        ));
+                    }
                     (1, _) => {
                         example.input_ids.push(id as u32);
                         example.loss_mask.push(u8::from(label != IGNORED_LABEL));

@@ -34,6 +34,47 @@ fn token_ids_need_no_tokenizer_and_without_packing_keep_their_order() {
 }
 
 #[test]
+fn what_a_line_says_of_itself_is_passed_over() {
+    let line = |more: &str| format!(r#"{{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]{more}}}"#);
+    let packed = |line: &str| {
+        let (dir, base) = folder(&format!("\u{feff}{line}\n"));
+        let output = tool(
+            dir.path(),
+            &["train.jsonl", "--base", &base, "--format", "jsonl"],
+        );
+        (code(&output), stderr(&output).to_owned(), output.stdout)
+    };
+    let (status, said, plain) = packed(&line(""));
+    assert_eq!(status, 0, "{said}");
+    for more in [
+        r#", "id": 3, "source": null, "metadata": {"patient": "a"}"#,
+        r#", "token_type_ids": [0, 0, 0], "position_ids": [0, 1, 2]"#,
+    ] {
+        let (status, said, output) = packed(&line(more));
+        assert_eq!((status, output), (0, plain.clone()), "{said}");
+    }
+}
+
+#[test]
+fn a_chat_that_speaks_of_token_ids_is_a_chat() {
+    let chat = chats(1);
+    let plain = chat.trim_end().strip_prefix('{').unwrap();
+    let packed = |line: &str| {
+        let (dir, base) = folder(line);
+        let flags = ["train.jsonl", "--base", &base, "--format", "jsonl"];
+        let output = tool(dir.path(), &flags);
+        assert_eq!(code(&output), 0, "{line}\n{}", stderr(&output));
+        output.stdout
+    };
+    for more in [
+        r#""metadata": {"input_ids": [1]}"#,
+        r#""input_ids": null, "labels": null"#,
+    ] {
+        assert_eq!(packed(&format!("{{{more}, {plain}\n")), packed(&chat));
+    }
+}
+
+#[test]
 fn what_is_wrong_with_token_ids_is_said_with_its_line() {
     let good = r#"{"input_ids": [5, 6], "labels": [-100, 6]}"#;
     for (bad, reason) in [
@@ -63,8 +104,16 @@ fn what_is_wrong_with_token_ids_is_said_with_its_line() {
             "labels[1] is a target where attention_mask is 0",
         ),
         (
-            r#"{"input_ids": [5, 6], "labels": [-100, 6], "position_ids": [0, 1]}"#,
-            "unknown field `position_ids`",
+            r#"{"input_ids": [5, 6], "labels": [-100, 6], "assistant_masks": [0, 1]}"#,
+            "unknown field `assistant_masks`",
+        ),
+        (
+            r#"{"input_ids": [5, 6], "labels": [-100, 6], "position_ids": [0, 0]}"#,
+            "position_ids[1] does not count on to 1",
+        ),
+        (
+            r#"{"input_ids": [5, 6], "labels": [-100, 6], "position_ids": [0]}"#,
+            "position_ids has 1 entries, input_ids 2",
         ),
         (
             r#"{"input_ids": [5, 6], "labels": [-100, 6], "seq_lengths": [1]}"#,
