@@ -330,11 +330,6 @@ impl Chat {
     pub fn vocab_size(&self) -> usize {
         self.vocabulary.size
     }
-
-    /// What errors call the template, if the base has one.
-    pub fn template_name(&self) -> Option<&str> {
-        self.template.as_ref().map(Template::name)
-    }
 }
 
 fn values(messages: &[Message]) -> Vec<Value> {

@@ -11,6 +11,7 @@ mod write;
 pub use args::Args;
 
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context, anyhow, bail};
 use cli::{Files, Hint, Input, Outcome, Output};
@@ -26,8 +27,10 @@ pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
         args.files.push(Input::Stdin);
     }
     check(&args)?;
+    let threads = args.threads;
+    let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
     rayon::ThreadPoolBuilder::new()
-        .num_threads(args.threads.unwrap_or(0))
+        .num_threads(threads)
         .build_global()?;
     let reader = Reader::open(&args)?;
     cli::give_back_freed_memory();

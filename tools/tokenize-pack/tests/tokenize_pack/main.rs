@@ -156,6 +156,29 @@ fn a_printed_configuration_runs_the_same_again() {
 }
 
 #[test]
+fn the_environment_does_not_say_how_many_threads() {
+    let (dir, base) = folder("");
+    let fifo = dir.path().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let mut child = workspace_tests::tool("tokenize-pack")
+        .env("RAYON_NUM_THREADS", (cores + 100).to_string())
+        .args(["--base", &base, "--quiet"])
+        .arg(&fifo)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let writer = fs::File::options().write(true).open(&fifo); // when it is opened to be read
+    let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    let threads = tasks.count();
+    drop(writer);
+    child.wait().unwrap();
+    assert!(threads < cores + 50, "{threads}");
+}
+
+#[test]
 fn conflicting_and_missing_things_are_named() {
     let (dir, base) = folder(&chats(2));
     let conflict = tool(
