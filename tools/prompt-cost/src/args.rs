@@ -14,6 +14,7 @@ use serde::Serialize;
 #[derive(Debug, Parser, Serialize)]
 #[command(name = "prompt-cost", version, after_help = EXAMPLES)]
 #[command(group(ArgGroup::new("prompt").args(["files", "prompt_tokens"])))]
+#[command(group(ArgGroup::new("training").args(["train", "train_tokens"])))]
 #[serde(rename_all = "kebab-case")]
 pub struct Args {
     /// The prompt as it is sent with every request, without the request itself; several files are
@@ -44,24 +45,24 @@ pub struct Args {
     /// Prices as TOML: [prompted], [tuned] and [training]; see the example below
     #[arg(long, value_name = "FILE")]
     pub prices: Option<PathBuf>,
-    /// Tokens of an answer, on the average; part of what a day costs, and of what is saved where the
-    /// two models' prices differ
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// With --prices: tokens of an answer, on the average; part of what a day costs, and of what is
+    /// saved where the two models' prices differ
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "prices")]
     pub answer_tokens: u64,
-    /// Tokens of the request itself, on the average; likewise
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// With --prices: tokens of the request itself, on the average; likewise
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "prices")]
     pub request_tokens: u64,
     /// Packed training data, whose tokens are counted
-    #[arg(long, value_name = "FILE", conflicts_with = "train_tokens")]
+    #[arg(long, value_name = "FILE")]
     pub train: Vec<PathBuf>,
     /// Tokens of the training data, where they are known
     #[arg(long, value_name = "N")]
     pub train_tokens: Option<u64>,
-    /// Epochs of training
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    /// With --train or --train-tokens: epochs of training
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..), requires = "training")]
     pub epochs: u32,
-    /// Measured training speed
-    #[arg(long, value_name = "N", value_parser = positive)]
+    /// With --train or --train-tokens: measured training speed
+    #[arg(long, value_name = "N", value_parser = positive, requires = "training")]
     pub tokens_per_second: Option<f64>,
     /// Share of answers that are wrong with the best prompt there is, from 0 to 1, as measured
     #[arg(long, value_name = "SHARE", value_parser = share)]
@@ -72,8 +73,8 @@ pub struct Args {
     /// The task has a vocabulary of its own that the prompted model does not know
     #[arg(long)]
     pub needs_vocabulary: bool,
-    /// How long a tuned model may take to pay
-    #[arg(long, value_name = "DAYS", default_value_t = 365)]
+    /// With --prices: how long a tuned model may take to pay
+    #[arg(long, value_name = "DAYS", default_value_t = 365, requires = "prices")]
     pub horizon_days: u32,
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,

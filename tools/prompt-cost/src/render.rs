@@ -60,17 +60,17 @@ pub fn text(report: &Report) -> String {
     let costs = report.costs;
     let mut text = String::new();
     let mut row = |name: &str, prompted: &str, tuned: &str, saved: &str| {
-        let _ = writeln!(text, "{name:<24}{prompted:>18}{tuned:>18}{saved:>12}");
+        let _ = writeln!(text, "{name:<26}{prompted:>18}{tuned:>18}{saved:>12}");
     };
     let saved = share(costs.reduction);
     row("", "prompted", "tuned", "saved");
     let mut tokens = |name: &str, pair: Pair<u64>| {
         row(name, &grouped(pair.prompted), &grouped(pair.tuned), &saved);
     };
-    tokens("prompt, tokens", costs.prompt_tokens);
-    tokens("tokens a day", costs.tokens_per_day);
+    tokens("prompt tokens", costs.prompt_tokens);
+    tokens("prompt tokens a day", costs.tokens_per_day);
     tokens(
-        &format!("tokens in {DAYS_IN_A_MONTH} days"),
+        &format!("prompt tokens in {DAYS_IN_A_MONTH} days"),
         costs.tokens_per_month,
     );
     if let Some(money) = &costs.money {

@@ -34,7 +34,16 @@ fn the_guides_figures_come_out() {
         .collect();
     assert_eq!(
         rows[2],
-        ["tokens", "a", "day", "6,000,000", "500,000", "91.7", "%"]
+        [
+            "prompt",
+            "tokens",
+            "a",
+            "day",
+            "6,000,000",
+            "500,000",
+            "91.7",
+            "%"
+        ]
     );
     assert!(text.contains("recommendation: tune\n"), "{text}");
     let csv = stdout(&tool(
@@ -150,9 +159,28 @@ fn a_mistake_in_the_prices_is_named() {
 
 #[test]
 fn a_training_has_an_epoch() {
-    let flags = ["--prompt-tokens=6", "--requests-per-day=1", "--epochs=0"];
-    let output = tool(&std::env::temp_dir(), &flags);
+    let flags = ["--prompt-tokens=6", "--requests-per-day=1"];
+    let training = ["--train-tokens=9", "--epochs=0"];
+    let output = tool(&std::env::temp_dir(), &[flags, training].concat());
     assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("0 is not in 1"));
+}
+
+#[test]
+fn what_would_change_nothing_is_refused() {
+    let flags = ["--prompt-tokens=6", "--requests-per-day=1"];
+    for (flag, lacks) in [
+        ("--request-tokens=5", "--prices <FILE>"),
+        ("--answer-tokens=5", "--prices <FILE>"),
+        ("--horizon-days=5", "--prices <FILE>"),
+        ("--epochs=5", "--train"),
+        ("--tokens-per-second=5", "--train"),
+    ] {
+        let output = tool(&std::env::temp_dir(), &[&flags[..], &[flag]].concat());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{flag}\n{said}");
+        assert!(said.contains(lacks), "{flag}\n{said}");
+    }
 }
 
 #[test]
