@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::output::parent;
 
@@ -24,9 +25,28 @@ pub(crate) fn named_by(path: &Path) -> Option<RawFd> {
     None
 }
 
+/// As the shell's `>&-` leaves it. Before main Rust opens /dev/null in its place, and nothing tells that
+/// from a /dev/null which was meant.
+static IS_STDOUT_CLOSED: AtomicBool = AtomicBool::new(false);
+
+#[cfg(target_os = "linux")]
+#[used]
+#[unsafe(link_section = ".init_array")] // SAFETY: it lists functions that are called before Rust's start
+static LOOK: extern "C" fn() = {
+    extern "C" fn look() {
+        // SAFETY: fcntl with F_GETFD takes any number and changes nothing; a store needs no runtime.
+        let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+        IS_STDOUT_CLOSED.store(flags < 0, Ordering::Relaxed);
+    }
+    look
+};
+
 /// The same open file under another number: it shares the place where the next byte goes, and
 /// whether that is the end.
 pub(crate) fn duplicate(number: RawFd) -> io::Result<File> {
+    if number == libc::STDOUT_FILENO && IS_STDOUT_CLOSED.load(Ordering::Relaxed) {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
     // SAFETY: fcntl with F_DUPFD_CLOEXEC takes any number, and refuses one that is not open.
     let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
     if copy < 0 {

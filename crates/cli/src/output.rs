@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::fmt::{self, Display};
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -41,11 +40,8 @@ impl Output {
     pub fn create(&self) -> anyhow::Result<OutputWriter> {
         let target = match self {
             Output::Stdout => {
-                let stdout = io::stdout()
-                    .as_fd()
-                    .try_clone_to_owned()
-                    .context("<stdout>")?;
-                Target::Direct(File::from(stdout))
+                let stdout = descriptor::duplicate(libc::STDOUT_FILENO);
+                Target::Direct(stdout.with_context(|| self.name())?)
             }
             Output::File(path) => match (descriptor::named_by(path), fs::metadata(path)) {
                 // What the shell has opened is gone on with where it stands, never replaced.

@@ -388,6 +388,23 @@ fn a_redirected_descriptor_is_gone_on_with_and_never_replaced() {
 }
 
 #[test]
+fn a_closed_output_takes_nothing_and_a_null_device_takes_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    for (words, status) in [
+        (">&-", 2),
+        ("-o /dev/stdout >&-", 2),
+        ("-o out >&-", 0),
+        ("> /dev/null", 0),
+        ("1<> /dev/null", 0),
+    ] {
+        let got = bash(folder.path(), &format!("\"$copy\" --prefix= {words}"));
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(status), "{words}: {said}");
+        assert_eq!(said.contains("Bad file descriptor"), status == 2, "{said}");
+    }
+}
+
+#[test]
 fn a_replaced_output_keeps_who_may_read_it() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
