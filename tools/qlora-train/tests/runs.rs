@@ -195,8 +195,7 @@ fn a_run_that_made_nothing_better_says_so_with_quiet_too_and_again_when_asked_ag
     for _ in 0..2 {
         let output = exits(&mut work.train_with("run", &flags), 1);
         let said = text(&output.stderr);
-        let why =
-            "qlora-train: no evaluation was better than the start on the evaluation rows: eval loss ";
+        let why = "qlora-train: no evaluation was better than the start on the evaluation rows: eval loss ";
         assert!(said.starts_with(why), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
     }
