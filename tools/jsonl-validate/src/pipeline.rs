@@ -60,6 +60,7 @@ pub fn each_block(
     };
     let name = args.input.name();
     let run = || {
+        let _stop = StopOnPanic(&work);
         let done = work.run(options, tokenizer).with_context(|| name.clone());
         if done.is_err() {
             work.stop();
@@ -92,6 +93,17 @@ pub fn each_block(
     match lock(&work.queue).failure.take() {
         Some(error) => Err(error),
         None => Ok(()),
+    }
+}
+
+/// Wakes the others when a thread panics; they would wait for its block for ever.
+struct StopOnPanic<'a, 'w, 'e>(&'a Work<'w, 'e>);
+
+impl Drop for StopOnPanic<'_, '_, '_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.stop();
+        }
     }
 }
 
@@ -241,7 +253,32 @@ fn check(checker: &mut Checker, tokenizer: Option<&Tokenizer>, is_first: bool, b
     });
 }
 
-/// A thread that panicked has ended the program; what it left behind is not looked at.
+/// A thread that panicked ends the run; what it left behind is not looked at.
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn a_panic_ends_every_thread() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("in");
+        std::fs::write(&file, "no JSON\n".repeat(1 << 20)).unwrap(); // many more blocks than go ahead
+        let file = file.to_str().unwrap();
+        for threads in ["--threads=1", "--threads=3"] {
+            let args = Args::parse_from(["jsonl-validate", file, threads]);
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                each_block(&args, &Options::default(), None, &mut |before, _| {
+                    assert_eq!(before, 0, "the second block is one too many");
+                    Ok(())
+                })
+            }));
+            assert!(ended.is_err());
+        }
+    }
 }
