@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Value as Jinja};
-use minijinja::{Environment, UndefinedBehavior, context};
+use minijinja::value::{Serde, Value as Jinja, ValueKind};
+use minijinja::{Environment, UndefinedBehavior, context, escape_formatter};
 use serde_json::{Map, Value};
 
-use crate::json::python_json;
+use crate::python_json::{float, tojson};
 use crate::rows::{Place, Row};
 use crate::{Error, Message, Role};
 
@@ -24,7 +24,7 @@ pub enum OnEmpty {
 }
 
 /// The templates of one import. Columns are variables by name; `row` holds them all, for names
-/// that are no identifiers. `tojson` prints like Python's `json.dumps`.
+/// that are no identifiers. `tojson` prints like Python's `json.dumps`, and a fraction like its repr.
 #[derive(Debug)]
 pub struct Templates {
     environment: Environment<'static>,
@@ -35,6 +35,17 @@ pub struct Templates {
 struct Part {
     role: Role,
     columns: BTreeSet<String>,
+    /// Of these columns, what the template says what to do without.
+    optional: BTreeSet<String>,
+}
+
+/// Is there a `name | default(…)` or `name is defined` in the template?
+fn is_optional(source: &str, name: &str) -> bool {
+    let name = regex::escape(name);
+    let pattern = format!(
+        r#"(?:^|[^\w])(?:row\.|row\[\s*["'])?{name}(?:["']\s*\])?\s*(?:\|\s*(?:default|d)\b|is\s+(?:not\s+)?(?:un)?defined\b)"#
+    );
+    regex::Regex::new(&pattern).is_ok_and(|pattern| pattern.is_match(source))
 }
 
 impl Templates {
@@ -48,7 +59,13 @@ impl Templates {
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_syntax(syntax);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.add_filter("tojson", to_json);
+        environment.set_formatter(|out, state, value| match f64::try_from(value.clone()) {
+            Ok(number) if value.kind() == ValueKind::Number && !value.is_integer() => {
+                Ok(out.write_str(&float(number))?)
+            }
+            _ => escape_formatter(out, state, value),
+        });
+        environment.add_filter("tojson", tojson);
         let mut templates = Templates {
             environment,
             parts: Vec::new(),
@@ -80,7 +97,7 @@ impl Templates {
             .globals()
             .map(|(name, _)| name.to_owned())
             .collect();
-        let columns = template
+        let columns: BTreeSet<String> = template
             .undeclared_variables(true)
             .into_iter()
             .map(|name| match name.split_once('.') {
@@ -90,7 +107,14 @@ impl Templates {
             })
             .filter(|name| name != "row" && !globals.contains(name))
             .collect();
-        self.parts.push(Part { role, columns });
+        let optional = columns
+            .iter()
+            .filter(|name| is_optional(template.source(), name));
+        self.parts.push(Part {
+            role,
+            optional: optional.cloned().collect(),
+            columns,
+        });
         Ok(())
     }
 
@@ -99,7 +123,7 @@ impl Templates {
         match self
             .parts
             .iter()
-            .flat_map(|part| &part.columns)
+            .flat_map(|part| part.columns.difference(&part.optional))
             .find(|column| !header.contains(column))
         {
             Some(column) => Err(Error::MissingColumn {
@@ -113,8 +137,19 @@ impl Templates {
 
     /// The messages of a row, or `None` when it is skipped for an empty cell.
     pub fn render(&self, row: &Row, on_empty: OnEmpty) -> Result<Option<Vec<Message>>, Error> {
-        for column in self.parts.iter().flat_map(|part| &part.columns) {
+        let named = |part| {
+            let Part {
+                columns, optional, ..
+            }: &Part = part;
+            columns
+                .iter()
+                .map(|column| (column, optional.contains(column)))
+        };
+        for (column, is_optional) in self.parts.iter().flat_map(named) {
             let Some(value) = row.columns.get(column) else {
+                if is_optional {
+                    continue;
+                }
                 let columns = row.columns.keys().cloned().collect();
                 return Err(Error::MissingColumn {
                     place: row.place,
@@ -167,13 +202,6 @@ fn variables(columns: &Map<String, Value>) -> Jinja {
     context! { row => row.clone(), ..row }
 }
 
-fn to_json(value: Jinja) -> Result<Jinja, minijinja::Error> {
-    let value = serde_json::to_value(&value).map_err(|error| {
-        minijinja::Error::new(minijinja::ErrorKind::BadSerialization, error.to_string())
-    })?;
-    Ok(Jinja::from_safe_string(python_json(&value)))
-}
-
 /// One line for what minijinja reports in several.
 fn described(error: &minijinja::Error) -> String {
     match error.detail() {
@@ -222,6 +250,33 @@ mod tests {
             panic!()
         };
         assert_eq!((column.as_str(), columns.len()), ("nte", 2));
+    }
+
+    #[test]
+    fn what_a_template_says_is_written_as_python_writes_it() {
+        let row = row(json!({"a": 1e-7, "b": [5e-324, 1e16, 2], "c": -0.0, "ü": "\n"}));
+        for (source, want) in [
+            (
+                "{{ a }} {{ b[0] }} {{ b[1] }} {{ b[2] }} {{ c }}",
+                "1e-07 5e-324 1e+16 2 -0.0",
+            ),
+            (
+                "{{ row | tojson }}",
+                r#"{"a": 1e-07, "b": [5e-324, 1e+16, 2], "c": -0.0, "ü": "\n"}"#,
+            ),
+            ("{{ b | tojson(indent=1) }}", "[\n 5e-324,\n 1e+16,\n 2\n]"),
+            ("{{ z | default('d') }}{{ row['z z']|d('e') }}", "de"),
+            ("{% if row.z is defined %}{{ z }}{% endif %}x", "x"),
+        ] {
+            let templates = Templates::new(None, source, "x").unwrap();
+            templates
+                .check_header(&["a", "b", "c", "ü"].map(str::to_owned))
+                .unwrap();
+            let messages = templates.render(&row, OnEmpty::Error).unwrap().unwrap();
+            assert_eq!(messages[0].content.as_deref(), Some(want), "{source}");
+        }
+        let error = Templates::new(None, "{{ z }}", "{{ zz | default('') }}").unwrap();
+        assert!(error.render(&row, OnEmpty::Error).is_err());
     }
 
     #[test]

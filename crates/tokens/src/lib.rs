@@ -15,7 +15,6 @@ pub mod packing;
 pub mod plain;
 pub mod pretokenized;
 pub mod prompting;
-mod python_json;
 pub mod shard;
 pub mod template;
 mod turns;

@@ -9,12 +9,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use dataset::Message;
+use dataset::python_json::tojson;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use crate::python_json::tojson;
 use crate::{Date, Error};
 
 const OPEN: char = '\u{FDD0}';

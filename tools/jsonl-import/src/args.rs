@@ -16,7 +16,9 @@ Examples:
   jsonl-import alpaca.json --alpaca-prompt stanford > chat.jsonl
 
 Templates are Jinja over the columns of a row. A column whose name is no identifier is
-row[\"its name\"]; tojson prints like Python's json.dumps.
+row[\"its name\"]; tojson prints like Python's json.dumps(…, ensure_ascii=False), and takes its indent,
+separators and sort_keys. A column that is not there is an error unless the template says what then:
+{{ note | default('') }}.
 Some tsv files quote cells as a csv does (spreadsheets, pandas), in others a quote is text (IANA's
 tsv, most corpora). Unless --quoting says which, quotes quote, and where that could hide a row it
 is an error.

@@ -1,4 +1,4 @@
-//! JSON as Python's json.dumps writes it, for the `tojson` filter of chat templates.
+//! JSON and numbers as Python writes them, for templates: `tojson` is json.dumps, a number its repr.
 
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
@@ -151,7 +151,7 @@ fn key(key: &Value) -> Result<String, Error> {
 }
 
 /// Python's float repr: shortest digits, exponent from 1e16 up and below 1e-4.
-fn float(value: f64) -> String {
+pub(crate) fn float(value: f64) -> String {
     if value.is_nan() {
         return "NaN".into();
     }
