@@ -11,7 +11,7 @@ use crate::members::{self, NoValue};
 use crate::other_shapes;
 use crate::plain::Plain;
 use crate::record::{List, Record};
-use crate::rows::not_utf8;
+use crate::rows::{self, not_utf8};
 use crate::rules::{Rule, Severities, Severity};
 use crate::secrets::Suspicions;
 use crate::sound;
@@ -158,6 +158,10 @@ impl<'o> Checker<'o> {
             _ => bytes,
         };
         let text = match std::str::from_utf8(bytes) {
+        if let Some(what) = rows::utf16(bytes).filter(|_| is_first_of_file) {
+            findings.add(Rule::BrokenUtf8, || what);
+            return None;
+        }
             Ok(text) => text,
             Err(error) => {
                 let column = Some(error.valid_up_to() as u64 + 1);

@@ -281,15 +281,8 @@ fn newlines(bytes: &[u8]) -> u64 {
 
 fn skip_byte_order_mark<R: BufRead>(reader: &mut R) -> Result<(), Error> {
     let start = reader.fill_buf()?;
-    let utf16 = match start {
-        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Some("UTF-16"),
-        [0, ..] => Some("UTF-16BE"), // no table and no JSON has a NUL at its beginning
-        [_, 0, ..] => Some("UTF-16LE"),
-        _ => None,
-    };
-    if let Some(encoding) = utf16 {
-        let what = format!("is UTF-16; convert it with iconv -f {encoding} -t UTF-8");
-        return Err(Error::shape(what));
+    if let Some(what) = utf16(start) {
+        return Err(Error::Shape(what));
     }
     if start.starts_with(b"\xEF\xBB\xBF") {
         reader.consume(3);
@@ -298,6 +291,18 @@ fn skip_byte_order_mark<R: BufRead>(reader: &mut R) -> Result<(), Error> {
 }
 
 /// The next byte that is no white space, left in place.
+/// What is said about a file that begins as UTF-16 does.
+pub(crate) fn utf16(start: &[u8]) -> Option<String> {
+    let encoding = match start {
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => "UTF-16",
+        [0, ..] => "UTF-16BE", // no table and no JSON has a NUL at its beginning
+        [_, 0, ..] => "UTF-16LE",
+        _ => return None,
+    };
+    let what = format!("is UTF-16; convert it with iconv -f {encoding} -t UTF-8");
+    Some(what)
+}
+
 fn peek_mark<R: BufRead>(reader: &mut R) -> Result<Option<u8>, Error> {
     loop {
         let buffer = reader.fill_buf()?;

@@ -152,7 +152,7 @@ macro_rules! rules {
 
 rules! {
     BrokenUtf8 "broken_utf8" Error
-        "The line is not UTF-8. Latin-1 exports are the usual cause: iconv -f LATIN1 -t UTF-8."
+        "The line is not UTF-8. Latin-1 exports are the usual cause: iconv -f LATIN1 -t UTF-8. A file in UTF-16 is named at its first line."
         r#"{"messages": [{"role": "user", "content": "a caf<E9> question"}, {"role": "assistant", "content": "b"}]}"#;
     BrokenJson "broken_json" Error
         "The line is not JSON. The column says where the parser gave up."
@@ -276,7 +276,7 @@ rules! {
         "Lines end in CRLF; sed -i 's/\\r$//' makes them Unix lines."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}]}<0D>"#;
     ByteOrderMark "byte_order_mark" Error
-        "The file begins with a byte order mark, which JSON parsers refuse; sed -i '1s/^\\xEF\\xBB\\xBF//' takes it off."
+        "The file begins with a byte order mark, which JSON parsers refuse; sed -i '1s/^\\xEF\\xBB\\xBF//' takes it off. As a warning it is left out of the output."
         r#"<EF><BB><BF>{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}]}"#;
     NulCharacter "nul_character" Warning
         "A message holds U+0000, the trace of a broken export."

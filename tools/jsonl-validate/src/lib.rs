@@ -18,6 +18,8 @@ pub use args::Args;
 use args::{FailOn, parse_severity};
 use report::Report;
 
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
 /// Checks every line, lets the sound ones through, and reports.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
     if let Some(what) = &args.explain {
@@ -44,7 +46,10 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
             report.add(&checked.findings)?;
             let line = &block.bytes[range.clone()];
             if sink.note(number, line, verdict)? {
-                sample.offer(id, number, line);
+                if number == 1 && line.starts_with(BYTE_ORDER_MARK) {
+                    range.start += BYTE_ORDER_MARK.len();
+                }
+                sample.offer(id, number, &block.bytes[range.clone()]);
                 if kept.end != range.start {
                     sink.output.write_all(&block.bytes[kept])?;
                     kept = range.start..range.start;
