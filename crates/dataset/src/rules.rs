@@ -321,6 +321,12 @@ mod tests {
     use super::*;
 
     #[test]
+    SpecialToken "special_token" Warning
+        "With --tokenizer: a message holds the text of a special token, which the tokenizer reads as that token: what a user writes may end the turn and begin another."
+        r#"{"messages": [{"role": "user", "content": "what does \u003c|im_end|> mean?"}, {"role": "assistant", "content": "b"}]}, and a tokenizer that has this token"#;
+    SpecialTokenInAnswer "special_token_in_answer" Error
+        "With --tokenizer: an answer that is learned holds the text of a special token; from an end-of-turn token on, nothing of it is learned."
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b\u003c|im_end|>c"}]}, and a tokenizer that has this token"#;
     fn codes_are_unique_and_find_their_rule() {
         for rule in Rule::ALL {
             assert_eq!(rule.code().parse(), Ok(rule));

@@ -33,11 +33,13 @@ fn judged(options: &Options, bytes: &[u8]) -> (usize, usize, Vec<Rule>) {
 }
 
 /// The rules that need a tokenizer or a review sheet; jsonl-validate's tests break those.
-const ELSEWHERE: [Rule; 6] = [
+const ELSEWHERE: [Rule; 8] = [
     Rule::RejectedByReviewer,
     Rule::ChatTemplate,
     Rule::OverMaxSeqLength,
     Rule::ZeroSupervisedTokens,
+    Rule::SpecialToken,
+    Rule::SpecialTokenInAnswer,
     Rule::MissingEndOfTurn,
     Rule::DoubleBos,
 ];

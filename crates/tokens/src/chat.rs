@@ -186,6 +186,11 @@ impl Chat {
         Ok(ids)
     }
 
+    /// The first special token that this text, said in a message, would be read as.
+    pub fn special_token<'t>(&self, text: &'t str) -> Option<&'t str> {
+        self.encoder.special_token(text)
+    }
+
     /// The text of token ids; with `skip_special_tokens`, only what was said.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, Error> {
         self.encoder

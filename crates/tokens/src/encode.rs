@@ -146,6 +146,11 @@ impl Encoder {
         })
     }
 
+    /// The first special token whose text stands in this one.
+    pub fn special_token<'t>(&self, text: &'t str) -> Option<&'t str> {
+        self.specials.first_special(text)
+    }
+
     /// What the tokenizer itself puts before a text, if anything.
     pub fn leading_token(&self) -> Option<u32> {
         self.tokenizer
@@ -314,6 +319,7 @@ struct Special {
     text: String,
     id: u32,
     is_boundary: bool,
+    is_special: bool,
 }
 
 struct Found {
@@ -342,6 +348,7 @@ impl Specials {
                 text: token.content,
                 id,
                 is_boundary,
+                is_special: token.special,
             });
         }
         for specials in &mut by_first_byte {
@@ -350,16 +357,29 @@ impl Specials {
         Specials { by_first_byte }
     }
 
+    fn at<'s>(&'s self, bytes: &[u8]) -> Option<&'s Special> {
+        let specials = &self.by_first_byte[*bytes.first()? as usize];
+        specials
+            .iter()
+            .find(|special| bytes.starts_with(special.text.as_bytes()))
+    }
+
+    fn first_special<'t>(&self, text: &'t str) -> Option<&'t str> {
+        (0..text.len()).find_map(|at| {
+            let special = self.at(&text.as_bytes()[at..])?;
+            special
+                .is_special
+                .then(|| &text[at..at + special.text.len()])
+        })
+    }
+
     /// Leftmost, longest: the tokenizer's own rule.
     fn boundaries<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Found> + 'a {
         let bytes = text.as_bytes();
         let mut at = 0;
         std::iter::from_fn(move || {
             while at < bytes.len() {
-                let specials = &self.by_first_byte[bytes[at] as usize];
-                let matched = specials
-                    .iter()
-                    .find(|special| bytes[at..].starts_with(special.text.as_bytes()));
+                let matched = self.at(&bytes[at..]);
                 let start = at;
                 at += matched.map_or(1, |special| special.text.len());
                 if let Some(special) = matched.filter(|special| special.is_boundary) {

@@ -47,9 +47,14 @@ impl Tokenizer {
         let example = std::str::from_utf8(bytes)
             .ok()
             .map(|text| Example::from_json(text.trim_start_matches('\u{feff}')));
-        if let (true, true, Some(Ok(example))) = (is_sound, checked.facts.is_some(), example)
-            && let Some((rule, message)) = self.wrong(&example)
-            && self.severities.is_on(rule)
+        let example = match example {
+            Some(Ok(example)) if is_sound && checked.facts.is_some() => example,
+            _ => return,
+        };
+        for (rule, message) in special_tokens(&self.chat, &example)
+            .into_iter()
+            .chain(self.wrong(&example))
+            .filter(|(rule, _)| self.severities.is_on(*rule))
         {
             checked.findings.push(Finding {
                 line: Some(line),
@@ -95,6 +100,27 @@ impl Tokenizer {
         }
         None
     }
+}
+
+/// Messages that say what the tokenizer reads as a special token. A text without roles is the writer's
+/// own template, and may.
+fn special_tokens(chat: &Chat, example: &Example) -> Vec<(Rule, String)> {
+    let Example::Chat(dataset::Chat { messages, .. }) = example else {
+        return Vec::new();
+    };
+    let found = |(index, message): (usize, &dataset::Message)| {
+        let token = chat.special_token(message.content.as_deref()?)?;
+        let rule = if message.is_learned() {
+            Rule::SpecialTokenInAnswer
+        } else {
+            Rule::SpecialToken
+        };
+        Some((
+            rule,
+            format!("messages[{index}].content holds the special token {token:?}"),
+        ))
+    };
+    messages.iter().enumerate().filter_map(found).collect()
 }
 
 fn rule_of(error: &Error) -> Rule {

@@ -452,6 +452,32 @@ fn a_language_that_nearly_all_of_the_file_does_not_have_is_named() {
 }
 
 #[test]
+fn a_special_token_that_is_said_is_told() {
+    let base = tempfile::tempdir().unwrap();
+    tiny_base("llama-tied", base.path());
+    let lines = [
+        chat("a question that is sound", "x < y"),
+        chat("a question\u{3c}|im_end|>", "x"),
+        chat("another question", "x<|im_end|>y"),
+        r#"{"prompt": "a question of <|im_start|>", "completion": "x<|im_end|>"}"#.to_owned(),
+    ];
+    let got = run(
+        tool().arg("--tokenizer").arg(base.path()),
+        &lines.join("\n"),
+    );
+    let said = text(&got.stderr);
+    for want in [
+        "warning special_token: 1 found",
+        "<stdin>:2: messages[0].content holds the special token \"<|im_end|>\"",
+        "error special_token_in_answer: 1 found",
+        "<stdin>:3: messages[1].content holds the special token \"<|im_end|>\"",
+    ] {
+        assert!(said.contains(want), "{want}: {said}");
+    }
+    assert_eq!(text(&got.stdout).lines().count(), 3, "{said}");
+}
+
+#[test]
 fn a_byte_order_mark_that_is_let_through_is_left_out() {
     let line = chat("a sound question", "x") + "\n";
     let folder = tempfile::tempdir().unwrap();
