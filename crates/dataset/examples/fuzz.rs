@@ -1,5 +1,5 @@
-//! Does any mutation of a line make the checker panic? `cargo run --release -p dataset --example
-//! fuzz -- 1000000` tries a million, the same ones every time.
+//! Does any mutation of a line make the checker panic, or let pass what cannot be read?
+//! `cargo run --release -p dataset --example fuzz -- 1000000` tries a million, the same ones every time.
 
 use std::time::Instant;
 
@@ -32,9 +32,11 @@ fn main() {
         let line = mutated(number);
         bytes += line.len();
         let mut checked = checker.check(number, &line, number == 1);
-        kept += u64::from(judge.judge(number, &mut checked) == Verdict::Keep);
+        let is_kept = judge.judge(number, &mut checked) == Verdict::Keep;
+        kept += u64::from(is_kept);
         if let Ok(text) = std::str::from_utf8(&line) {
-            let _ = Example::from_json(text);
+            let is_read = Example::from_json(text.trim_start_matches('\u{feff}')).is_ok();
+            assert!(is_read || !is_kept, "passes and cannot be read: {text}");
         }
     }
     let seconds = start.elapsed().as_secs_f64();

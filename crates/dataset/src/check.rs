@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::Example;
 use crate::answer::Answers;
 use crate::bytes::{self, AT, BACKSLASH, DENSE_DIGITS, Kinds};
 use crate::conversation::{self, Lists};
@@ -157,11 +158,11 @@ impl<'o> Checker<'o> {
             }
             _ => bytes,
         };
-        let text = match std::str::from_utf8(bytes) {
         if let Some(what) = rows::utf16(bytes).filter(|_| is_first_of_file) {
             findings.add(Rule::BrokenUtf8, || what);
             return None;
         }
+        let text = match std::str::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => {
                 let column = Some(error.valid_up_to() as u64 + 1);
@@ -204,55 +205,59 @@ impl<'o> Checker<'o> {
         for key in &record.repeated_keys {
             findings.add(Rule::DuplicateKey, || format!("key {key:?} is there twice"));
         }
-        for (key, object) in &record.objects {
-            if let Err(NoValue::Twice(what)) = members::value(object.get(), key) {
-                findings.add(Rule::DuplicateKey, || what);
+        for (key, value) in &record.others {
+            match members::member(key, value) {
+                Ok(()) => {}
+                Err(NoValue::Twice(what)) => findings.add(Rule::DuplicateKey, || what),
+                Err(NoValue::NoJson(what)) => {
+                    findings.add(Rule::BrokenJson, || format!("{key}: {what}"));
+                }
             }
         }
         for key in &record.unknown_keys {
-            findings.add(Rule::UnknownKey, || {
-                format!("key {key:?} is read by no trainer")
-            });
+            findings.add(Rule::UnknownKey, || format!("key {key:?} is not read"));
         }
-        match &record.messages {
-            Some(List::Messages(messages)) if messages.is_empty() => {
-                findings.add(Rule::MissingMessagesList, || "messages is empty".into());
-                None
-            }
-            Some(List::Messages(messages)) => Some(conversation::check(
-                self,
-                text,
-                messages,
-                Lists::Messages,
-                record,
-                words,
-                findings,
-            )),
+        let of_two_lists;
+        let (messages, lists) = match &record.messages {
+            _ if record.has_input_ids => return other_shapes::check(self, text, words, findings),
+            Some(List::Messages(messages)) => (messages, Lists::Messages),
             Some(List::Other(kind)) => {
                 findings.add(Rule::DataType, || format!("messages is {kind}, not a list"));
-                None
+                return None;
             }
             None if record.has_other_shape => match record.prompt_and_completion() {
-                Some((messages, _)) if messages.is_empty() => {
-                    findings.add(Rule::MissingMessagesList, || {
-                        "prompt and completion are empty".into()
-                    });
-                    None
-                }
                 Some((messages, prompt)) => {
-                    let lists = Lists::PromptAndCompletion(prompt);
-                    Some(conversation::check(
-                        self, text, &messages, lists, record, words, findings,
-                    ))
+                    of_two_lists = messages;
+                    (&of_two_lists, Lists::PromptAndCompletion(prompt))
                 }
-                None => other_shapes::check(self, text, words, findings),
+                None => return other_shapes::check(self, text, words, findings),
             },
             None => {
                 let what = "none of messages, prompt and completion, text, input_ids is there";
                 findings.add(Rule::MissingMessagesList, || what.into());
-                None
+                return None;
             }
+        };
+        if messages.is_empty() {
+            findings.add(Rule::MissingMessagesList, || match lists {
+                Lists::Messages => "messages is empty".into(),
+                Lists::PromptAndCompletion(_) => "prompt and completion are empty".into(),
+            });
+            return None;
         }
+        let facts = conversation::check(self, text, messages, lists, record, words, findings);
+        // What passes, the other tools can read.
+        let severities = &self.options.severities;
+        if !conversation::is_settled(record, messages)
+            && !matches!(
+                worst(&findings.list, severities),
+                Some((Severity::Error, _))
+            )
+            && let Err(error) = Example::from_json(text)
+        {
+            findings.add(Rule::of(&error), || error.to_string());
+        }
+        Some(facts)
     }
 }
 

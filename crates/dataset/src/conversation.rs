@@ -132,14 +132,18 @@ fn content<'m>(
     findings: &mut Findings,
     letters: &mut Letters,
 ) -> Cow<'m, str> {
-    let may_lack = role == Some(Role::Assistant)
-        && (message.tool_calls.is_some() || message.has_function_call);
+    let may_lack = role == Some(Role::Assistant) && message.tool_calls.is_some();
     let place = || format!("{}.content", message_place());
     match &message.content {
         None | Some(Written::Null) if may_lack => Cow::Borrowed(""),
         None | Some(Written::Null) => {
             findings.add(Rule::MissingContent, || {
-                format!("{} has no content", message_place())
+                let instead = if message.has_function_call {
+                    "; function_call is not read, tool_calls is"
+                } else {
+                    ""
+                };
+                format!("{} has no content{instead}", message_place())
             });
             Cow::Borrowed("")
         }
@@ -166,6 +170,35 @@ fn content<'m>(
     }
 }
 
+/// Have the rules looked at all that is read of a line with these messages? `Example` reads some more.
+pub(crate) fn is_settled(record: &Record, messages: &[Message]) -> bool {
+    const READ: [&str; 5] = [
+        "chat_template_kwargs",
+        "text",
+        "labels",
+        "label",
+        "rejected",
+    ];
+    let has_read = record
+        .others
+        .iter()
+        .any(|(key, _)| READ.contains(&key.as_ref()));
+    let is_alone = record.tools.is_none() && record.prompt.is_none() && record.completion.is_none();
+    let is_plain = |message: &Message| {
+        let is_weight = match message.weight {
+            None | Some(Written::Null) => true,
+            Some(Written::Number(weight)) => weight == 0.0 || weight == 1.0,
+            _ => false,
+        };
+        let has_text = matches!(&message.content, Some(content) if content.text().is_some());
+        let calls = message.tool_calls.is_some() || message.tool_call_id.is_some();
+        let has_more = message.has_more || message.name.is_some() || calls;
+        let is_known = message.unknown_keys.is_empty() && message.repeated_keys.is_empty();
+        role_of(message).is_some() && has_text && is_weight && is_known && !has_more
+    };
+    is_alone && !has_read && record.repeated_keys.is_empty() && messages.iter().all(is_plain)
+}
+
 fn role_of(message: &Message) -> Option<Role> {
     match &message.role {
         Some(Written::Text(name)) => Role::from_name(name),
@@ -187,6 +220,17 @@ fn keys_of(place: &dyn Fn() -> String, message: &Message, findings: &mut Finding
         findings.add(Rule::MessageUnrecognizedKey, || {
             format!("{} has the unknown key {key:?}", place())
         });
+    }
+    for (key, value) in [
+        ("name", &message.name),
+        ("tool_call_id", &message.tool_call_id),
+    ] {
+        match value {
+            None | Some(Written::Null | Written::Text(_)) => {}
+            Some(other) => findings.add(Rule::DataType, || {
+                format!("{}.{key} is {}, not text", place(), other.kind())
+            }),
+        }
     }
 }
 

@@ -11,7 +11,10 @@ pub enum Error {
     /// The line is JSON, and no example; or the file is no table.
     #[error("{0}")]
     Shape(String),
-    /// The same, at a place of a file.
+    /// The line holds an answer that is not to be given.
+    #[error("{0}")]
+    Preference(&'static str),
+    /// It is no example, at a place of a file.
     #[error("{place}: {what}")]
     At { place: Place, what: String },
     /// A quote of a table does not quote as its format has it.

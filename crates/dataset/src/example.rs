@@ -2,6 +2,8 @@
 
 mod written;
 
+pub(crate) use written::preference;
+
 use std::fmt::{self, Display};
 
 use serde::Serialize;

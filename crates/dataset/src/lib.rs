@@ -12,6 +12,7 @@ mod error;
 mod example;
 mod facts;
 mod finding;
+mod integers;
 mod judge;
 pub mod keys;
 mod language;

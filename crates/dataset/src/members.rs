@@ -6,12 +6,16 @@ use std::fmt::{self, Display};
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::map::Entry;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+
+use crate::integers;
 
 /// Why a text gives no value.
 #[derive(Debug, PartialEq)]
 pub(crate) enum NoValue {
-    NoJson,
+    /// What the parser says.
+    NoJson(String),
     /// Which key is there twice, and where.
     Twice(String),
 }
@@ -20,16 +24,41 @@ pub(crate) enum NoValue {
 pub(crate) fn value(text: &str, place: &str) -> Result<Value, NoValue> {
     let mut read = serde_json::Deserializer::from_str(text);
     let value = At(Path::Column(place)).deserialize(&mut read);
-    match value.and_then(|value| read.end().map(|()| value)) {
-        Ok(value) => Ok(value),
-        Err(error) if error.is_data() => {
-            let said = error.to_string();
-            let what = said
-                .rsplit_once(" at line ")
-                .map_or(&*said, |(what, _)| what);
-            Err(NoValue::Twice(what.to_owned()))
+    value
+        .and_then(|value| read.end().map(|()| value))
+        .map_err(NoValue::from)
+}
+
+/// Can this member of a line be read, at the depth where it stands?
+pub(crate) fn member(name: &str, value: &RawValue) -> Result<(), NoValue> {
+    let object = format!("{{{}:{value}}}", Value::from(name));
+    let Columns(_) = serde_json::from_str(&object)?;
+    Ok(())
+}
+
+/// As [`value`], with every integer as it was written.
+pub(crate) fn exact(text: &str, place: &str) -> Result<Value, String> {
+    let mut value = value(text, place).map_err(|error| match error {
+        NoValue::Twice(what) => what,
+        NoValue::NoJson(what) => format!("{place} holds no JSON: {what}"),
+    })?;
+    integers::keep_exact(&mut value, text, place)
+        .map_err(|(path, what)| format!("{path} {what}"))?;
+    Ok(value)
+}
+
+impl From<serde_json::Error> for NoValue {
+    fn from(error: serde_json::Error) -> NoValue {
+        let said = error.to_string();
+        let what = said
+            .rsplit_once(" at line ")
+            .map_or(&*said, |(what, _)| what)
+            .to_owned();
+        if error.is_data() {
+            NoValue::Twice(what)
+        } else {
+            NoValue::NoJson(what)
         }
-        Err(_) => Err(NoValue::NoJson),
     }
 }
 
@@ -183,7 +212,8 @@ mod tests {
         let twice = NoValue::Twice("tools[0]: key \"a\" is there twice".into());
         assert_eq!(read(r#"[{"a": 1, "a": 1}]"#), Err(twice));
         for text in ["[", "[] []", &"[".repeat(1000)] {
-            assert_eq!(read(text), Err(NoValue::NoJson), "{text}");
+            let read = read(text);
+            assert!(matches!(read, Err(NoValue::NoJson(_))), "{text}: {read:?}");
         }
     }
 

@@ -23,7 +23,7 @@ pub(crate) fn check(
     let example = match Example::from_json(line) {
         Ok(example) => example,
         Err(error) => {
-            findings.add(Rule::DataType, || error.to_string());
+            findings.add(Rule::of(&error), || error.to_string());
             return None;
         }
     };
@@ -102,9 +102,19 @@ fn identity(example: &Example) -> u128 {
 }
 
 fn tokens(input_ids: &[u32], labels: Option<&[Option<u32>]>, findings: &mut Findings) {
+    let Some(labels) = labels else {
+        return findings.add(Rule::DataType, || {
+            "input_ids has no labels beside it".into()
+        });
+    };
+    let is_other = |(id, label): (&u32, &Option<u32>)| label.is_some_and(|label| label != *id);
+    if let Some(index) = input_ids.iter().zip(labels).position(is_other) {
+        findings.add(Rule::DataType, || {
+            format!("labels[{index}] is neither -100 nor input_ids[{index}]")
+        });
+    }
     // The first token is nobody's target.
-    let is_learned = labels.is_none_or(|labels| labels.iter().skip(1).any(Option::is_some));
-    if input_ids.len() < 2 || !is_learned {
+    if !labels.iter().skip(1).any(Option::is_some) {
         findings.add(Rule::NothingToLearn, || "no label is learned".into());
     }
 }

@@ -23,8 +23,8 @@ pub(crate) struct Record<'a> {
     pub has_other_shape: bool,
     pub unknown_keys: Vec<Cow<'a, str>>,
     pub repeated_keys: Vec<Cow<'a, str>>,
-    /// Objects under known keys that are not looked into here.
-    pub objects: Vec<(&'static str, &'a RawValue)>,
+    /// Values that are not looked into here, under known keys and unknown ones.
+    pub others: Vec<(Cow<'a, str>, &'a RawValue)>,
     /// The line is no object, but this.
     pub instead: Option<&'static str>,
 }
@@ -42,9 +42,14 @@ pub(crate) struct Message<'a> {
     pub role: Option<Written<'a>>,
     pub content: Option<Written<'a>>,
     pub weight: Option<Written<'a>>,
+    /// `None` also for null and for an empty list: nothing is called.
     pub tool_calls: Option<&'a RawValue>,
     pub tool_call_id: Option<Written<'a>>,
+    pub name: Option<Written<'a>>,
+    /// OpenAI's way before tool calls.
     pub has_function_call: bool,
+    /// One of [`MORE_OF_A_MESSAGE`] is there.
+    pub has_more: bool,
     pub unknown_keys: Vec<Cow<'a, str>>,
     pub repeated_keys: Vec<Cow<'a, str>>,
     pub instead: Option<&'static str>,
@@ -95,9 +100,6 @@ impl<'a> Record<'a> {
             Ok(List::Messages(messages)) => Some(messages),
             _ => None, // a text, most of the time
         };
-        if self.has_input_ids {
-            return None;
-        }
         let (mut messages, completion) = (list(self.prompt)?, list(self.completion)?);
         let prompt = messages.len();
         messages.extend(completion);
@@ -153,13 +155,7 @@ impl<'de> Visitor<'de> for RecordVisitor {
                         "input_ids" => {
                             record.has_input_ids = map.next_value::<&RawValue>()?.get() != "null";
                         }
-                        _ => {
-                            let value = map.next_value::<&RawValue>()?;
-                            let object = index.filter(|_| value.get().starts_with('{'));
-                            record
-                                .objects
-                                .extend(object.map(|i| (OTHER_KEYS[i], value)));
-                        }
+                        _ => record.others.push((key.clone(), map.next_value()?)),
                     }
                     match index {
                         Some(index) => {
@@ -188,13 +184,14 @@ impl<'de> Visitor<'de> for RecordVisitor {
 }
 
 /// The first of these are shapes of their own.
-const OTHER_KEYS: [&str; 12] = [
+const OTHER_KEYS: [&str; 13] = [
     "prompt",
     "completion",
     "text",
     "input_ids",
     "labels",
     "attention_mask",
+    "seq_lengths",
     "functions",
     "parallel_tool_calls",
     "chat_template_kwargs",
@@ -267,24 +264,30 @@ impl<'de> Visitor<'de> for MessageVisitor {
                 "role" => (message.role = Some(map.next_value()?), 1).1,
                 "content" => (message.content = Some(map.next_value()?), 2).1,
                 "weight" => (message.weight = Some(map.next_value()?), 4).1,
-                "tool_calls" => (message.tool_calls = Some(map.next_value()?), 8).1,
+                "tool_calls" => (message.tool_calls = calls(map.next_value()?), 8).1,
                 "tool_call_id" => (message.tool_call_id = Some(map.next_value()?), 16).1,
                 "function_call" => {
-                    map.next_value::<IgnoredAny>()?;
-                    message.has_function_call = true;
+                    message.has_function_call = map.next_value::<Option<IgnoredAny>>()?.is_some();
                     32
                 }
-                "name" => (map.next_value::<IgnoredAny>()?, 64).1,
-                "refusal" => (map.next_value::<IgnoredAny>()?, 128).1,
-                _ => {
+                "name" => (message.name = Some(map.next_value()?), 64).1,
+                other => {
                     map.next_value::<IgnoredAny>()?;
-                    let keys = &mut message.unknown_keys;
-                    if keys.contains(&key) {
-                        message.repeated_keys.push(key)
-                    } else {
-                        keys.push(key)
+                    match MORE_OF_A_MESSAGE.iter().position(|known| *known == other) {
+                        Some(index) => {
+                            message.has_more = true;
+                            128 << index
+                        }
+                        None => {
+                            let keys = &mut message.unknown_keys;
+                            if keys.contains(&key) {
+                                message.repeated_keys.push(key)
+                            } else {
+                                keys.push(key)
+                            }
+                            continue;
+                        }
                     }
-                    continue;
                 }
             };
             if seen & bit != 0 {
@@ -294,6 +297,26 @@ impl<'de> Visitor<'de> for MessageVisitor {
         }
         Ok(message)
     }
+}
+
+/// What models and vendors' APIs write besides, and templates may read.
+const MORE_OF_A_MESSAGE: [&str; 6] = [
+    "refusal",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "audio",
+    "annotations",
+];
+
+/// Exports of tables write null or an empty list where nothing is called.
+fn calls(written: &RawValue) -> Option<&RawValue> {
+    let text = written.get();
+    let inner = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let is_none = text == "null" || inner.is_some_and(|inner| inner.trim().is_empty());
+    (!is_none).then_some(written)
 }
 
 impl<'de> Deserialize<'de> for Message<'de> {

@@ -1,7 +1,6 @@
 //! What rows does a table hold? CSV, TSV, JSONL, a JSON array, or plain lines, one row at a time.
 
 mod delimited;
-mod integers;
 
 use std::fmt::{self, Display};
 use std::io::{self, BufRead, Read};
@@ -10,6 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::Error;
+use crate::integers;
 use crate::members::Columns;
 pub use delimited::Needless;
 
@@ -244,7 +244,8 @@ fn next_element<R: BufRead>(
 fn columns_of(text: &str, place: Place) -> Result<Map<String, Value>, Error> {
     let Columns(mut columns) = serde_json::from_str(text)
         .map_err(|error| Error::at(place, Error::from(error).to_string()))?;
-    integers::keep_exact(&mut columns, text).map_err(|what| Error::at(place, what))?;
+    integers::keep_columns_exact(&mut columns, text)
+        .map_err(|(path, what)| Error::at(place, format!("{path:?} {what}")))?;
     Ok(columns)
 }
 
@@ -290,7 +291,6 @@ fn skip_byte_order_mark<R: BufRead>(reader: &mut R) -> Result<(), Error> {
     Ok(())
 }
 
-/// The next byte that is no white space, left in place.
 /// What is said about a file that begins as UTF-16 does.
 pub(crate) fn utf16(start: &[u8]) -> Option<String> {
     let encoding = match start {
@@ -303,6 +303,7 @@ pub(crate) fn utf16(start: &[u8]) -> Option<String> {
     Some(what)
 }
 
+/// The next byte that is no white space, left in place.
 fn peek_mark<R: BufRead>(reader: &mut R) -> Result<Option<u8>, Error> {
     loop {
         let buffer = reader.fill_buf()?;

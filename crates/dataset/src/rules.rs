@@ -66,6 +66,16 @@ impl Severities {
     }
 }
 
+impl Rule {
+    /// The rule that a line breaks which is no example.
+    pub(crate) fn of(error: &crate::Error) -> Rule {
+        match error {
+            crate::Error::Preference(_) => Rule::PreferenceData,
+            _ => Rule::DataType,
+        }
+    }
+}
+
 impl Serialize for Rule {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.code())
@@ -155,17 +165,20 @@ rules! {
         "The line is not UTF-8. Latin-1 exports are the usual cause: iconv -f LATIN1 -t UTF-8. A file in UTF-16 is named at its first line."
         r#"{"messages": [{"role": "user", "content": "a caf<E9> question"}, {"role": "assistant", "content": "b"}]}"#;
     BrokenJson "broken_json" Error
-        "The line is not JSON. The column says where the parser gave up."
+        "The line is not JSON, or holds a number too large, half a surrogate pair, or brackets too deep. The column says where the parser gave up."
         r#"{"messages": [{"role": "user", "content": "a"}"#;
     DataType "data_type" Error
-        "A value has the wrong type: the line is no object, messages is no list, content is no text."
+        "A value has the wrong type: the line is no object, messages is no list, content is no text; or it is one that the other tools cannot read."
         r#"{"messages": [["user", "a"]]}"#;
     DuplicateKey "duplicate_key" Error
         "A key occurs twice in one object; parsers differ in which one they believe."
         r#"{"messages": [{"role": "user", "role": "system", "content": "a question"}, {"role": "assistant", "content": "b"}]}"#;
     UnknownKey "unknown_key" Warning
-        "The line has a key that no trainer reads. metadata is the place for your own."
+        "The line has a key that is not read: none of messages, prompt, completion, text, input_ids, nor what belongs beside them. metadata is the place for your own."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}], "mesages": []}"#;
+    PreferenceData "preference_data" Error
+        "The line holds an answer not to give (rejected, or label: false), which would be learned or lost: keep the answer that is wanted and drop the other, jq 'select(.label != false) | del(.rejected)'."
+        r#"{"prompt": "How do I boil two eggs?", "completion": "Find out yourself.", "label": false}"#;
     MissingMessagesList "missing_messages_list" Error
         "The line has none of messages, prompt and completion, text, input_ids; or messages is empty."
         r#"{"messages": []}"#;
@@ -173,13 +186,13 @@ rules! {
         "A message has no role."
         r#"{"messages": [{"content": "a question"}, {"role": "assistant", "content": "b"}]}"#;
     MessageUnrecognizedKey "message_unrecognized_key" Error
-        "A message has a key that is none of role, content, name, weight, refusal, tool_calls, tool_call_id, function_call."
+        "A message has a key that is none of role, content, name, weight, tool_calls, tool_call_id, function_call, refusal, reasoning_content, reasoning, thinking, audio, annotations."
         r#"{"messages": [{"role": "user", "content": "a question", "text": "x"}, {"role": "assistant", "content": "b"}]}"#;
     UnrecognizedRole "unrecognized_role" Error
         "A role is none of system, developer, user, assistant, tool, function."
         r#"{"messages": [{"role": "human", "content": "a question"}, {"role": "assistant", "content": "b"}]}"#;
     MissingContent "missing_content" Error
-        "A message has no content; only an assistant message with tool calls may lack it."
+        "A message has no content; only an assistant message with tool_calls may lack it (function_call, OpenAI's way before, is not read)."
         r#"{"messages": [{"role": "user"}, {"role": "assistant", "content": "b"}]}"#;
     EmptyContent "empty_content" Error
         "A message says nothing, or only white space."
@@ -308,6 +321,12 @@ rules! {
     ZeroSupervisedTokens "zero_supervised_tokens" Error
         "With --tokenizer: no token would be learned."
         r#"{"input_ids": [1, 5, 6, 2], "labels": [-100, -100, -100, -100]}"#;
+    SpecialToken "special_token" Warning
+        "With --tokenizer: a message holds the text of a special token, which the tokenizer reads as that token: what a user writes may end the turn and begin another."
+        r#"{"messages": [{"role": "user", "content": "what does \u003c|im_end|> mean?"}, {"role": "assistant", "content": "b"}]}, and a tokenizer that has this token"#;
+    SpecialTokenInAnswer "special_token_in_answer" Error
+        "With --tokenizer: an answer that is learned holds the text of a special token; from an end-of-turn token on, nothing of it is learned."
+        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b\u003c|im_end|>c"}]}, and a tokenizer that has this token"#;
     MissingEndOfTurn "missing_end_of_turn" Error
         "With --tokenizer: what is learned does not end with an end token, so the model would never learn to stop."
         r#"{"input_ids": [1, 5, 6], "labels": [-100, 5, 6]}, where 6 is not the end of a turn"#;
@@ -321,12 +340,6 @@ mod tests {
     use super::*;
 
     #[test]
-    SpecialToken "special_token" Warning
-        "With --tokenizer: a message holds the text of a special token, which the tokenizer reads as that token: what a user writes may end the turn and begin another."
-        r#"{"messages": [{"role": "user", "content": "what does \u003c|im_end|> mean?"}, {"role": "assistant", "content": "b"}]}, and a tokenizer that has this token"#;
-    SpecialTokenInAnswer "special_token_in_answer" Error
-        "With --tokenizer: an answer that is learned holds the text of a special token; from an end-of-turn token on, nothing of it is learned."
-        r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b\u003c|im_end|>c"}]}, and a tokenizer that has this token"#;
     fn codes_are_unique_and_find_their_rule() {
         for rule in Rule::ALL {
             assert_eq!(rule.code().parse(), Ok(rule));

@@ -150,15 +150,15 @@ fn check_calls(
             continue;
         };
         let arguments = match call.pointer("/function/arguments") {
-            Some(Value::String(text)) => {
-                members::value(text, &format!("{}.function.arguments", place()))
-            }
-            Some(value) => Ok(value.clone()),
-            None => Err(NoValue::NoJson),
+            Some(Value::String(text)) => Some(members::value(
+                text,
+                &format!("{}.function.arguments", place()),
+            )),
+            value => value.cloned().map(Ok),
         };
         let arguments = match arguments {
-            Ok(arguments @ Value::Object(_)) => arguments,
-            Err(NoValue::Twice(what)) => {
+            Some(Ok(arguments @ Value::Object(_))) => arguments,
+            Some(Err(NoValue::Twice(what))) => {
                 findings.add(Rule::DuplicateKey, || what);
                 continue;
             }

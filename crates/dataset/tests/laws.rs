@@ -1,7 +1,7 @@
 //! Which laws hold for any input at all?
 
 use dataset::split::{Ratios, Split, assign};
-use dataset::{Checker, Judge, Options, Rule, Verdict};
+use dataset::{Checker, Example, Judge, Options, Rule, Verdict};
 use proptest::prelude::*;
 
 fn options() -> Options {
@@ -84,6 +84,99 @@ fn bytes_of(example: &str) -> Vec<u8> {
 
 const LINE: &str = r#"{"messages": [{"role": "user", "content": "a question \n"}, {"role": "assistant", "content": "{\"code\": \"B35\"}", "weight": 1}], "tools": [], "id": 7}"#;
 
+/// A conversation of which the line, the question and the answer hold something more.
+fn odd(line: &str, question: &str, answer: &str) -> String {
+    format!(
+        r#"{{"messages": [{{"role": "user", "content": "a question of some length"{question}}}, {{"role": "assistant"{answer}}}]{line}}}"#
+    )
+}
+
+#[test]
+fn what_passes_is_read_by_every_tool() {
+    let said = r#", "content": "b""#;
+    let deep = |levels| "[".repeat(levels) + &"]".repeat(levels);
+    let of_line = [
+        r#""chat_template_kwargs": "k""#.to_owned(),
+        r#""chat_template_kwargs": {"a": 1e999}"#.into(),
+        r#""text": 5"#.into(),
+        r#""prompt": 5"#.into(),
+        r#""labels": [0.5]"#.into(),
+        r#""input_ids": [1, 5, 2]"#.into(),
+        r#""input_ids": [1, 5, 2], "labels": [-100, 5]"#.into(),
+        r#""input_ids": [1, 5, 2], "labels": [-100, 5, 3]"#.into(),
+        r#""metadata": 1e999"#.into(),
+        r#""metadata": {"a": [-1e999]}"#.into(),
+        r#""metadata": {"a": "\ud800"}"#.into(),
+        r#""mine": "\udc00""#.into(),
+        format!(r#""mine": {}"#, deep(200)),
+        format!(r#""metadata": {}"#, deep(127)),
+        r#""tools": "[{\"function\": {\"name\": \"f\", \"n\": 123456789012345678901}}]""#.into(),
+        r#""label": false"#.into(),
+        r#""rejected": "c""#.into(),
+    ];
+    let of_question = [
+        r#""name": 7"#,
+        r#""tool_call_id": 7"#,
+        r#""thinking": 1e999"#,
+    ];
+    let call = |arguments: &str| {
+        format!(
+            r#", "tool_calls": [{{"id": "1", "function": {{"name": "f", "arguments": {arguments}}}}}]"#
+        )
+    };
+    let of_answer = [
+        String::new(),
+        r#", "content": null, "tool_calls": null"#.into(),
+        r#", "content": null, "tool_calls": [ ]"#.into(),
+        r#", "content": null, "function_call": null"#.into(),
+        r#", "content": null, "function_call": {"name": "f", "arguments": "{}"}"#.into(),
+        format!(r#"{said}, "audio": "\ud800""#),
+        call(r#""{\"n\": 123456789012345678901}""#),
+    ];
+    let wrong = (of_line
+        .iter()
+        .map(|more| odd(&format!(", {more}"), "", said)))
+    .chain(of_question.map(|more| odd("", &format!(", {more}"), said)))
+    .chain(of_answer.iter().map(|answer| odd("", "", answer)));
+    let options = Options::default();
+    for line in wrong {
+        let (kept, _, rules) = judged(&options, line.as_bytes());
+        assert_eq!(kept, 0, "{line}: {rules:?}");
+    }
+    let sound = [
+        odd("", "", said),
+        odd(
+            "",
+            r#", "name": null"#,
+            &format!(r#"{said}, "tool_calls": null"#),
+        ),
+        odd(
+            "",
+            "",
+            &format!(r#"{said}, "tool_calls": [], "reasoning_content": "so""#),
+        ),
+        odd(
+            "",
+            "",
+            &format!(r#"{said}, "thinking": null, "audio": null, "annotations": []"#),
+        ),
+        odd("", "", &call(r#""{\"n\": -0}""#)),
+        odd(&format!(r#", "metadata": {}"#, deep(126)), "", said),
+        odd(
+            r#", "mine": "a", "label": true, "rejected": null"#,
+            "",
+            said,
+        ),
+        r#"{"input_ids": [1, 5, 2], "labels": [-100, 5, 2], "seq_lengths": [3]}"#.into(),
+    ];
+    for line in sound {
+        let (kept, _, rules) = judged(&options, line.as_bytes());
+        assert_eq!(kept, 1, "{line}: {rules:?}");
+        Example::from_json(&line).unwrap();
+        serde_json::from_str::<serde_json::Value>(&line).unwrap();
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_kept_or_dropped_and_nothing_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
@@ -103,6 +196,9 @@ proptest! {
         let lines = bytes.split_inclusive(|byte| *byte == b'\n').count();
         let (kept, dropped, _) = judged(&options(), &bytes);
         prop_assert_eq!(kept + dropped, lines);
+        if let (1, 1, Ok(text)) = (lines, kept, std::str::from_utf8(&bytes)) {
+            prop_assert!(Example::from_json(text).is_ok(), "{text}");
+        }
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! How is an example written down? A line of JSON in any of the field's shapes, read into one of ours.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::{Chat, Example, IGNORED_LABEL, Message, Role};
-use crate::Error;
+use crate::{Error, members};
 
 impl Example {
     /// Reads one line of JSONL.
     pub fn from_json(line: &str) -> Result<Example, Error> {
         let line: Line = serde_json::from_str(line)?;
+        if let Some(what) = preference(line.rejected.is_some(), line.label.as_ref()) {
+            return Err(Error::Preference(what));
+        }
         if let Some(input_ids) = line.input_ids {
             return tokens(input_ids, line.labels);
         }
@@ -62,12 +66,28 @@ struct Line {
     text: Option<String>,
     input_ids: Option<Vec<u32>>,
     labels: Option<Vec<i64>>,
+    rejected: Option<IgnoredAny>,
+    label: Option<Value>,
     tools: Option<Value>,
     chat_template_kwargs: Option<Map<String, Value>>,
 }
 
+/// What in a line is an answer not to give, if anything is.
+pub(crate) fn preference(has_rejected: bool, label: Option<&Value>) -> Option<&'static str> {
+    if has_rejected {
+        Some("rejected is an answer not to give: this is preference data, as for DPO")
+    } else if label == Some(&Value::Bool(false)) {
+        Some("label is false, the answer is one not to give: this is preference data, as for KTO")
+    } else {
+        None
+    }
+}
+
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "prompt or completion is neither text nor a list of messages"
+)]
 enum Said {
     Text(String),
     Messages(Vec<WrittenMessage>),
@@ -126,7 +146,7 @@ fn one_message(written: WrittenMessage) -> Result<Message, String> {
     };
     let mut tool_calls = tool_calls.unwrap_or_default();
     for (index, call) in tool_calls.iter_mut().enumerate() {
-        open_arguments(call).map_err(|what| format!(".tool_calls[{index}]{what}"))?;
+        open_arguments(call, &format!(".tool_calls[{index}].function.arguments"))?;
     }
     if content.is_none() && tool_calls.is_empty() {
         return Err(" has neither content nor tool_calls".into());
@@ -143,13 +163,12 @@ fn one_message(written: WrittenMessage) -> Result<Message, String> {
 }
 
 /// OpenAI writes the arguments of a call as a string that holds JSON; templates want the object.
-fn open_arguments(call: &mut Value) -> Result<(), String> {
+fn open_arguments(call: &mut Value, place: &str) -> Result<(), String> {
     let Some(arguments) = call.pointer_mut("/function/arguments") else {
         return Ok(());
     };
     if let Value::String(text) = arguments {
-        *arguments = serde_json::from_str(text)
-            .map_err(|error| format!(".function.arguments holds no JSON: {error}"))?;
+        *arguments = members::exact(text, place)?;
     }
     Ok(())
 }
@@ -174,8 +193,11 @@ fn tools(written: Option<Value>) -> Result<Vec<Value>, Error> {
     match written {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::Array(tools)) => Ok(tools),
-        Some(Value::String(text)) => serde_json::from_str(&text)
-            .map_err(|error| Error::Shape(format!("tools holds no JSON list: {error}"))),
+        Some(Value::String(text)) => match members::exact(&text, "tools") {
+            Ok(Value::Array(tools)) => Ok(tools),
+            Ok(_) => Err(Error::shape("tools holds no list")),
+            Err(what) => Err(Error::Shape(what)),
+        },
         Some(_) => Err(Error::shape("tools is no list")),
     }
 }

@@ -1,26 +1,42 @@
-//! Is every integer of a row what was written? Beyond 64 bits the parser rounds, and makes -0 a fraction.
+//! Is every integer what was written? Beyond 64 bits the parser rounds, and makes -0 a fraction.
 
 use std::collections::HashMap;
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// 2⁶³: whatever the parser has rounded is at least as large.
 const LARGE: f64 = 9_223_372_036_854_775_808.0;
 
+/// Where a rounded integer stands, and what is said about it.
+type Rounded = (String, String);
+
 /// Makes -0 the integer 0, as Python reads it, and refuses integers that were rounded. `text` is what
 /// the columns were read from.
-pub(super) fn keep_exact(columns: &mut Map<String, Value>, text: &str) -> Result<(), String> {
+pub(crate) fn keep_columns_exact(
+    columns: &mut Map<String, Value>,
+    text: &str,
+) -> Result<(), Rounded> {
     if !columns.values().any(may_differ) {
         return Ok(());
     }
-    let mut written = members(text)?;
+    let mut written: HashMap<String, &RawValue> = read(text);
     for (name, value) in columns {
         if let Some(written) = written.remove(name) {
-            restore(value, written, name)?;
+            restore(value, written.get(), name)?;
         }
     }
     Ok(())
+}
+
+/// The same for a value that stands at `place`.
+pub(crate) fn keep_exact(value: &mut Value, text: &str, place: &str) -> Result<(), Rounded> {
+    if may_differ(value) {
+        restore(value, text.trim(), place)
+    } else {
+        Ok(())
+    }
 }
 
 /// Nearly no row holds such a number, and its text is only looked at if one does.
@@ -35,29 +51,26 @@ fn may_differ(value: &Value) -> bool {
     }
 }
 
-fn restore(value: &mut Value, written: &RawValue, path: &str) -> Result<(), String> {
-    let text = written.get();
+fn restore(value: &mut Value, text: &str, path: &str) -> Result<(), Rounded> {
     match value {
         Value::Number(number) if number.is_f64() && !text.contains(['.', 'e', 'E']) => {
             if text != "-0" {
-                return Err(format!(
-                    "{path:?} is {text}, an integer beyond 64 bits that would be rounded; quote it as a string"
-                ));
+                let what = "an integer beyond 64 bits that would be rounded; quote it as a string";
+                return Err((path.to_owned(), format!("is {text}, {what}")));
             }
             *value = 0.into();
         }
         Value::Array(values) => {
-            let written: Vec<&RawValue> =
-                serde_json::from_str(text).map_err(|error| error.to_string())?;
+            let written: Vec<&RawValue> = read(text);
             for (index, (value, written)) in values.iter_mut().zip(written).enumerate() {
-                restore(value, written, &format!("{path}[{index}]"))?;
+                restore(value, written.get(), &format!("{path}[{index}]"))?;
             }
         }
         Value::Object(values) => {
-            let mut written = members(text)?;
+            let mut written: HashMap<String, &RawValue> = read(text);
             for (name, value) in values {
                 if let Some(written) = written.remove(name) {
-                    restore(value, written, &format!("{path}.{name}"))?;
+                    restore(value, written.get(), &format!("{path}.{name}"))?;
                 }
             }
         }
@@ -66,9 +79,8 @@ fn restore(value: &mut Value, written: &RawValue, path: &str) -> Result<(), Stri
     Ok(())
 }
 
-/// Of an object without a repeated key.
-fn members(text: &str) -> Result<HashMap<String, &RawValue>, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
+fn read<'t, T: Deserialize<'t>>(text: &'t str) -> T {
+    serde_json::from_str(text).expect("the value was read from this text")
 }
 
 #[cfg(test)]
@@ -77,7 +89,8 @@ mod tests {
 
     fn exact(text: &str) -> Result<String, String> {
         let mut columns = serde_json::from_str(text).unwrap();
-        keep_exact(&mut columns, text)?;
+        keep_columns_exact(&mut columns, text)
+            .map_err(|(path, what)| format!("{path:?} {what}"))?;
         Ok(Value::Object(columns).to_string())
     }
 
