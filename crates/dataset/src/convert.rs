@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::Error;
 use crate::rows::Row;
 use crate::template::OnEmpty;
-use messages::messages;
+use crate::{Error, example};
+use messages::{messages, wrapped_tools};
 
 /// The shape of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,19 @@ pub enum AlpacaPrompt {
 /// Names that a file uses for the names we know: `role` → `from`.
 pub type NameMap = BTreeMap<String, String>;
 
+impl Shape {
+    /// The keys of its own.
+    fn keys(self) -> &'static [&'static str] {
+        match self {
+            Shape::Messages => &["messages"],
+            Shape::ShareGpt => &["conversations"],
+            Shape::Alpaca(_) => &["instruction", "output", "input", "history"],
+            Shape::PromptCompletion => &["prompt", "completion"],
+            Shape::Text => &["text"],
+        }
+    }
+}
+
 /// The shape that the keys of a record tell, if they tell one.
 pub fn shape_of(
     record: &Map<String, Value>,
@@ -61,6 +74,45 @@ pub fn shape_of(
     }
 }
 
+/// Refuses a record that holds an answer not to give; a name that the file gives to one of our keys is
+/// meant, and what stands beside `chosen` then is meant to be lost.
+pub fn refuse_preference(record: &Map<String, Value>, names: &NameMap) -> Result<(), Error> {
+    let is_meant = |key: &str| names.values().any(|own| own == key);
+    let found = |key: &str| {
+        let value = record.get(key).filter(|value| !value.is_null());
+        value.filter(|_| !is_meant(key) && !is_meant("chosen"))
+    };
+    match example::preference(found("rejected").is_some(), found("label")) {
+        Some(what) => Err(Error::Preference(what)),
+        None => Ok(()),
+    }
+}
+
+/// The keys of a record that its conversion does not read.
+pub fn left_behind<'r>(
+    record: &'r Map<String, Value>,
+    shape: Shape,
+    names: &NameMap,
+) -> impl Iterator<Item = &'r str> {
+    let is_read = move |key: &str| {
+        let mut read = shape.keys().iter().chain(&BESIDE);
+        read.any(|ours| own(names, ours) == key)
+    };
+    let is_left = move |(key, value): &(&String, &Value)| !value.is_null() && !is_read(key);
+    record.iter().filter(is_left).map(|(key, _)| key.as_str())
+}
+
+/// What a record of any shape may say about its conversation: the system prompt, the tools, and what is
+/// kept as it is.
+const BESIDE: [&str; 6] = [
+    "system",
+    "tools",
+    "functions",
+    "chat_template_kwargs",
+    "parallel_tool_calls",
+    "metadata",
+];
+
 /// Converts one record; `system` is put before conversations that have none of their own. `None`
 /// when the record is skipped for an empty cell.
 pub fn convert(
@@ -82,18 +134,48 @@ pub fn convert(
             OnEmpty::Keep => {}
         }
     }
-    let converted = match shape {
-        Shape::Messages | Shape::ShareGpt => messages(&record, shape, system),
-        Shape::Alpaca(prompt) => alpaca(&record, prompt, system),
-        Shape::PromptCompletion => prompt_completion(&record, system),
-        Shape::Text if system.is_some() => {
-            Err("a text has no messages that a system prompt could stand before".to_owned())
+    let converted = || -> Result<Map<String, Value>, String> {
+        let system = record.system(system)?;
+        let mut line = match shape {
+            Shape::Text if system.is_some() => {
+                return Err(
+                    "a text has no messages that a system prompt could stand before".into(),
+                );
+            }
+            Shape::Text => Map::from_iter([("text".to_owned(), record.text("text")?.into())]),
+            _ => {
+                let mut messages = match shape {
+                    Shape::Alpaca(prompt) => alpaca(&record, prompt)?,
+                    Shape::PromptCompletion => prompt_completion(&record)?,
+                    _ => messages(&record, shape)?,
+                };
+                let has_system = messages
+                    .first()
+                    .is_some_and(|first| first["role"] == "system" || first["role"] == "developer");
+                if let Some(system) = system.filter(|_| !has_system) {
+                    messages.insert(0, json!({"role": "system", "content": system}));
+                }
+                Map::from_iter([("messages".to_owned(), Value::Array(messages))])
+            }
+        };
+        for key in BESIDE {
+            let Some(value) = record.get(key).filter(|value| !is_empty(value)) else {
+                continue;
+            };
+            match key {
+                "system" => {}
+                "tools" => drop(line.insert(key.to_owned(), wrapped_tools(value, key)?)),
+                // OpenAI's way before tools.
+                "functions" if line.contains_key("tools") => {
+                    return Err("has both tools and functions".into());
+                }
+                "functions" => drop(line.insert("tools".to_owned(), wrapped_tools(value, key)?)),
+                _ => drop(line.insert(key.to_owned(), value.clone())),
+            }
         }
-        Shape::Text => record
-            .text("text")
-            .map(|text| Map::from_iter([("text".into(), text.into())])),
+        Ok(line)
     };
-    converted.map(Some).map_err(|what| Error::at(place, what))
+    converted().map(Some).map_err(|what| Error::at(place, what))
 }
 
 struct Record<'a> {
@@ -131,6 +213,12 @@ impl Record<'_> {
         }
     }
 
+    /// Its own system prompt, or else the one for all.
+    fn system<'a>(&'a self, for_all: Option<&'a str>) -> Result<Option<&'a str>, String> {
+        let own = self.text_or_empty("system")?;
+        Ok(Some(own).filter(|own| !own.is_empty()).or(for_all))
+    }
+
     fn text_or_empty(&self, name: &str) -> Result<&str, String> {
         if self.get(name).is_none() {
             Ok("")
@@ -161,23 +249,10 @@ fn own<'a>(names: &'a NameMap, name: &'a str) -> &'a str {
     names.get(name).map_or(name, String::as_str)
 }
 
-fn alpaca(
-    record: &Record,
-    prompt: AlpacaPrompt,
-    system: Option<&str>,
-) -> Result<Map<String, Value>, String> {
+fn alpaca(record: &Record, prompt: AlpacaPrompt) -> Result<Vec<Value>, String> {
     let instruction = record.text("instruction")?;
     let input = record.text_or_empty("input")?;
-    let own_system = record.text_or_empty("system")?;
-    let system = if own_system.is_empty() {
-        system
-    } else {
-        Some(own_system)
-    };
     let mut messages = Vec::new();
-    if let Some(system) = system {
-        messages.push(json!({"role": "system", "content": system}));
-    }
     if let Some(history) = record.get("history") {
         let pairs: Vec<[String; 2]> = serde_json::from_value(history.clone())
             .map_err(|_| "history is no list of pairs of text")?;
@@ -188,10 +263,7 @@ fn alpaca(
     }
     messages.push(json!({"role": "user", "content": alpaca_prompt(prompt, instruction, input)}));
     messages.push(json!({"role": "assistant", "content": record.text("output")?}));
-    Ok(Map::from_iter([(
-        "messages".to_owned(),
-        Value::Array(messages),
-    )]))
+    Ok(messages)
 }
 
 /// The prompt of tatsu-lab/stanford_alpaca, or of LLaMA-Factory.
@@ -211,37 +283,27 @@ fn alpaca_prompt(prompt: AlpacaPrompt, instruction: &str, input: &str) -> String
     }
 }
 
-fn prompt_completion(record: &Record, system: Option<&str>) -> Result<Map<String, Value>, String> {
+fn prompt_completion(record: &Record) -> Result<Vec<Value>, String> {
     if let (Some(Value::Array(prompt)), Some(Value::Array(completion))) =
         (record.get("prompt"), record.get("completion"))
     {
-        let mut messages = prompt.clone();
-        for message in &mut messages {
-            if message.get("role").is_some_and(|role| role == "assistant") {
+        let list = [&prompt[..], completion].concat();
+        let record = Record {
+            columns: Map::from_iter([(own(record.names, "messages").to_owned(), list.into())]),
+            names: record.names,
+        };
+        let mut messages = messages(&record, Shape::Messages)?;
+        for message in &mut messages[..prompt.len()] {
+            if message["role"] == "assistant" {
                 message["weight"] = 0.into(); // only the completion is learned
             }
         }
-        messages.extend(completion.iter().cloned());
-        let mut columns = record.columns.clone();
-        columns.retain(|name, _| name != own(record.names, "prompt"));
-        columns.retain(|name, _| name != own(record.names, "completion"));
-        columns.insert("messages".to_owned(), Value::Array(messages));
-        let record = Record {
-            columns,
-            names: &NameMap::new(),
-        };
-        return self::messages(&record, Shape::Messages, system);
+        return Ok(messages);
     }
-    let mut messages = Vec::new();
-    if let Some(system) = system {
-        messages.push(json!({"role": "system", "content": system}));
-    }
-    messages.push(json!({"role": "user", "content": record.text("prompt")?}));
-    messages.push(json!({"role": "assistant", "content": record.text("completion")?}));
-    Ok(Map::from_iter([(
-        "messages".to_owned(),
-        Value::Array(messages),
-    )]))
+    Ok(vec![
+        json!({"role": "user", "content": record.text("prompt")?}),
+        json!({"role": "assistant", "content": record.text("completion")?}),
+    ])
 }
 
 #[cfg(test)]

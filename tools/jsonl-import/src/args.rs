@@ -16,14 +16,16 @@ Examples:
   jsonl-import alpaca.json --alpaca-prompt stanford > chat.jsonl
 
 Templates are Jinja over the columns of a row. A column whose name is no identifier is
-row[\"its name\"]; tojson prints like Python's json.dumps(…, ensure_ascii=False), and takes its indent,
-separators and sort_keys. A column that is not there is an error unless the template says what then:
-{{ note | default('') }}.
+row[\"its name\"]; tojson prints like Python's json.dumps(…, ensure_ascii=False), and takes its
+indent, separators and sort_keys. A column that is not there is an error, unless the template says
+what then: {{ note | default('') }}.
 Some tsv files quote cells as a csv does (spreadsheets, pandas), in others a quote is text (IANA's
 tsv, most corpora). Unless --quoting says which, quotes quote, and where that could hide a row it
 is an error.
 Without --user and --assistant every record tells its shape by its keys: messages (OpenAI),
-conversations (ShareGPT), instruction and output (Alpaca), prompt and completion, text.";
+conversations (ShareGPT), instruction and output (Alpaca), prompt and completion, text. Beside these
+system, tools, functions, chat_template_kwargs, parallel_tool_calls and metadata are kept; other
+keys are named at the end. Preference data (rejected, or label: false) is an error.";
 
 /// Turns tables and other people's training data into chat JSONL
 #[derive(Debug, Parser, Serialize)]
@@ -154,7 +156,7 @@ fn delimiter(text: &str) -> Result<char, String> {
 }
 
 /// The keys that records are read by, in any of their shapes.
-const KNOWN_KEYS: [&str; 18] = [
+const KNOWN_KEYS: [&str; 19] = [
     "messages",
     "role",
     "content",
@@ -163,6 +165,7 @@ const KNOWN_KEYS: [&str; 18] = [
     "value",
     "system",
     "tools",
+    "functions",
     "instruction",
     "input",
     "output",

@@ -3,6 +3,7 @@
 mod args;
 mod source;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use cli::{Files, Hint, Outcome, OutputWriter, Progress, Unit};
@@ -24,22 +25,26 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         .writes_main("-o", &args.output)
         .writes("--ledger", &args.ledger)
         .check()?;
-    let converter = Converter::new(&args)?;
+    let mut converter = Converter::new(&args)?;
     let mut sink = Sink::new(&args)?;
     for source in &sources {
-        import(source, &args, &converter, &mut sink)?;
+        import(source, &args, &mut converter, &mut sink)?;
     }
     if sink.ledger.counts.read() == 0 {
         return Err(anyhow::anyhow!("{}: holds no rows", args.input.name()))
             .hint("an empty training file would train on nothing");
     }
-    sink.commit(&args.input.name())
+    let outcome = sink.commit(&args.input.name())?;
+    if let Converter::Shapes { left_behind, .. } = &converter {
+        tell_left_behind(left_behind);
+    }
+    Ok(outcome)
 }
 
 fn import(
     source: &Source,
     args: &Args,
-    converter: &Converter,
+    converter: &mut Converter,
     sink: &mut Sink,
 ) -> anyhow::Result<()> {
     let name = source.input.name();
@@ -88,6 +93,29 @@ fn tell_needless_quotes(needless: Needless, format: Format, name: &str) {
     }
 }
 
+/// The keys shown of those that were left behind.
+const SHOWN: usize = 5;
+
+/// Columns that templates do not name are nobody's loss; a key of a record might be meant.
+fn tell_left_behind(rows: &BTreeMap<String, u64>) {
+    let mut keys: Vec<_> = rows.iter().collect();
+    keys.sort_by_key(|(_, rows)| std::cmp::Reverse(**rows));
+    let mut told: Vec<String> = keys
+        .iter()
+        .take(SHOWN)
+        .map(|(key, rows)| format!("{key:?} of {rows}"))
+        .collect();
+    match keys.len().saturating_sub(SHOWN) {
+        0 if told.is_empty() => return,
+        0 => {}
+        more => told.push(format!("{more} keys more")),
+    }
+    cli::note(format_args!(
+        "left behind: {} rows; --keep KEY takes a key along, into metadata",
+        told.join(", ")
+    ));
+}
+
 /// By templates, or by the keys of each record.
 enum Converter<'a> {
     Templates {
@@ -97,6 +125,8 @@ enum Converter<'a> {
     Shapes {
         names: NameMap,
         args: &'a Args,
+        /// In how many rows a key was not read.
+        left_behind: BTreeMap<String, u64>,
     },
 }
 
@@ -113,6 +143,7 @@ impl<'a> Converter<'a> {
         Ok(Converter::Shapes {
             names: args.map.iter().filter_map(split).collect(),
             args,
+            left_behind: BTreeMap::new(),
         })
     }
 
@@ -143,7 +174,12 @@ impl<'a> Converter<'a> {
     }
 
     /// One line of output, or `None` for a row that is skipped.
-    fn convert(&self, row: Row, split: Option<&str>) -> Result<Option<Map<String, Value>>, Error> {
+    fn convert(
+        &mut self,
+        row: Row,
+        split: Option<&str>,
+    ) -> Result<Option<Map<String, Value>>, Error> {
+        let place = row.place;
         let metadata = self.metadata(&row, split)?;
         let mut line = match self {
             Converter::Templates { templates, args } => {
@@ -152,8 +188,15 @@ impl<'a> Converter<'a> {
                     None => return Ok(None),
                 }
             }
-            Converter::Shapes { names, args } => {
-                let place = row.place;
+            Converter::Shapes {
+                names,
+                args,
+                left_behind,
+            } => {
+                convert::refuse_preference(&row.columns, names).map_err(|error| Error::At {
+                    place,
+                    what: error.to_string(),
+                })?;
                 let alpaca = args.alpaca_prompt.map(Into::into);
                 let shape = convert::shape_of(&row.columns, names, alpaca).ok_or_else(|| {
                     let columns: Vec<&str> = row.columns.keys().map(String::as_str).collect();
@@ -163,16 +206,37 @@ impl<'a> Converter<'a> {
                     }
                 })?;
                 let (system, on_empty) = (args.system.as_deref(), args.on_empty.into());
+                let left: Vec<String> = convert::left_behind(&row.columns, shape, names)
+                    .filter(|key| !args.keep.iter().any(|kept| kept == key))
+                    .map(str::to_owned)
+                    .collect();
                 match convert::convert(row, shape, names, system, on_empty)? {
-                    Some(line) => line,
+                    Some(line) => {
+                        for key in left {
+                            *left_behind.entry(key).or_default() += 1;
+                        }
+                        line
+                    }
                     None => return Ok(None),
                 }
             }
         };
-        match line.get_mut("metadata") {
-            Some(Value::Object(own)) => own.extend(metadata),
-            _ if metadata.is_empty() => {}
-            _ => drop(line.insert("metadata".to_owned(), Value::Object(metadata))),
+        if metadata.is_empty() {
+            return Ok(Some(line));
+        }
+        let own = line
+            .entry("metadata")
+            .or_insert_with(|| Value::Object(Map::new()));
+        let Value::Object(own) = own else {
+            let what = "metadata is no object that --keep could add to".to_owned();
+            return Err(Error::At { place, what });
+        };
+        for (key, value) in metadata {
+            if own.get(&key).is_some_and(|own| *own != value) {
+                let what = format!("metadata holds another {key:?}, which would be replaced");
+                return Err(Error::At { place, what });
+            }
+            own.insert(key, value);
         }
         Ok(Some(line))
     }
@@ -215,6 +279,11 @@ fn explained(error: Error, name: &str) -> anyhow::Error {
                 .to_owned(),
         ),
         Error::EmptyCell { .. } => Some("--on-empty skip leaves such rows out, --on-empty keep writes them".to_owned()),
+        Error::At { what, .. } if what.contains("preference data") => Some(
+            "take the answer that is wanted and drop the other: jq -c 'select(.label != false)' before, \
+             --map completion=chosen, --map messages=chosen, or --user and --assistant templates"
+                .to_owned(),
+        ),
         Error::At { what, .. } if what.starts_with("no known shape") => Some(
             "give --user and --assistant templates; for Alpaca's columns give --alpaca-prompt plain or stanford"
                 .to_owned(),

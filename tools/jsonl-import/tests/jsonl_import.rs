@@ -310,6 +310,152 @@ fn an_integer_beyond_64_bits_is_refused_not_rounded() {
 }
 
 #[test]
+fn a_call_written_as_text_is_read_as_exactly_as_a_column() {
+    let line = |arguments: &str| {
+        let call = format!(r#"{{\"name\":\"w\",\"arguments\":{{{arguments}}}}}"#);
+        format!(
+            r#"{{"conversations":[{{"from":"human","value":"q"}},{{"from":"function_call","value":"{call}"}}]}}"#
+        )
+    };
+    for (arguments, want) in [
+        (
+            r#"\"iban\":123456789012345678901234"#,
+            "conversations[1].value.arguments.iban is 123456789012345678901234, an integer beyond",
+        ),
+        (
+            r#"\"a\":1,\"a\":2"#,
+            "conversations[1].value.arguments: key \"a\" is there twice\n",
+        ),
+        (r#"\"a\":["#, "conversations[1].value holds no JSON: "),
+    ] {
+        let got = run(&mut tool(), &line(arguments));
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(2), "{said}");
+        assert!(said.contains(&format!("<stdin>:1: {want}")), "{said}");
+    }
+    let got = run(&mut tool(), &line(r#"\"z\":-0"#));
+    assert!(text(&got.stdout).contains(r#""arguments":"{\"z\":0}""#));
+    let tools = r#"{"prompt":"q","completion":"a","tools":"[{\"n\":123456789012345678901}]"}"#;
+    let said = run(&mut tool(), tools).stderr;
+    assert!(text(&said).contains("<stdin>:1: tools[0].n is 123456789012345678901, an integer"));
+}
+
+#[test]
+fn an_answer_not_to_give_is_not_imported_as_one_to_give() {
+    for line in [
+        r#"{"prompt":"q","completion":"I hate you.","label":false}"#,
+        r#"{"prompt":"q","completion":"a","rejected":"b"}"#,
+        r#"{"prompt":"q","chosen":"a","rejected":"b"}"#,
+        r#"{"conversations":[{"from":"human","value":"q"}],"chosen":{"from":"gpt","value":"a"},"rejected":{"from":"gpt","value":"b"}}"#,
+    ] {
+        let got = run(&mut tool(), line);
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(2), "{said}");
+        assert_eq!(text(&got.stdout), "");
+        assert!(said.contains("this is preference data, as for "), "{said}");
+        assert!(
+            said.contains("hint: take the answer that is wanted"),
+            "{said}"
+        );
+    }
+    for (line, flags) in [
+        (
+            r#"{"prompt":"q","completion":"a","label":true,"rejected":null}"#,
+            vec![],
+        ),
+        (
+            r#"{"prompt":"q","chosen":"a","rejected":"b"}"#,
+            vec!["--map=completion=chosen"],
+        ),
+        (
+            r#"{"prompt":"q","chosen":"a","rejected":"b"}"#,
+            vec!["--user={{ prompt }}", "--assistant={{ chosen }}"],
+        ),
+    ] {
+        let got = run(tool().args(flags), line);
+        let want =
+            r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#;
+        assert_eq!(
+            text(&got.stdout),
+            format!("{want}\n"),
+            "{}",
+            text(&got.stderr)
+        );
+    }
+}
+
+#[test]
+fn what_a_record_brings_besides_is_kept_or_told() {
+    let beside = r#""system":"Be terse.","chat_template_kwargs":{"k":1},"metadata":{"id":7},"mine":1,"other":null"#;
+    let kept = r#""chat_template_kwargs":{"k":1},"metadata":{"id":7}"#;
+    let messages = r#"[{"role":"system","content":"Be terse."},{"role":"user","content":"q"},{"role":"assistant","content":"a"}]"#;
+    for shape in [
+        r#""prompt":"q","completion":"a""#,
+        r#""prompt":[{"role":"user","content":"q"}],"completion":[{"role":"assistant","content":"a"}]"#,
+        r#""instruction":"q","output":"a""#,
+        r#""conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]"#,
+    ] {
+        let functions = r#""functions":[{"name":"f"}]"#;
+        let got = run(
+            tool().args(["--system=S", "--alpaca-prompt=plain"]),
+            &format!("{{{shape},{beside},{functions}}}\n"),
+        );
+        let said = text(&got.stderr);
+        let tools = r#""tools":[{"type":"function","function":{"name":"f"}}]"#;
+        let line: serde_json::Value = serde_json::from_slice(&got.stdout).expect(said);
+        let want = format!(r#"{{"messages":{messages},{kept},{tools}}}"#);
+        assert_eq!(
+            line,
+            serde_json::from_str::<serde_json::Value>(&want).unwrap()
+        );
+        assert!(
+            said.contains("left behind: \"mine\" of 1 rows; --keep KEY"),
+            "{said}"
+        );
+    }
+    let got = run(&mut tool(), &format!(r#"{{"text":"t",{kept},"more":1}}"#));
+    assert_eq!(text(&got.stdout), format!("{{\"text\":\"t\",{kept}}}\n"));
+    for (metadata, want) in [
+        (
+            r#""m""#,
+            Err("metadata is no object that --keep could add to"),
+        ),
+        (
+            r#"{"p":2}"#,
+            Err("metadata holds another \"p\", which would be replaced"),
+        ),
+        (r#"{"p":1}"#, Ok(r#""metadata":{"p":1}"#)),
+        (r#"{"q":2}"#, Ok(r#""metadata":{"q":2,"p":1}"#)),
+        ("null", Ok(r#""metadata":{"p":1}"#)),
+    ] {
+        let line = format!(r#"{{"prompt":"q","completion":"a","p":1,"metadata":{metadata}}}"#);
+        let got = run(tool().arg("--keep=p"), &line);
+        match want {
+            Ok(kept) => assert!(text(&got.stdout).contains(kept), "{}", text(&got.stderr)),
+            Err(want) => assert!(text(&got.stderr).contains(&format!("<stdin>:1: {want}\n"))),
+        }
+    }
+}
+
+#[test]
+fn calls_in_openais_old_way_become_tool_calls() {
+    let line = r#"{"messages":[{"role":"user","content":"q"},
+        {"role":"assistant","content":null,"function_call":{"name":"f","arguments":"{}"}},
+        {"role":"function","name":"f","content":"7"},{"role":"assistant","content":"seven","tool_calls":null}]}"#;
+    let got = run(&mut tool(), &line.replace('\n', ""));
+    let said = text(&got.stderr);
+    let line: serde_json::Value = serde_json::from_slice(&got.stdout).expect(said);
+    let messages = &line["messages"];
+    assert_eq!(messages[1]["tool_calls"][0]["function"]["name"], "f");
+    assert_eq!(messages[1]["function_call"], serde_json::Value::Null);
+    assert_eq!(messages[2]["role"], "tool");
+    assert_eq!(messages[2]["tool_call_id"], "call_0");
+    let empty = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"","tool_calls":null}]}"#;
+    let got = run(&mut tool(), empty);
+    assert!(text(&got.stderr).contains("<stdin>:1: column \"messages[1].content\" is empty"));
+}
+
+#[test]
 fn an_import_of_nothing_leaves_the_old_output() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);

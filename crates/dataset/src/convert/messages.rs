@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde_json::{Map, Value, json};
 
 use super::{Record, Shape, is_empty, own};
-use crate::Role;
+use crate::{Role, members};
 
 /// The names of the list, of who speaks and of what is said: a file's own, or those of its shape.
 struct Names<'a> {
@@ -41,10 +41,20 @@ pub(super) fn empty_content(record: &Record, shape: Shape) -> Option<String> {
         let (content, role) = (message.get(names.content), message.get(names.role));
         let is_result = content.is_some_and(Value::is_string)
             && role.and_then(Value::as_str).is_some_and(is_tool);
-        content.is_some_and(is_empty) && message.get("tool_calls").is_none() && !is_result
+        let calls = is_call(message.get("tool_calls")) || is_call(message.get("function_call"));
+        content.is_some_and(is_empty) && !calls && !is_result
     };
     let index = said.iter().position(says_nothing)?;
     Some(format!("{}[{index}].{}", names.list, names.content))
+}
+
+/// Is a function called? Exports of tables write null or an empty list where none is.
+fn is_call(written: Option<&Value>) -> bool {
+    match written {
+        None | Some(Value::Null) => false,
+        Some(Value::Array(calls)) => !calls.is_empty(),
+        Some(_) => true,
+    }
 }
 
 /// What a tool returns may be empty.
@@ -53,22 +63,12 @@ fn is_tool(role: &str) -> bool {
 }
 
 /// A list of messages in anybody's names.
-pub(super) fn messages(
-    record: &Record,
-    shape: Shape,
-    system: Option<&str>,
-) -> Result<Map<String, Value>, String> {
+pub(super) fn messages(record: &Record, shape: Shape) -> Result<Vec<Value>, String> {
     let names = Names::of(record, shape);
     let said = match record.columns.get(names.list) {
         Some(Value::Array(said)) => said,
         Some(_) => return Err(format!("{} is no list", names.list)),
         None => return Err(record.missing(names.list)),
-    };
-    let own_system = record.text_or_empty("system")?;
-    let system = if own_system.is_empty() {
-        system
-    } else {
-        Some(own_system)
     };
     let mut messages = Vec::with_capacity(said.len() + 1);
     let mut calls = Calls::default();
@@ -79,26 +79,8 @@ pub(super) fn messages(
         };
         messages.push(one_message(message, &names, &mut calls).map_err(place)?);
     }
-    let has_system = messages
-        .first()
-        .is_some_and(|first| first["role"] == "system" || first["role"] == "developer");
-    if let Some(system) = system.filter(|_| !has_system) {
-        messages.insert(0, json!({"role": "system", "content": system}));
-    }
-    let mut line = Map::from_iter([("messages".to_owned(), Value::Array(messages))]);
-    if let Some(tools) = record.get("tools") {
-        line.insert("tools".to_owned(), wrapped_tools(tools)?);
-    }
-    for key in BESIDE_MESSAGES {
-        if let Some(value) = record.get(key) {
-            line.insert(key.to_owned(), value.clone());
-        }
-    }
-    Ok(line)
+    Ok(messages)
 }
-
-/// What else a line may say about its conversation.
-const BESIDE_MESSAGES: [&str; 3] = ["chat_template_kwargs", "parallel_tool_calls", "metadata"];
 
 /// The calls that still wait for their answer.
 #[derive(Default)]
@@ -128,11 +110,14 @@ fn one_message(
     let converted = match role {
         "function_call" => {
             let text = content.as_ref().and_then(Value::as_str).ok_or(format!(".{content_key} is no text"))?;
-            return called(text, calls).map_err(|what| format!(".{content_key}{what}"));
+            let place = format!(".{content_key}");
+            let calls = called(members::exact(text, &place)?, &place, calls)?;
+            return Ok(json!({"role": "assistant", "tool_calls": calls}));
         }
         "human" | "user" => "user",
         "gpt" | "assistant" | "model" | "bot" | "chatgpt" => "assistant",
         "observation" => "tool",
+        "function" if !calls.waiting.is_empty() => "tool",
         other => Role::from_name(other).map(Role::name).ok_or_else(|| {
             format!(".{role_key} {other:?} is no known role; known are human, gpt, system, observation, function_call and OpenAI's")
         })?,
@@ -140,7 +125,7 @@ fn one_message(
     let mut written = Map::from_iter([("role".to_owned(), Value::from(converted))]);
     if let Some(content) = content {
         written.insert("content".to_owned(), content);
-    } else if !message.contains_key("tool_calls") {
+    } else if !message.contains_key("tool_calls") && !message.contains_key("function_call") {
         return Err(format!(" has no {content_key:?}"));
     }
     // Whatever else there is (weight, tool_calls, reasoning_content, …) may be meant for the template.
@@ -148,6 +133,14 @@ fn one_message(
         if key != role_key && key != content_key && !written.contains_key(key) {
             written.insert(key.to_owned(), value.clone());
         }
+    }
+    // OpenAI's way before tool calls.
+    if let Some(call) = written.get("function_call").filter(|call| call.is_object())
+        && !is_call(written.get("tool_calls"))
+    {
+        let call = called(call.clone(), ".function_call", calls)?;
+        written.remove("function_call");
+        written.insert("tool_calls".to_owned(), call);
     }
     if converted == "tool"
         && !written.contains_key("tool_call_id")
@@ -158,11 +151,9 @@ fn one_message(
     Ok(Value::Object(written))
 }
 
-/// ShareGPT writes a call as `{"name", "arguments"}`, or a list of these, in the text.
-fn called(text: &str, calls: &mut Calls) -> Result<Value, String> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|error| format!(" holds no JSON: {error}"))?;
-    let list = match value {
+/// Tool calls of what is written as `{"name", "arguments"}`, or as a list of these.
+fn called(written: Value, place: &str, calls: &mut Calls) -> Result<Value, String> {
+    let list = match written {
         Value::Array(list) => list,
         one => vec![one],
     };
@@ -170,7 +161,7 @@ fn called(text: &str, calls: &mut Calls) -> Result<Value, String> {
         let name = call
             .get("name")
             .and_then(Value::as_str)
-            .ok_or(" names no function")?;
+            .ok_or_else(|| format!("{place} names no function"))?;
         let arguments = match call.get("arguments") {
             Some(Value::String(text)) => text.clone(),
             Some(arguments) => arguments.to_string(),
@@ -183,21 +174,18 @@ fn called(text: &str, calls: &mut Calls) -> Result<Value, String> {
             json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}),
         )
     };
-    let list = list
-        .into_iter()
-        .map(call)
-        .collect::<Result<Vec<Value>, String>>()?;
-    Ok(json!({"role": "assistant", "tool_calls": list}))
+    list.into_iter().map(call).collect()
 }
 
 /// Tools as OpenAI has them; ShareGPT's are bare functions, often in a string.
-fn wrapped_tools(tools: &Value) -> Result<Value, String> {
+pub(super) fn wrapped_tools(tools: &Value, key: &str) -> Result<Value, String> {
     let list = match tools {
-        Value::String(text) if text.trim().is_empty() => Vec::new(),
-        Value::String(text) => serde_json::from_str(text)
-            .map_err(|error| format!("tools holds no JSON list: {error}"))?,
+        Value::String(text) => match members::exact(text, key)? {
+            Value::Array(list) => list,
+            _ => return Err(format!("{key} holds no list")),
+        },
         Value::Array(list) => list.clone(),
-        _ => return Err("tools is no list".into()),
+        _ => return Err(format!("{key} is no list")),
     };
     let wrap = |tool: Value| {
         if tool.get("function").is_some() {
