@@ -40,7 +40,7 @@ pub(crate) fn keep_exact(value: &mut Value, text: &str, place: &str) -> Result<(
 }
 
 /// Nearly no row holds such a number, and its text is only looked at if one does.
-fn may_differ(value: &Value) -> bool {
+pub(crate) fn may_differ(value: &Value) -> bool {
     match value {
         Value::Number(number) if number.is_f64() => number.as_f64().is_some_and(|number| {
             number.abs() >= LARGE || (number == 0.0 && number.is_sign_negative())

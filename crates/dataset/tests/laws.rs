@@ -111,6 +111,8 @@ fn what_passes_is_read_by_every_tool() {
         format!(r#""mine": {}"#, deep(200)),
         format!(r#""metadata": {}"#, deep(127)),
         r#""tools": "[{\"function\": {\"name\": \"f\", \"n\": 123456789012345678901}}]""#.into(),
+        r#""tools": [{"function": {"name": "f", "n": 123456789012345678901}}]"#.into(),
+        r#""chat_template_kwargs": {"n": -123456789012345678901}"#.into(),
         r#""label": false"#.into(),
         r#""rejected": "c""#.into(),
     ];
@@ -118,6 +120,7 @@ fn what_passes_is_read_by_every_tool() {
         r#""name": 7"#,
         r#""tool_call_id": 7"#,
         r#""thinking": 1e999"#,
+        r#""thinking": 123456789012345678901"#,
     ];
     let call = |arguments: &str| {
         format!(
@@ -132,6 +135,7 @@ fn what_passes_is_read_by_every_tool() {
         r#", "content": null, "function_call": {"name": "f", "arguments": "{}"}"#.into(),
         format!(r#"{said}, "audio": "\ud800""#),
         call(r#""{\"n\": 123456789012345678901}""#),
+        call(r#"{"n": [123456789012345678901]}"#),
     ];
     let wrong = (of_line
         .iter()

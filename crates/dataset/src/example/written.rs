@@ -5,17 +5,20 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::{Chat, Example, IGNORED_LABEL, Message, Role};
-use crate::{Error, members};
+use crate::{Error, integers, members};
 
 impl Example {
     /// Reads one line of JSONL.
-    pub fn from_json(line: &str) -> Result<Example, Error> {
-        let line: Line = serde_json::from_str(line)?;
+    pub fn from_json(text: &str) -> Result<Example, Error> {
+        let mut line: Line = serde_json::from_str(text)?;
         if let Some(what) = preference(line.rejected.is_some(), line.label.as_ref()) {
             return Err(Error::Preference(what));
         }
         if let Some(input_ids) = line.input_ids {
             return tokens(input_ids, line.labels);
+        }
+        if line.values().any(integers::may_differ) {
+            line = exact(text)?;
         }
         if let Some(messages) = line.messages {
             return Ok(Example::Chat(Chat {
@@ -70,6 +73,44 @@ struct Line {
     label: Option<Value>,
     tools: Option<Value>,
     chat_template_kwargs: Option<Map<String, Value>>,
+}
+
+impl Line {
+    /// What templates print.
+    fn values(&self) -> impl Iterator<Item = &Value> {
+        let said = [&self.prompt, &self.completion].into_iter().flatten();
+        let said = said.filter_map(|said| match said {
+            Said::Messages(messages) => Some(messages),
+            Said::Text(_) => None,
+        });
+        let messages = self.messages.iter().chain(said).flatten();
+        let kwargs = self.chat_template_kwargs.iter().flat_map(Map::values);
+        let beside = self.tools.iter().chain(kwargs);
+        messages.flat_map(WrittenMessage::values).chain(beside)
+    }
+}
+
+impl WrittenMessage {
+    fn values(&self) -> impl Iterator<Item = &Value> {
+        self.tool_calls.iter().flatten().chain(self.more.values())
+    }
+}
+
+/// The same line with every integer as it was written.
+fn exact(text: &str) -> Result<Line, Error> {
+    const PRINTED: [&str; 6] = [
+        "messages",
+        "prompt",
+        "completion",
+        "text",
+        "tools",
+        "chat_template_kwargs",
+    ];
+    let mut columns: Map<String, Value> = serde_json::from_str(text)?;
+    columns.retain(|name, _| PRINTED.contains(&name.as_str()));
+    integers::keep_columns_exact(&mut columns, text)
+        .map_err(|(path, what)| Error::Shape(format!("{path} {what}")))?;
+    Ok(serde_json::from_value(Value::Object(columns))?)
 }
 
 /// What in a line is an answer not to give, if anything is.
