@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use crate::Example;
 use crate::answer::Answers;
 use crate::bytes::{self, AT, BACKSLASH, DENSE_DIGITS, Kinds};
 use crate::conversation::{self, Lists};
@@ -18,6 +17,7 @@ use crate::secrets::Suspicions;
 use crate::sound;
 use crate::tools::Tools;
 use crate::words::Words;
+use crate::{BYTE_ORDER_MARK, Example};
 
 /// What to look for.
 #[derive(Debug, Default)]
@@ -149,7 +149,7 @@ impl<'o> Checker<'o> {
         is_suspect: bool,
         findings: &mut Findings,
     ) -> Option<Facts> {
-        let bytes = match bytes.strip_prefix(b"\xEF\xBB\xBF") {
+        let bytes = match bytes.strip_prefix(BYTE_ORDER_MARK) {
             Some(bytes) if is_first_of_file => {
                 findings.add(Rule::ByteOrderMark, || {
                     "begins with a byte order mark".into()

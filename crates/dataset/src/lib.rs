@@ -35,6 +35,9 @@ pub mod template;
 mod tools;
 mod words;
 
+/// UTF-8's, which Excel and PowerShell begin a file with.
+pub const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
 pub use check::{Checked, Checker, Options, worst};
 pub use error::Error;
 pub use example::{Chat, Example, IGNORED_LABEL, Message, Role};

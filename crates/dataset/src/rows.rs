@@ -8,9 +8,8 @@ use std::io::{self, BufRead, Read};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::Error;
-use crate::integers;
 use crate::members::Columns;
+use crate::{BYTE_ORDER_MARK, Error, integers};
 pub use delimited::Needless;
 
 /// How the bytes of a table are laid out.
@@ -285,8 +284,8 @@ fn skip_byte_order_mark<R: BufRead>(reader: &mut R) -> Result<(), Error> {
     if let Some(what) = utf16(start) {
         return Err(Error::Shape(what));
     }
-    if start.starts_with(b"\xEF\xBB\xBF") {
-        reader.consume(3);
+    if start.starts_with(BYTE_ORDER_MARK) {
+        reader.consume(BYTE_ORDER_MARK.len());
     }
     Ok(())
 }

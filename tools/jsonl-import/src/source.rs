@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use cli::{Hint, Input, Progress};
+use dataset::BYTE_ORDER_MARK;
 use dataset::rows::{self, Format};
 
 use crate::args::{Args, Quoting, TableFormat};
@@ -122,7 +123,7 @@ impl Source {
 }
 
 fn by_first_byte(start: &[u8]) -> TableFormat {
-    let start = start.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(start);
+    let start = start.strip_prefix(BYTE_ORDER_MARK).unwrap_or(start);
     match start.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'[') => TableFormat::Json,
         Some(b'{') => TableFormat::Jsonl,

@@ -5,9 +5,7 @@ use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 
 use anyhow::Context;
 use cli::{Hint, Input};
-use dataset::Example;
-
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF"; // Excel and PowerShell begin a file with it
+use dataset::{BYTE_ORDER_MARK, Example};
 
 /// One line, its end included.
 pub struct Line<'a> {

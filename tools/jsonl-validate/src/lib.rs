@@ -12,13 +12,11 @@ use std::io::Write;
 use anyhow::Context;
 use cli::{Files, Hint, Input, Outcome, Output, OutputWriter};
 use dataset::ledger::{Fate, Ledger};
-use dataset::{Finding, Judge, Options, Severities, Severity, Verdict};
+use dataset::{BYTE_ORDER_MARK, Finding, Judge, Options, Severities, Severity, Verdict};
 
 pub use args::Args;
 use args::{FailOn, parse_severity};
 use report::Report;
-
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Checks every line, lets the sound ones through, and reports.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {

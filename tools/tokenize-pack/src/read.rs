@@ -4,13 +4,12 @@ use std::io::BufRead;
 
 use anyhow::{Context, anyhow, bail};
 use cli::{Hint, Input, Progress, Unit};
-use dataset::Example;
+use dataset::{BYTE_ORDER_MARK, Example};
 use rayon::prelude::*;
 use tokens::{Chat, ChatOptions, Encoded, Error, Fingerprint, Pretokenized, TrainOn, Vocabulary};
 
 use crate::args::{Args, Share};
 
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF"; // Excel and PowerShell begin a file with it
 const CHUNK_BYTES: usize = 1 << 20; // enough lines to keep every core busy, little to hold
 
 /// Where an example came from.

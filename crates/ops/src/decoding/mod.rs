@@ -2,8 +2,9 @@
 //!
 //! The same arithmetic as the operations a training step is made of, arranged for a few rows: every
 //! weight is read once a step for the whole batch, a step is some two hundred regions of a [`Team`]
-//! instead of four hundred tensors, and nothing is allocated but what a region's tasks need. Read
-//! `layer` for the order of things in a decoder layer, [`crate::kernels::few_rows`] for what costs.
+//! instead of four hundred tensors, and nothing is allocated but what a region's tasks and the head
+//! need. Read `layer` for the order of things in a decoder layer, [`crate::kernels::few_rows`] for
+//! what costs.
 
 mod input;
 mod layer;

@@ -311,7 +311,7 @@ impl Run {
         let end = (0..self.count).map(|i| visible(i).end).max().unwrap_or(0);
         let start = (0..self.count).map(|i| visible(i).start).min().unwrap_or(0);
         assert_eq!(stats.len(), self.count, "a query each");
-        // SAFETY: of a block, what is read was written for it.
+        // SAFETY: of a block only those scores are read that its product wrote.
         let mut scores = unsafe { unwritten(self.count * KEYS) };
         for (block, position) in blocks.iter().zip((first * KEYS..end).step_by(KEYS)) {
             if position + KEYS <= start {

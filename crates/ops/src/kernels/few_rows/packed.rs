@@ -65,7 +65,6 @@ pub(super) struct Nibbles<'a>(pub Codes<'a>);
 impl Source<Avx512> for Nibbles<'_> {
     const VECTORS: usize = 4;
     const DIRECT: usize = 3;
-    const BLOCKWISE: bool = false;
     /// (table, words)
     type Group = (__m512, __m512i);
     #[inline(always)]
@@ -112,7 +111,6 @@ pub(super) struct NibblePairs<'a>(pub Codes<'a>);
 impl Source<Avx512> for NibblePairs<'_> {
     const VECTORS: usize = 2;
     const DIRECT: usize = 3;
-    const BLOCKWISE: bool = false;
     type Group = [__m512; 2];
     #[inline(always)]
     fn abreast(_: usize) -> usize {
@@ -188,7 +186,6 @@ impl Halves<'_> {
 impl Source<Avx512> for Halves<'_> {
     const VECTORS: usize = 2;
     const DIRECT: usize = 4;
-    const BLOCKWISE: bool = false;
     type Group = __m512i;
     #[inline(always)]
     fn abreast(_: usize) -> usize {
@@ -220,7 +217,6 @@ pub(super) struct HalfPairs<'a>(pub Halves<'a>);
 impl Source<Avx512> for HalfPairs<'_> {
     const VECTORS: usize = 1;
     const DIRECT: usize = 4;
-    const BLOCKWISE: bool = false;
     type Group = __m512;
     #[inline(always)]
     fn abreast(_: usize) -> usize {

@@ -78,7 +78,6 @@ impl<const ROUNDED: bool> Source<Avx2> for Bytes<'_, ROUNDED> {
 impl Source<Avx2> for Halves<'_> {
     const VECTORS: usize = 1;
     const DIRECT: usize = 8;
-    const BLOCKWISE: bool = true;
     type Group = __m256;
     #[inline(always)]
     fn abreast(_: usize) -> usize {

@@ -38,7 +38,7 @@ pub(super) trait Source<S: Simd>: Copy {
     /// Rows of x up to which vectors go from registers into the product, and not through a buffer.
     const DIRECT: usize;
     /// Whether rows of W take turns by groups; by vectors otherwise, which then share a vector of x.
-    const BLOCKWISE: bool;
+    const BLOCKWISE: bool = false;
     type Group: Copy;
     /// Rows of W that are multiplied side by side with this many of x: 1, 2 or 4.
     fn abreast(rows: usize) -> usize;
@@ -58,7 +58,6 @@ pub(super) struct Plain {
 impl<S: Simd> Source<S> for Plain {
     const VECTORS: usize = 1;
     const DIRECT: usize = 0;
-    const BLOCKWISE: bool = false;
     type Group = S::V;
     #[inline(always)]
     fn abreast(_: usize) -> usize {
