@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::rows::Row;
+use crate::rows::{Place, Row};
 use crate::template::OnEmpty;
 use crate::{Error, example};
 use messages::{messages, wrapped_tools};
@@ -76,14 +76,18 @@ pub fn shape_of(
 
 /// Refuses a record that holds an answer not to give; a name that the file gives to one of our keys is
 /// meant, and what stands beside `chosen` then is meant to be lost.
-pub fn refuse_preference(record: &Map<String, Value>, names: &NameMap) -> Result<(), Error> {
+pub fn refuse_preference(
+    record: &Map<String, Value>,
+    names: &NameMap,
+    place: Place,
+) -> Result<(), Error> {
     let is_meant = |key: &str| names.values().any(|own| own == key);
     let found = |key: &str| {
         let value = record.get(key).filter(|value| !value.is_null());
         value.filter(|_| !is_meant(key) && !is_meant("chosen"))
     };
     match example::preference(found("rejected").is_some(), found("label")) {
-        Some(what) => Err(Error::Preference(what)),
+        Some(what) => Err(Error::PreferenceAt { place, what }),
         None => Ok(()),
     }
 }

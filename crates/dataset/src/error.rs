@@ -14,6 +14,9 @@ pub enum Error {
     /// The line holds an answer that is not to be given.
     #[error("{0}")]
     Preference(&'static str),
+    /// The same, at a place of a file.
+    #[error("{place}: {what}")]
+    PreferenceAt { place: Place, what: &'static str },
     /// It is no example, at a place of a file.
     #[error("{place}: {what}")]
     At { place: Place, what: String },

@@ -114,14 +114,14 @@ pub fn gates(
         for other in others {
             let (key, theirs) = (&other.system.key, other.primary().mean);
             let mut because = format!("{judged} scores {own:.4}, {key} {theirs:.4}");
-            let comparison = comparisons.iter().find(|c| c.against == *key);
-            let met = match comparison.filter(|_| flag == "--must-beat-clearly") {
-                Some(comparison) => {
+            let mut met = own > theirs;
+            if flag == "--must-beat-clearly" {
+                let comparison = comparisons.iter().find(|c| c.against == *key);
+                met = comparison.is_some_and(|c| c.verdict == Verdict::Better);
+                if let Some(comparison) = comparison {
                     because += &format!("; {}", p_text(comparison.p_value()));
-                    comparison.verdict == Verdict::Better
                 }
-                None => own > theirs,
-            };
+            }
             gates.push(Gate {
                 gate: format!("{flag} {key}"),
                 met,

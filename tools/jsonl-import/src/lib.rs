@@ -193,10 +193,7 @@ impl<'a> Converter<'a> {
                 args,
                 left_behind,
             } => {
-                convert::refuse_preference(&row.columns, names).map_err(|error| Error::At {
-                    place,
-                    what: error.to_string(),
-                })?;
+                convert::refuse_preference(&row.columns, names, place)?;
                 let alpaca = args.alpaca_prompt.map(Into::into);
                 let shape = convert::shape_of(&row.columns, names, alpaca).ok_or_else(|| {
                     let columns: Vec<&str> = row.columns.keys().map(String::as_str).collect();
@@ -279,7 +276,7 @@ fn explained(error: Error, name: &str) -> anyhow::Error {
                 .to_owned(),
         ),
         Error::EmptyCell { .. } => Some("--on-empty skip leaves such rows out, --on-empty keep writes them".to_owned()),
-        Error::At { what, .. } if what.contains("preference data") => Some(
+        Error::PreferenceAt { .. } => Some(
             "take the answer that is wanted and drop the other: jq -c 'select(.label != false)' before, \
              --map completion=chosen, --map messages=chosen, or --user and --assistant templates"
                 .to_owned(),
@@ -292,6 +289,7 @@ fn explained(error: Error, name: &str) -> anyhow::Error {
     };
     let error = match error {
         Error::At { .. }
+        | Error::PreferenceAt { .. }
         | Error::Quotes { .. }
         | Error::MissingColumn { .. }
         | Error::EmptyCell { .. } => {
