@@ -65,12 +65,9 @@ pub(super) struct Nibbles<'a>(pub Codes<'a>);
 impl Source<Avx512> for Nibbles<'_> {
     const VECTORS: usize = 4;
     const DIRECT: usize = 3;
+    const ABREAST: usize = 4;
     /// (table, words)
     type Group = (__m512, __m512i);
-    #[inline(always)]
-    fn abreast(_: usize) -> usize {
-        4
-    }
     #[inline(always)]
     unsafe fn ask_ahead(self, row: usize) {
         unsafe { self.0.ask_ahead(row) }
@@ -111,11 +108,8 @@ pub(super) struct NibblePairs<'a>(pub Codes<'a>);
 impl Source<Avx512> for NibblePairs<'_> {
     const VECTORS: usize = 2;
     const DIRECT: usize = 3;
+    const ABREAST: usize = 4;
     type Group = [__m512; 2];
-    #[inline(always)]
-    fn abreast(_: usize) -> usize {
-        4
-    }
     #[inline(always)]
     unsafe fn ask_ahead(self, row: usize) {
         unsafe { self.0.ask_ahead(row) }
@@ -186,11 +180,8 @@ impl Halves<'_> {
 impl Source<Avx512> for Halves<'_> {
     const VECTORS: usize = 2;
     const DIRECT: usize = 4;
+    const ABREAST: usize = 1;
     type Group = __m512i;
-    #[inline(always)]
-    fn abreast(_: usize) -> usize {
-        1
-    }
     #[inline(always)]
     unsafe fn ask_ahead(self, row: usize) {
         unsafe { Halves::ask_ahead(self, row) }
@@ -217,11 +208,8 @@ pub(super) struct HalfPairs<'a>(pub Halves<'a>);
 impl Source<Avx512> for HalfPairs<'_> {
     const VECTORS: usize = 1;
     const DIRECT: usize = 4;
+    const ABREAST: usize = 1;
     type Group = __m512;
-    #[inline(always)]
-    fn abreast(_: usize) -> usize {
-        1
-    }
     #[inline(always)]
     unsafe fn ask_ahead(self, row: usize) {
         unsafe { Halves::ask_ahead(self.0, row) }

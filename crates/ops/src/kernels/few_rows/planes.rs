@@ -8,8 +8,10 @@
 //! That is 43 instructions for 64 weights, 24 of them shuffles, of which Zen 3 does two a cycle and Intel's
 //! cores before Ice Lake one.
 //! bf16: widened and shifted up.
-//! A row of W is walked alone, with up to eight rows of x, whose sums and the planes fill the registers; with
-//! one or two there are too few sums to hide what a multiply-add waits, and two rows of W are taken in turns.
+//! A row of W is walked alone, with up to four rows of x (bf16: eight). Eight multiply-adds in a row wait for
+//! one another longer than all the unpacking takes, and the processor does not look far enough ahead to begin
+//! the next block meanwhile: so the high nibbles have one sum, the low ones another. With four rows of x these
+//! and the planes fill the registers.
 //! Unsafe functions here want AVX2, and rows and blocks that are there ([`Source`]).
 
 use super::packed::{Codes, Halves};
@@ -33,13 +35,10 @@ pub(super) struct Block {
 
 impl<const ROUNDED: bool> Source<Avx2> for Bytes<'_, ROUNDED> {
     const VECTORS: usize = 8;
-    const DIRECT: usize = 8;
-    const BLOCKWISE: bool = true;
+    const DIRECT: usize = 4;
+    const ABREAST: usize = 1;
+    const PARTS: usize = 2;
     type Group = Block;
-    #[inline(always)]
-    fn abreast(rows: usize) -> usize {
-        if rows <= 2 { 2 } else { 1 }
-    }
     #[inline(always)]
     unsafe fn ask_ahead(self, row: usize) {
         unsafe { self.0.ask_ahead(row) }
@@ -78,11 +77,8 @@ impl<const ROUNDED: bool> Source<Avx2> for Bytes<'_, ROUNDED> {
 impl Source<Avx2> for Halves<'_> {
     const VECTORS: usize = 1;
     const DIRECT: usize = 8;
+    const ABREAST: usize = 1;
     type Group = __m256;
-    #[inline(always)]
-    fn abreast(_: usize) -> usize {
-        1
-    }
     #[inline(always)]
     unsafe fn ask_ahead(self, row: usize) {
         unsafe { Halves::ask_ahead(self, row) }

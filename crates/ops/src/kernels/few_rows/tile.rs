@@ -7,8 +7,8 @@
 //! more than a detour through L1: 4 rows of W are unpacked into a buffer and multiplied from there,
 //! 4 × 4 accumulators, 8 loads for 16 multiply-adds. (4 × 4 unpacked on the way, or 2 × 8, need more
 //! than 32 registers, and run at half the speed.)
-//! AVX2: one row of W × up to 8 rows of x, whose unpacking runs beside the multiply-adds; two rows of W
-//! where there are one or two of x; above 8, 4 × 3 from the buffer.
+//! AVX2: one row of W × up to 4 rows of x (8 of bf16), two sums for each pair, so that a multiply-add
+//! waits for every other; above that, 4 × 3 from the buffer, one of the two sums after the other.
 //!
 //! The limit is the multiply-add, one a cycle, from 8 rows of x on (60 to 75 % of it); below, unpacking
 //! 4-bit weights, and memory for bf16.
@@ -27,6 +27,8 @@ use std::ops::Range;
 
 /// Rows of W in the buffer.
 pub(super) const BUFFER: usize = 4;
+/// Pairs of rows up to which both parts of their sums are in registers at once.
+const AT_ONCE: usize = 4;
 
 /// Where vectors of weights come from.
 ///
@@ -37,41 +39,41 @@ pub(super) trait Source<S: Simd>: Copy {
     const VECTORS: usize;
     /// Rows of x up to which vectors go from registers into the product, and not through a buffer.
     const DIRECT: usize;
-    /// Whether rows of W take turns by groups; by vectors otherwise, which then share a vector of x.
-    const BLOCKWISE: bool = false;
+    /// Rows of W that are multiplied side by side: 1 or 4.
+    const ABREAST: usize;
+    /// Sums of a row of W with one of x, 1 or 2: each is of its share of every group's vectors, and need not wait
+    /// for the other.
+    const PARTS: usize = 1;
     type Group: Copy;
-    /// Rows of W that are multiplied side by side with this many of x: 1, 2 or 4.
-    fn abreast(rows: usize) -> usize;
     /// Asks for the words of a row that is some way ahead of this one.
     unsafe fn ask_ahead(self, row: usize);
     unsafe fn group(self, row: usize, group: usize) -> Self::Group;
     unsafe fn vector(group: Self::Group, v: usize) -> S::V;
 }
 
-/// Words that are vectors already: the buffer.
+/// Words that are vectors already, the buffer, in groups and parts as they were before.
 #[derive(Clone, Copy)]
-pub(super) struct Plain {
+pub(super) struct Plain<const VECTORS: usize = 1, const PARTS: usize = 1> {
     pub pointer: *const f32,
     pub stride: usize,
 }
 
-impl<S: Simd> Source<S> for Plain {
-    const VECTORS: usize = 1;
+impl<S: Simd, const VECTORS: usize, const PARTS: usize> Source<S> for Plain<VECTORS, PARTS> {
+    const VECTORS: usize = VECTORS;
     const DIRECT: usize = 0;
-    type Group = S::V;
-    #[inline(always)]
-    fn abreast(_: usize) -> usize {
-        4
-    }
+    const ABREAST: usize = 4;
+    const PARTS: usize = PARTS;
+    type Group = *const f32;
     #[inline(always)]
     unsafe fn ask_ahead(self, _: usize) {}
     #[inline(always)]
-    unsafe fn group(self, row: usize, group: usize) -> S::V {
-        unsafe { S::load(self.pointer.add(row * self.stride + group * S::LANES)) }
+    unsafe fn group(self, row: usize, group: usize) -> *const f32 {
+        let at = row * self.stride + group * VECTORS * S::LANES;
+        unsafe { self.pointer.add(at) }
     }
     #[inline(always)]
-    unsafe fn vector(group: S::V, _: usize) -> S::V {
-        group
+    unsafe fn vector(group: *const f32, v: usize) -> S::V {
+        unsafe { S::load(group.add(v * S::LANES)) }
     }
 }
 
@@ -142,28 +144,27 @@ unsafe fn beside<S: Simd, M: MultiplyAdd<S>, W: Source<S>, const N: usize>(
     p: &Product<'_>,
 ) {
     unsafe {
-        match W::abreast(N) {
+        match W::ABREAST {
             1 => walk::<S, M, W, N>(w, range, p),
-            2 => strips::<S, M, W, 2, N>(w, range, p),
-            _ => strips::<S, M, W, 4, N>(w, range, p),
+            _ => strips::<S, M, W, N>(w, range, p),
         }
     }
 }
 
-/// `R` rows of W at a time, and what is left one by one.
+/// Four rows of W at a time, and what is left one by one.
 #[inline(always)]
-unsafe fn strips<S: Simd, M: MultiplyAdd<S>, W: Source<S>, const R: usize, const N: usize>(
+unsafe fn strips<S: Simd, M: MultiplyAdd<S>, W: Source<S>, const N: usize>(
     w: W,
     range: Range<usize>,
     p: &Product<'_>,
 ) {
-    let whole = range.start + range.len() / R * R;
+    let whole = range.start + range.len() / 4 * 4;
     unsafe {
-        for row in (range.start..whole).step_by(R) {
-            for r in 0..R {
+        for row in (range.start..whole).step_by(4) {
+            for r in 0..4 {
                 w.ask_ahead(row + r);
             }
-            tile::<S, M, W, R, N>(w, 0, row, 0, p);
+            tile::<S, M, W, 4, N>(w, 0, row, 0, p);
         }
         for row in whole..range.end {
             tile::<S, M, W, 1, N>(w, 0, row, 0, p);
@@ -194,11 +195,13 @@ unsafe fn buffered<S: Simd, M: MultiplyAdd<S>, W: Source<S>>(
                     }
                 }
             }
-            let plain = Plain {
-                pointer: buffer.as_ptr(),
-                stride,
-            };
-            unpacked::<S, M, _>(plain, first, first..first + count, p);
+            let (pointer, rows) = (buffer.as_ptr(), first..first + count);
+            // Constants of a parameter cannot be passed on: the two that there are by name.
+            if W::PARTS == 2 {
+                unpacked::<S, M, _>(Plain::<8, 2> { pointer, stride }, first, rows, p);
+            } else {
+                unpacked::<S, M, _>(Plain::<1, 1> { pointer, stride }, first, rows, p);
+            }
         }
     }
 }
@@ -246,8 +249,7 @@ unsafe fn tile<S: Simd, M: MultiplyAdd<S>, W: Source<S>, const R: usize, const N
     p: &Product<'_>,
 ) -> usize {
     unsafe {
-        let mut sums = [[S::splat(0.0); N]; R];
-        dot::<S, M, W, R, N>(w, row - offset, first, p, &mut sums);
+        let sums = sums_of::<S, M, W, R, N>(w, row - offset, first, p);
         finish::<S, R, N>(sums, row, first, p);
     }
     N
@@ -267,9 +269,9 @@ unsafe fn walk<S: Simd, M: MultiplyAdd<S>, W: Source<S>, const N: usize>(
         unsafe {
             let mut sums = [[S::splat(0.0); N]; 4];
             // A loop that is not unrolled, as its length is not known: one load for all rows.
-            for (r, sums) in sums.iter_mut().enumerate().take(count) {
+            for (r, of_row) in sums.iter_mut().enumerate().take(count) {
                 w.ask_ahead(row + r);
-                dot::<S, M, W, 1, N>(w, row + r, 0, p, std::array::from_mut(sums));
+                [*of_row] = sums_of::<S, M, W, 1, N>(w, row + r, 0, p);
             }
             if count == 4 {
                 finish::<S, 4, N>(sums, row, 0, p);
@@ -282,35 +284,65 @@ unsafe fn walk<S: Simd, M: MultiplyAdd<S>, W: Source<S>, const N: usize>(
     }
 }
 
-/// Adds the products of rows `row..` of `w` with rows `first..` of x to `sums`.
+/// The products of rows `row..` of `w` with rows `first..` of x, lane by lane.
 #[inline(always)]
-unsafe fn dot<S: Simd, M: MultiplyAdd<S>, W: Source<S>, const R: usize, const N: usize>(
+unsafe fn sums_of<S: Simd, M: MultiplyAdd<S>, W: Source<S>, const R: usize, const N: usize>(
     w: W,
     row: usize,
     first: usize,
     p: &Product<'_>,
-    sums: &mut [[S::V; N]; R],
-) {
-    debug_assert!(first % GROUP + N <= GROUP);
+) -> [[S::V; N]; R] {
     unsafe {
-        let mut local = *sums;
+        if W::PARTS == 1 {
+            let [sums] = dot::<S, M, W, R, N, 1>(w, row, first, 0, p);
+            return sums;
+        }
+        let [mut sums, others] = if R * N <= AT_ONCE {
+            dot::<S, M, W, R, N, 2>(w, row, first, 0, p)
+        } else {
+            let [sums] = dot::<S, M, W, R, N, 1>(w, row, first, 0, p);
+            let [others] = dot::<S, M, W, R, N, 1>(w, row, first, 1, p);
+            [sums, others]
+        };
+        for (sums, others) in sums.iter_mut().zip(others) {
+            for (sum, other) in sums.iter_mut().zip(others) {
+                *sum = S::add(*sum, other);
+            }
+        }
+        sums
+    }
+}
+
+/// The same of `P` parts, `part` the first of them.
+#[inline(always)]
+unsafe fn dot<
+    S: Simd,
+    M: MultiplyAdd<S>,
+    W: Source<S>,
+    const R: usize,
+    const N: usize,
+    const P: usize,
+>(
+    w: W,
+    row: usize,
+    first: usize,
+    part: usize,
+    p: &Product<'_>,
+) -> [[[S::V; N]; R]; P] {
+    debug_assert!(first % GROUP + N <= GROUP);
+    let share = W::VECTORS / W::PARTS;
+    unsafe {
+        let mut sums = [[[S::splat(0.0); N]; R]; P];
         let step = p.layout.group(first) * S::LANES;
         let mut x = p.x.as_ptr().add(p.layout.at(0, first));
         for g in 0..p.layout.vectors / W::VECTORS {
-            if W::BLOCKWISE {
-                for (r, sums) in local.iter_mut().enumerate() {
-                    let group = w.group(row + r, g);
-                    for v in 0..W::VECTORS {
-                        add::<S, M, N>(sums, W::vector(group, v), x.add(v * step));
-                    }
-                }
-            } else {
-                let mut groups = [w.group(row, g); R];
-                for (r, group) in groups.iter_mut().enumerate().skip(1) {
-                    *group = w.group(row + r, g);
-                }
-                for v in 0..W::VECTORS {
-                    for (sums, group) in local.iter_mut().zip(groups) {
+            let mut groups = [w.group(row, g); R];
+            for (r, group) in groups.iter_mut().enumerate().skip(1) {
+                *group = w.group(row + r, g);
+            }
+            for (q, sums) in sums.iter_mut().enumerate() {
+                for v in (part + q) * share..(part + q + 1) * share {
+                    for (sums, group) in sums.iter_mut().zip(groups) {
                         add::<S, M, N>(sums, W::vector(group, v), x.add(v * step));
                     }
                 }
@@ -318,7 +350,7 @@ unsafe fn dot<S: Simd, M: MultiplyAdd<S>, W: Source<S>, const R: usize, const N:
             // The last step of a row that is not a group's first ends beyond the buffer.
             x = x.wrapping_add(W::VECTORS * step);
         }
-        *sums = local;
+        sums
     }
 }
 
