@@ -7,8 +7,8 @@
 //! more than a detour through L1: 4 rows of W are unpacked into a buffer and multiplied from there,
 //! 4 × 4 accumulators, 8 loads for 16 multiply-adds. (4 × 4 unpacked on the way, or 2 × 8, need more
 //! than 32 registers, and run at half the speed.)
-//! AVX2: one row of W × up to 4 rows of x (8 of bf16), two sums for each pair, so that a multiply-add
-//! waits for every other; above that, 4 × 3 from the buffer, one of the two sums after the other.
+//! AVX2: one row of W × up to 4 rows of x (8 of bf16), two sums for each pair, so that half as many
+//! multiply-adds wait for one another; above that, 4 × 3 from the buffer, all first sums before the second.
 //!
 //! The limit is the multiply-add, one a cycle, from 8 rows of x on (60 to 75 % of it); below, unpacking
 //! 4-bit weights, and memory for bf16.
@@ -51,7 +51,7 @@ pub(super) trait Source<S: Simd>: Copy {
     unsafe fn vector(group: Self::Group, v: usize) -> S::V;
 }
 
-/// Words that are vectors already, the buffer, in groups and parts as they were before.
+/// The buffer: words that are vectors already, in the groups and parts of the source that filled it.
 #[derive(Clone, Copy)]
 pub(super) struct Plain<const VECTORS: usize = 1, const PARTS: usize = 1> {
     pub pointer: *const f32,
@@ -196,7 +196,8 @@ unsafe fn buffered<S: Simd, M: MultiplyAdd<S>, W: Source<S>>(
                 }
             }
             let (pointer, rows) = (buffer.as_ptr(), first..first + count);
-            // Constants of a parameter cannot be passed on: the two that there are by name.
+            // A source's constants cannot be arguments of a type. Two parts are those of blocks of 8 vectors; what
+            // has one sum is read vector by vector.
             if W::PARTS == 2 {
                 unpacked::<S, M, _>(Plain::<8, 2> { pointer, stride }, first, rows, p);
             } else {
