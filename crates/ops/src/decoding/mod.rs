@@ -9,12 +9,13 @@
 mod input;
 mod layer;
 mod linear;
+pub(crate) mod shortlist;
 
 use crate::KvCache;
 use crate::backends::flex::{floats, packed, view};
 use crate::format::WeightFormat;
 use crate::kernels::aligned::Aligned;
-use crate::kernels::few_rows::{Linear, Order};
+use crate::kernels::few_rows::{Layout, Linear, Order};
 use crate::kernels::normalize::forward_rows;
 use crate::kernels::simd::Level;
 use crate::kernels::team::Team;
@@ -26,7 +27,8 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use layer::{HostLayer, Rows};
 pub use linear::DecodingLinear;
-use std::sync::Mutex;
+use shortlist::Shortlist;
+use std::sync::{Mutex, OnceLock};
 
 /// Rows of the head of a task: 300 KB of bf16.
 const HEAD_TASK: usize = 256;
@@ -54,6 +56,8 @@ pub struct Decoding {
     norm: FlexTensor,
     embedding: HostWeight,
     head: HostWeight,
+    /// Made when the first token is chosen.
+    shortlist: OnceLock<Option<Shortlist>>,
     attention: AttentionOptions,
     epsilon: f32,
     rows: Rows,
@@ -103,6 +107,7 @@ impl Decoding {
             norm: host(norm),
             embedding: HostWeight::new(embedding),
             head: HostWeight::new(head),
+            shortlist: OnceLock::new(),
             attention,
             epsilon,
             rows: Rows::default(),
@@ -147,11 +152,49 @@ impl Decoding {
     }
 
     /// The likeliest token after each hidden state `[rows, hidden]`: the first of the largest logits,
-    /// which are not kept.
+    /// which are not kept. Where the rows are few, most of the head is read in 8 bits.
     pub fn likeliest(&self, team: &mut Team<'_>, hidden: &[f32]) -> Vec<u32> {
         let rows = hidden.len() / self.head.format.in_features;
+        let x = self.normed(hidden);
+        self.likeliest_of_few(team, &x, rows)
+            .unwrap_or_else(|| self.likeliest_of_all(team, &x, rows))
+    }
+
+    /// The same by a [`Shortlist`], where that pays.
+    fn likeliest_of_few(&self, team: &mut Team<'_>, x: &[f32], rows: usize) -> Option<Vec<u32>> {
+        if !(1..=shortlist::most_rows(self.level, self.head.format)).contains(&rows) {
+            return None;
+        }
+        let shortlist = self
+            .shortlist
+            .get_or_init(|| Shortlist::new(self.level, self.head.view()));
+        let left = shortlist.as_ref()?.tokens(self.level, team, x)?;
+        let (linear, layout) = (self.head_linear(), self.head_layout(1));
+        let (mut packed, mut buffer) = (Aligned::default(), Aligned::default());
+        let of_rows = x.chunks_exact(x.len() / rows).zip(left);
+        let likeliest = of_rows.map(|(x, left)| {
+            layout.pack(self.level, x, &mut packed);
+            let (mut likeliest, mut largest) = (left[0], f32::NEG_INFINITY);
+            for token in left {
+                let mut logit = f32::NAN;
+                let range = token as usize..token as usize + 1;
+                let y = (&raw mut logit).wrapping_sub(range.start);
+                // SAFETY: y is one logit, that of column `token`.
+                unsafe {
+                    linear.multiply(self.level, range, &packed, layout, y, 1, &mut buffer);
+                }
+                if logit > largest {
+                    (likeliest, largest) = (token, logit);
+                }
+            }
+            likeliest
+        });
+        Some(likeliest.collect())
+    }
+
+    fn likeliest_of_all(&self, team: &mut Team<'_>, x: &[f32], rows: usize) -> Vec<u32> {
         let best = Mutex::new(vec![(f32::NEG_INFINITY, u32::MAX); rows]);
-        self.project(team, hidden, |first, logits| {
+        self.project(team, x, rows, |first, logits| {
             let found = logits.chunks_exact(logits.len() / rows).map(|logits| {
                 let mut best = 0;
                 for (j, logit) in logits.iter().enumerate() {
@@ -184,7 +227,7 @@ impl Decoding {
         // SAFETY: pieces have all tokens.
         let mut all = unsafe { unwritten(rows * format.out_features) };
         let target = Shared(all.as_mut_ptr());
-        self.project(team, hidden, |first, logits| {
+        self.project(team, &self.normed(hidden), rows, |first, logits| {
             let width = logits.len() / rows;
             for (i, logits) in logits.chunks_exact(width).enumerate() {
                 // SAFETY: each task has its own columns.
@@ -195,10 +238,8 @@ impl Decoding {
         all
     }
 
-    /// Hands pieces `[rows, tokens]` of the logits, and the first token of each, to `take`.
-    fn project(&self, team: &mut Team<'_>, hidden: &[f32], take: impl Fn(usize, &[f32]) + Sync) {
-        let format = self.head.format;
-        let rows = hidden.len() / format.in_features;
+    /// The hidden states after the last norm.
+    fn normed(&self, hidden: &[f32]) -> Vec<f32> {
         // SAFETY: written in full next.
         let mut normed = unsafe { unwritten(hidden.len()) };
         forward_rows(
@@ -208,25 +249,45 @@ impl Decoding {
             self.epsilon,
             &mut normed,
         );
-        let layout = Order::of(self.level, format).layout(rows, format.in_features);
-        let mut x = Aligned::default();
-        layout.pack(self.level, &normed, &mut x);
-        let linear = Linear {
+        normed
+    }
+
+    fn head_linear(&self) -> Linear<'_> {
+        Linear {
             weight: self.head.view(),
             bias: None,
             low_rank: None,
-        };
-        let level = self.level;
-        team.run(format.out_features.div_ceil(HEAD_TASK), |task| {
+        }
+    }
+
+    fn head_layout(&self, rows: usize) -> Layout {
+        let format = self.head.format;
+        Order::of(self.level, format).layout(rows, format.in_features)
+    }
+
+    /// Hands pieces `[rows, tokens]` of the logits of x `[rows, hidden]`, and the first token of each, to `take`.
+    fn project(
+        &self,
+        team: &mut Team<'_>,
+        x: &[f32],
+        rows: usize,
+        take: impl Fn(usize, &[f32]) + Sync,
+    ) {
+        let (level, tokens) = (self.level, self.head.format.out_features);
+        let layout = self.head_layout(rows);
+        let mut packed = Aligned::default();
+        layout.pack(level, x, &mut packed);
+        let linear = self.head_linear();
+        team.run(tokens.div_ceil(HEAD_TASK), |task| {
             let first = task * HEAD_TASK;
-            let range = first..(first + HEAD_TASK).min(format.out_features);
+            let range = first..(first + HEAD_TASK).min(tokens);
             let width = range.len();
             // SAFETY: the product writes all of it.
             let (mut logits, mut buffer) = (unsafe { unwritten(rows * width) }, Aligned::default());
             // SAFETY: the buffer is this task's, and its column 0 is token `first`.
             unsafe {
                 let y = logits.as_mut_ptr().wrapping_sub(first);
-                linear.multiply(level, range, &x, layout, y, width, &mut buffer);
+                linear.multiply(level, range, &packed, layout, y, width, &mut buffer);
             }
             take(first, &logits);
         });

@@ -12,6 +12,7 @@ mod gradients;
 mod linear;
 #[cfg(all(feature = "cuda", feature = "cube-cpu"))]
 mod nvrtc;
+mod shortlist;
 mod tensors;
 
 /// Reproducible values in −1..1.

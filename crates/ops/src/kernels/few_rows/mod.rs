@@ -3,12 +3,14 @@
 //! Read in order: `order` and `layout` (how x lies) → `packed`, and `planes` for AVX2 (weights out of
 //! words) → `tile` (the product), or `tiles` where there is AMX.
 //! [`Linear`] is a piece of work for a [`crate::kernels::team`], which shares a decoding step out.
+//! `int8` is another matter: a product that is only nearly right, of a matrix in half the bytes.
 //! Rows of W become words in natural order first where their format has no source of its own: odd
 //! widths, f32, f16, and all below AVX2.
 //!
 //! As in a product of many rows, bf16 is what both operands are rounded to; the adapter's path, its
 //! sum with the weight's and the bias are f32.
 
+mod int8;
 mod layout;
 mod order;
 #[cfg(target_arch = "x86_64")]
@@ -19,6 +21,7 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
+pub(crate) use int8::{Int8, Rounded};
 pub(crate) use layout::Layout;
 pub(crate) use order::Order;
 

@@ -22,7 +22,7 @@ const AHEAD: usize = 16 * 1024;
 
 /// Asks for the lines of a row of `bytes` that lies [`AHEAD`] of this one.
 #[inline(always)]
-unsafe fn ask_ahead(row: *const u8, bytes: usize) {
+pub(super) unsafe fn ask_ahead(row: *const u8, bytes: usize) {
     for line in (0..bytes).step_by(64) {
         // SAFETY: a prefetch of an address that is not there does nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(line + AHEAD).cast()) };
