@@ -1,7 +1,7 @@
 //! How does one open a base model, whichever way its folder is laid out?
 
 use crate::tensors::Tensors;
-use crate::{Error, ModelConfig, Role, TensorView, bitsandbytes, folder, parts};
+use crate::{Error, ModelConfig, Part, Role, TensorView, bitsandbytes, folder, parts};
 use std::path::{Path, PathBuf};
 
 /// A model folder: its config and its mapped tensors, checked against each other.
@@ -72,6 +72,22 @@ impl Base {
                 }
             }
         }
+    }
+
+    /// Whether any linear weight is stored in 4 bits.
+    pub fn has_4_bit_weights(&self) -> bool {
+        self.some_linear_has(bitsandbytes::STATE)
+    }
+
+    /// Whether any of these has its scales quantised, too.
+    pub fn has_8_bit_scales(&self) -> bool {
+        self.some_linear_has(bitsandbytes::NESTED_ABSMAX)
+    }
+
+    fn some_linear_has(&self, suffix: &str) -> bool {
+        let has = |part: Part| self.contains(&format!("{}{suffix}", part.name));
+        let parts = parts(&self.config).into_iter();
+        parts.filter(|part| part.role == Role::Linear).any(has)
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -20,8 +20,12 @@ struct QuantState {
     nested_offset: Option<f64>,
 }
 
+/// What a quantised weight's name is followed by, in the tensors beside its codes.
+pub(crate) const STATE: &str = ".quant_state.bitsandbytes__nf4";
+pub(crate) const NESTED_ABSMAX: &str = ".nested_absmax";
+
 fn state_name(weight: &str) -> String {
-    format!("{weight}.quant_state.bitsandbytes__nf4")
+    format!("{weight}{STATE}")
 }
 
 /// Is the weight stored in NF4? Other quantisations of bitsandbytes are errors.
@@ -136,7 +140,7 @@ pub(crate) fn read(base: &Base, weight: &str) -> Result<Option<Quantized>, Error
         None => Absmax::Plain(absmax.to_f32()?),
         Some(offset) => {
             let blocks = absmax.bytes.len().div_ceil(NESTED_BLOCK_SIZE);
-            let nested = base.tensor(&format!("{weight}.nested_absmax"))?;
+            let nested = base.tensor(&format!("{weight}{NESTED_ABSMAX}"))?;
             let map = base
                 .tensor(&format!("{weight}.nested_quant_map"))?
                 .to_f32_of_shape(&[256])?;
@@ -207,7 +211,7 @@ pub fn tensors(weight: &str, quantized: &Quantized) -> Vec<(Entry, Vec<u8>)> {
             codes, absmax, map, ..
         } => tensors.extend([
             tensor(".absmax", Dtype::U8, &[codes.len()], codes.clone()),
-            f32(".nested_absmax", absmax),
+            f32(NESTED_ABSMAX, absmax),
             f32(".nested_quant_map", &map[..]),
         ]),
     }

@@ -112,7 +112,13 @@ fn is_default(arg: &Arg, value: &Value) -> bool {
     let defaults: Vec<_> = defaults.map(|text| text.to_string_lossy()).collect();
     let between = arg.get_value_delimiter().map(String::from);
     let between = between.unwrap_or_default();
-    let says = |values: Vec<String>| values.join(&between) == defaults.join(&between);
+    let default = defaults.join(&between);
+    // The default 0 of a number with a fraction is printed as 0.0.
+    let number = |text: &str| text.parse::<f64>().ok();
+    let says = |values: Vec<String>| {
+        let said = values.join(&between);
+        said == default || number(&said).is_some_and(|said| number(&default) == Some(said))
+    };
     !defaults.is_empty() && texts(value).is_ok_and(says)
 }
 
@@ -180,6 +186,7 @@ mod tests {
             )
             .arg(Arg::new("files").num_args(0..))
             .arg(Arg::new("counts").long("counts"))
+            .arg(Arg::new("share").long("share").default_value("1"))
             .arg(
                 Arg::new("ratios")
                     .long("ratios")
@@ -241,6 +248,8 @@ mod tests {
             ("ratios", json!("90,10"), "", ""),
             ("ratios", json!([90, 10]), "", ""),
             ("counts", json!(""), "", "--counts="),
+            ("share", json!(1.0), "", ""),
+            ("share", json!(0.5), "", "--share=0.5"),
         ] {
             assert_eq!(one(key, &value, given), said, "{key} beside {given:?}");
         }

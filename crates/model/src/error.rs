@@ -22,8 +22,8 @@ pub enum Error {
         expected: usize,
         got: usize,
     },
-    #[error("{dir} is stored in 4-bit, its full-precision weights are gone")]
-    AlreadyQuantized { dir: PathBuf },
+    #[error("{dir} is stored in 4-bit, {lost} are gone")]
+    AlreadyQuantized { dir: PathBuf, lost: &'static str },
     #[error("that attention: {0}")]
     Attention(String),
     #[error("the adapter has no tensor {0}")]

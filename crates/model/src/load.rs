@@ -27,11 +27,26 @@ pub enum Quantize {
 pub struct LoadOptions {
     pub quantize: Quantize,
     /// The type that 4-bit values are rounded to after dequantising, transformers' `dtype=`; by
-    /// default f32, which rounds nothing.
+    /// default what a base stored in 4 bits says, else f32, which rounds nothing.
     pub dtype: Option<Dtype>,
     /// What linear weights and the output head are multiplied in; by default f32, the reference.
     pub compute_dtype: ComputeDtype,
     pub device: DeviceChoice,
+}
+
+impl LoadOptions {
+    /// Refuses what this base has lost where it is stored in 4 bits.
+    pub fn check(&self, base: &Base) -> Result<(), Error> {
+        let lost = match self.quantize {
+            Quantize::None if base.has_4_bit_weights() => "its full-precision weights",
+            Quantize::Nf4 {
+                double_quant: false,
+            } if base.has_8_bit_scales() => "the 32 bits of its scales",
+            _ => return Ok(()),
+        };
+        let dir = base.dir().to_owned();
+        Err(Error::AlreadyQuantized { dir, lost })
+    }
 }
 
 impl Model {
@@ -42,6 +57,7 @@ impl Model {
         options: &LoadOptions,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, Error> {
+        options.check(base)?;
         let config = base.config().clone();
         let device = options.device.device();
         let reader = Reader {
@@ -124,24 +140,18 @@ impl Reader<'_> {
 
     fn linear(&self, module: &str, shape: [usize; 2]) -> Result<Linear, Error> {
         let weight = match self.base.linear(module)? {
-            LinearWeight::Nf4(_) if self.options.quantize == Quantize::None => {
-                return Err(Error::AlreadyQuantized {
-                    dir: self.base.dir().to_owned(),
-                });
-            }
-            LinearWeight::Nf4(quantized) => {
+            LinearWeight::Nf4(mut quantized) => {
                 check_shape(module, &quantized.shape, shape)?;
+                if let Some(dtype) = self.options.dtype {
+                    quantized.dtype = nf4_dtype(dtype);
+                }
                 Weight::nf4(&quantized, self.device)
             }
             LinearWeight::Dense(view) => {
                 check_shape(module, &view.shape, shape)?;
                 match self.options.quantize {
                     Quantize::Nf4 { double_quant } => {
-                        let dtype = match self.options.dtype.unwrap_or(Dtype::F32) {
-                            Dtype::BF16 => nf4::Dtype::BF16,
-                            Dtype::F16 => nf4::Dtype::F16,
-                            _ => nf4::Dtype::F32,
-                        };
+                        let dtype = nf4_dtype(self.options.dtype.unwrap_or(Dtype::F32));
                         self.quantized(module, &view, shape, dtype, double_quant)?
                     }
                     Quantize::AsStored | Quantize::None => dense(&view, shape, self.device)?,
@@ -229,6 +239,15 @@ fn dense(
         Dtype::F16 => Weight::dense(view.bytes, DenseDtype::F16, shape, device),
         _ => Weight::dense_f32(&view.to_f32()?, shape, device),
     })
+}
+
+/// What 4-bit values are rounded to.
+fn nf4_dtype(dtype: Dtype) -> nf4::Dtype {
+    match dtype {
+        Dtype::BF16 => nf4::Dtype::BF16,
+        Dtype::F16 => nf4::Dtype::F16,
+        _ => nf4::Dtype::F32,
+    }
 }
 
 fn check_shape(module: &str, got: &[usize], [out, input]: [usize; 2]) -> Result<(), Error> {

@@ -4,9 +4,9 @@ mod families;
 
 use std::path::PathBuf;
 
-use checkpoint::Base;
+use checkpoint::{Base, Dtype};
 use families::{Place, check_family};
-use model::{DeviceChoice, LoadOptions, Model, Quantize};
+use model::{Batch, DeviceChoice, LoadOptions, Model, Quantize};
 
 fn data() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data")
@@ -80,14 +80,46 @@ fn qwen3s_head_norms_are_the_references() {
 }
 
 #[test]
-fn full_precision_is_refused_for_a_base_that_has_none_left() {
+fn a_base_in_4_bits_is_refused_what_it_has_lost() {
     let base = Base::open(&data().join("models/llama-tied-prequant")).expect("the base opens");
-    let options = LoadOptions {
-        quantize: Quantize::None,
-        ..LoadOptions::default()
+    let plain_scales = Quantize::Nf4 {
+        double_quant: false,
     };
-    let error = Model::load(&base, &options, &mut |_, _| {})
-        .err()
-        .expect("it is refused");
-    assert!(error.to_string().contains("stored in 4-bit"), "{error}");
+    for (quantize, lost) in [
+        (
+            Quantize::None,
+            "stored in 4-bit, its full-precision weights",
+        ),
+        (plain_scales, "stored in 4-bit, the 32 bits of its scales"),
+    ] {
+        let options = LoadOptions {
+            quantize,
+            ..LoadOptions::default()
+        };
+        let error = Model::load(&base, &options, &mut |_, _| {})
+            .err()
+            .expect("it is refused");
+        assert!(error.to_string().contains(lost), "{error}");
+    }
+}
+
+#[test]
+fn a_base_in_4_bits_is_rounded_to_the_dtype_that_is_asked() {
+    let base = Base::open(&data().join("models/llama-tied-prequant")).expect("the base opens");
+    let logits = |dtype| {
+        let options = LoadOptions {
+            dtype,
+            ..LoadOptions::default()
+        };
+        let model = Model::load(&base, &options, &mut |_, _| {}).expect("it loads");
+        model
+            .logits(&Batch::sequence(vec![5, 9, 3]))
+            .expect("finite")
+    };
+    let as_stored = logits(None);
+    assert_eq!(logits(Some(Dtype::F32)), as_stored);
+    let rounded = logits(Some(Dtype::BF16));
+    assert_ne!(rounded, as_stored);
+    let far = |(a, b): (&f32, &f32)| (a - b).abs() > 0.05;
+    assert!(!rounded.iter().zip(&as_stored).any(far));
 }

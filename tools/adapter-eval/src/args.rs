@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use clap::{Parser, ValueEnum};
-use cli::{CommonArgs, Input};
+use cli::{CommonArgs, Hint, Input};
 use serde::Serialize;
 
 use crate::metric::Metric;
@@ -25,7 +26,12 @@ pub struct Args {
     #[arg(long, value_name = "DIR", requires = "base")]
     pub adapter: Option<PathBuf>,
     /// What the adapter is called in tables
-    #[arg(long, value_name = "NAME", default_value = "adapter")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "adapter",
+        conflicts_with = "data"
+    )]
     pub name: String,
     /// Questions with their right answers, chat JSONL
     #[arg(long, value_name = "FILE", required_unless_present = "data")]
@@ -115,7 +121,7 @@ pub struct Args {
 #[derive(Clone, Debug, clap::Args, Serialize)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Precision of the base's linear weights; a base stored in 4 bits is taken as it is
+    /// Precision of the base's linear weights; a base stored in 4 bits is taken as it is, and not as `none`
     #[arg(long, value_enum, default_value_t = Quantization::Nf4)]
     pub quantize: Quantization,
     /// The template to ask through, where the base brings none or one without generation marks
@@ -158,16 +164,16 @@ pub struct ModelArgs {
 #[command(next_help_heading = "Generation")]
 pub struct GenerationArgs {
     /// Cut an answer after this many tokens
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one, conflicts_with = "data")]
     pub max_new_tokens: usize,
     /// 0 takes the likeliest token each time; above 0 draws
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature, conflicts_with = "data")]
     pub temperature: f32,
     /// Draw from the likeliest tokens that make up this share
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = top_p)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = top_p, conflicts_with = "data")]
     pub top_p: f32,
     /// Of drawn tokens, the examples in the few-shot prompt and the bootstrap
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "data")]
     pub seed: u64,
 }
 
@@ -230,6 +236,17 @@ impl Args {
 }
 
 impl ModelArgs {
+    /// Refuses what says how to quantise where nothing is quantised.
+    pub fn check(&self) -> anyhow::Result<()> {
+        match self.quantize {
+            Quantization::None if self.no_double_quant => {
+                Err(anyhow!("--no-double-quant: nothing is quantised"))
+                    .hint("it goes with --quantize nf4")
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub fn load_options(&self) -> model::LoadOptions {
         let quantize = match self.quantize {
             Quantization::Nf4 => model::Quantize::Nf4 {

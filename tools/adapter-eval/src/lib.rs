@@ -40,6 +40,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
 }
 
 fn judged(args: Args) -> anyhow::Result<Outcome> {
+    args.model.check()?;
     model::tune_heap();
     model::use_threads(args.model.threads)?;
     // An output folder that cannot be replaced is told before the work, not after.

@@ -478,4 +478,25 @@ fn flags_that_cannot_go_together_are_usage_errors() {
     ] {
         exits(&dir, 2, words);
     }
+    // What is printed of flags that go together can be read again.
+    let config = exits(
+        &dir,
+        0,
+        "--data x.safetensors --base nowhere --print-config",
+    );
+    write(&dir, "data.json", &config);
+    refused(&dir, "--config data.json", "nowhere");
+    // Loss of packed data is not generated.
+    for flag in [
+        "--max-new-tokens 3",
+        "--temperature 1",
+        "--top-p 0.5",
+        "--seed 1",
+        "--name a",
+    ] {
+        let words = format!("--data x.safetensors --base b {flag}");
+        refused(&dir, &words, "cannot be used with");
+    }
+    let words = "--cases test.jsonl --base b --quantize none --no-double-quant";
+    refused(&dir, words, "--no-double-quant: nothing is quantised");
 }

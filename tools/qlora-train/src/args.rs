@@ -4,10 +4,12 @@ mod values;
 
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use clap::{
     Args as ClapArgs, Parser,
     builder::{ArgPredicate, RangedU64ValueParser},
 };
+use cli::Hint;
 use serde::{Serialize, ser::SerializeMap};
 
 use crate::schedule::Warmup;
@@ -310,6 +312,20 @@ impl EngineArgs {
         Self {
             compute_dtype: model::ComputeChoice::Dtype(self.compute_dtype.on(self.device)),
             ..self
+        }
+    }
+
+    /// Refuses what says how to quantise where nothing is quantised.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let flags = [
+            ("--no-double-quant", self.no_double_quant),
+            ("--dtype", self.dtype != Dtype::Auto),
+        ];
+        match flags.into_iter().find(|(_, given)| *given) {
+            Some((flag, _)) if self.quantize == Quantization::None => {
+                Err(anyhow!("{flag}: nothing is quantised")).hint("it goes with --quantize nf4")
+            }
+            _ => Ok(()),
         }
     }
 

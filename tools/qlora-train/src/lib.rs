@@ -53,11 +53,16 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         return Err(anyhow::anyhow!("{flag}: there is nothing to evaluate on"))
             .hint("--eval FILE takes packed rows that are not trained on");
     }
+    args.engine.check()?;
     run_dir::files(&args).check()?;
     model::tune_heap();
     model::use_threads(args.engine.threads)?;
     let base = checkpoint::Base::open(&args.base)
         .hint("make a base folder with model-import, or name a Hugging Face folder")?;
+    args.engine
+        .load_options()
+        .check(&base)
+        .hint("it trains as it is: without --quantize none and --no-double-quant")?;
     let fingerprint = inputs::fingerprint(base.dir())?;
     let vocab_size = base.config().vocab_size;
     let train = Rows::open(&args.train, &fingerprint, vocab_size)?;

@@ -87,6 +87,28 @@ fn a_run_of_one_step_is_refused_with_warm_up_and_learns_without() {
 }
 
 #[test]
+fn a_flag_that_would_change_nothing_is_refused() {
+    let work = Work::new();
+    for flags in [&["--no-double-quant"][..], &["--dtype", "bf16"]] {
+        let flags = [&["--quantize", "none"], flags].concat();
+        let said = format!("{}: nothing is quantised", flags[2]);
+        refused(&mut work.train_with("run", &flags), 2, &said);
+    }
+    let in_4_bits = data("models/llama-tied-prequant");
+    for (flags, lost) in [
+        (&["--quantize", "none"][..], "its full-precision weights"),
+        (&["--no-double-quant"], "the 32 bits of its scales"),
+    ] {
+        let mut command = tool("qlora-train");
+        command.arg("--base").arg(&in_4_bits).arg("--dry-run");
+        command.arg("--train").arg(work.path("train.safetensors"));
+        command.arg("--out-dir").arg(work.path("run")).args(flags);
+        refused(&mut command, 2, lost);
+    }
+    assert!(!work.path("run").exists());
+}
+
+#[test]
 fn a_damaged_file_of_a_checkpoint_is_told_with_the_way_out() {
     let work = Work::new();
     for file in [
