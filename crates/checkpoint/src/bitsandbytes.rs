@@ -102,9 +102,9 @@ fn check_lengths<'a>(
     weight: &str,
     state: &QuantState,
 ) -> Result<(TensorView<'a>, TensorView<'a>), Error> {
-    let numel = (state.shape[0] as u128 * state.shape[1] as u128) as usize;
+    let numel = state.shape[0] as u128 * state.shape[1] as u128;
     let codes = base.tensor(weight)?;
-    let expect = |view: &TensorView, bytes: usize| match view.bytes.len() == bytes {
+    let expect = |view: &TensorView, bytes: u128| match view.bytes.len() as u128 == bytes {
         true => Ok(()),
         false => Err(view.error(format!(
             "has {} bytes, where the shape {:?} needs {bytes}",
@@ -113,7 +113,7 @@ fn check_lengths<'a>(
         ))),
     };
     expect(&codes, numel.div_ceil(2))?;
-    let blocks = numel.div_ceil(BLOCK_SIZE);
+    let blocks = numel.div_ceil(BLOCK_SIZE as u128);
     let absmax = base.tensor(&format!("{weight}.absmax"))?;
     match (state.nested_offset, absmax.dtype) {
         (Some(_), Dtype::U8) => expect(&absmax, blocks)?,

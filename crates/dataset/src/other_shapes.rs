@@ -2,7 +2,6 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use crate::Example;
 use crate::answer::Answer;
 use crate::characters::Letters;
 use crate::check::Checker;
@@ -12,6 +11,7 @@ use crate::keys;
 use crate::language::Language;
 use crate::rules::Rule;
 use crate::words::Words;
+use crate::{Example, Pretokenized, Segment};
 
 /// Judges the line; `None` when it is no example.
 pub(crate) fn check(
@@ -47,7 +47,7 @@ pub(crate) fn check(
             (asked, answer) = (Some(prompt.as_str()), Some(completion.as_str()));
         }
         Example::Text { text } => part("text", text, findings),
-        Example::Tokens { input_ids, labels } => tokens(input_ids, labels.as_deref(), findings),
+        Example::Tokens { .. } => tokens(line, findings),
         // Read as a conversation before it comes here.
         Example::Chat(_) => {}
     }
@@ -101,20 +101,16 @@ fn identity(example: &Example) -> u128 {
     xxh3_128(&said)
 }
 
-fn tokens(input_ids: &[u32], labels: Option<&[Option<u32>]>, findings: &mut Findings) {
-    let Some(labels) = labels else {
-        return findings.add(Rule::DataType, || {
-            "input_ids has no labels beside it".into()
-        });
-    };
-    let is_other = |(id, label): (&u32, &Option<u32>)| label.is_some_and(|label| label != *id);
-    if let Some(index) = input_ids.iter().zip(labels).position(is_other) {
-        findings.add(Rule::DataType, || {
-            format!("labels[{index}] is neither -100 nor input_ids[{index}]")
-        });
-    }
-    // The first token is nobody's target.
-    if !labels.iter().skip(1).any(Option::is_some) {
-        findings.add(Rule::NothingToLearn, || "no label is learned".into());
+/// As tokenize-pack reads it.
+fn tokens(line: &str, findings: &mut Findings) {
+    let line = Pretokenized::parse(line.as_bytes());
+    match line.and_then(|line| line.segments(None)) {
+        Err(error) => findings.add(Rule::DataType, || error.to_string()),
+        Ok(segments) => {
+            let learns = |segment: &Segment| segment.loss_mask.contains(&1);
+            if !segments.iter().all(learns) {
+                findings.add(Rule::NothingToLearn, || "no label is learned".into());
+            }
+        }
     }
 }

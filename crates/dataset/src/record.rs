@@ -184,7 +184,7 @@ impl<'de> Visitor<'de> for RecordVisitor {
 }
 
 /// The first of these are shapes of their own.
-const OTHER_KEYS: [&str; 13] = [
+const OTHER_KEYS: [&str; 15] = [
     "prompt",
     "completion",
     "text",
@@ -192,6 +192,8 @@ const OTHER_KEYS: [&str; 13] = [
     "labels",
     "attention_mask",
     "seq_lengths",
+    "position_ids",
+    "token_type_ids",
     "functions",
     "parallel_tool_calls",
     "chat_template_kwargs",

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use dataset::{Example, Message};
+use dataset::{Example, Message, Pretokenized};
 use minijinja::value::{Serde, Value};
 
 use crate::encode::Encoder;
 use crate::mask::{self, Encoded, TrainOn};
 use crate::template::{self, Rendered, Template, refuse_marks};
 use crate::vocabulary::{TemplateSources, special_tokens};
-use crate::{Date, Error, Fingerprint, Pretokenized, Prompting, Vocabulary, turns};
+use crate::{Date, Error, Fingerprint, Prompting, Vocabulary, turns};
 
 /// Tokens that end a turn in the families we know, where a base has them; its own `eos_token` and
 /// the `eos_token_id`s of its two configurations count besides.
@@ -209,7 +209,11 @@ impl Chat {
             Example::Completion { prompt, completion } => self.plain_text(prompt, completion),
             Example::Text { text } => self.plain_text("", text),
             Example::Tokens { input_ids, labels } => {
-                Pretokenized::of(input_ids, labels.as_deref()).example(self.vocabulary.size)
+                let line = Pretokenized::of(input_ids, labels.as_deref());
+                let segments = line.segments(Some(self.vocabulary.size));
+                let segments = segments.map_err(|e| Error::Pretokenized(e.to_string()))?;
+                let one = segments.into_iter().next();
+                Ok(one.expect("without seq_lengths all is one segment").into())
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use dataset::Segment;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -23,6 +24,15 @@ pub struct Encoded {
     pub input_ids: Vec<u32>,
     /// 1 = predicted from the token before and learned. `loss_mask[0]` is 0.
     pub loss_mask: Vec<u8>,
+}
+
+impl From<Segment> for Encoded {
+    fn from(segment: Segment) -> Encoded {
+        Encoded {
+            input_ids: segment.input_ids,
+            loss_mask: segment.loss_mask,
+        }
+    }
 }
 
 impl Encoded {

@@ -430,6 +430,51 @@ fn the_tokenizer_judges_what_the_model_will_read() {
 }
 
 #[test]
+fn lines_of_token_ids_are_read_as_tokenize_pack_reads_them() {
+    for (more, says) in [
+        (
+            r#""attention_mask": [1, 1, 0], "position_ids": [0, 1, 2]"#,
+            None,
+        ),
+        (
+            r#""seq_lengths": [2, 1], "token_type_ids": [0, 0, 0]"#,
+            Some("no label is learned"),
+        ),
+        (
+            r#""seq_lengths": [2]"#,
+            Some("seq_lengths do not add up to the 3 input_ids"),
+        ),
+        (
+            r#""position_ids": [0, 2, 1]"#,
+            Some("position_ids[1] does not count on to 1"),
+        ),
+        (
+            r#""attention_mask": [1, 0, 0]"#,
+            Some("labels[1] is a target where attention_mask is 0"),
+        ),
+        (r#""messages": []"#, Some("unknown field `messages`")),
+        (
+            r#""assistant_masks": [0, 1, 0]"#,
+            Some("unknown field `assistant_masks`"),
+        ),
+    ] {
+        let line = format!(r#"{{"input_ids": [4, 5, 6], "labels": [-100, 5, -100], {more}}}"#);
+        let got = run(&mut tool(), &line);
+        let said = text(&got.stderr);
+        match says {
+            None => assert!(
+                got.status.success() && !said.contains("unknown_key"),
+                "{said}"
+            ),
+            Some(says) => assert!(
+                !got.status.success() && said.contains(says),
+                "{line}: {said}"
+            ),
+        }
+    }
+}
+
+#[test]
 fn a_language_that_nearly_all_of_the_file_does_not_have_is_named() {
     let english = |n: u32| {
         chat(

@@ -4,9 +4,9 @@ use std::io::BufRead;
 
 use anyhow::{Context, anyhow, bail};
 use cli::{Hint, Input, Progress, Unit};
-use dataset::{BYTE_ORDER_MARK, Example};
+use dataset::{BYTE_ORDER_MARK, Example, Pretokenized};
 use rayon::prelude::*;
-use tokens::{Chat, ChatOptions, Encoded, Error, Fingerprint, Pretokenized, TrainOn, Vocabulary};
+use tokens::{Chat, ChatOptions, Encoded, Error, Fingerprint, TrainOn, Vocabulary};
 
 use crate::args::{Args, Share};
 
@@ -97,9 +97,9 @@ impl Reader {
             .map_err(|error| anyhow!("not UTF-8 at byte {}", error.valid_up_to() + 1))
             .hint(BROKEN)?;
         if Pretokenized::recognises(line) {
-            let examples =
-                Pretokenized::parse(line).and_then(|line| line.examples(self.vocab_size()));
-            let examples = examples.map_err(hinted)?;
+            let line = Pretokenized::parse(line)?;
+            let segments = line.segments(Some(self.vocab_size()))?;
+            let examples: Vec<_> = segments.into_iter().map(Encoded::from).collect();
             if examples
                 .iter()
                 .any(|example| example.supervised_tokens() == 0)

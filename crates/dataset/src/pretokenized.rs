@@ -1,10 +1,9 @@
 //! Lines that are token ids already: `{"input_ids": […], "labels": […]}`.
 
-use dataset::IGNORED_LABEL;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::{Encoded, Error};
+use crate::{Error, IGNORED_LABEL};
 
 /// A line of token ids, as TRL and transformers write them. Of a key that is not here nobody knows whether
 /// it would change what is learned.
@@ -32,6 +31,14 @@ pub struct Pretokenized {
     _metadata: Option<IgnoredAny>,
 }
 
+/// What is learned together of such a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    pub input_ids: Vec<u32>,
+    /// 1 = predicted from the token before and learned. `loss_mask[0]` is 0.
+    pub loss_mask: Vec<u8>,
+}
+
 impl Pretokenized {
     /// Does this line bring token ids? (A cheap look first; quotes inside JSON text carry a backslash.)
     pub fn recognises(line: &[u8]) -> bool {
@@ -45,10 +52,10 @@ impl Pretokenized {
     }
 
     pub fn parse(line: &[u8]) -> Result<Pretokenized, Error> {
-        serde_json::from_slice(line).map_err(|error| Error::Pretokenized(error.to_string()))
+        serde_json::from_slice(line).map_err(Error::from)
     }
 
-    /// The same, read by the dataset crate.
+    /// The same of an [`Example::Tokens`](crate::Example::Tokens).
     pub fn of(input_ids: &[u32], labels: Option<&[Option<u32>]>) -> Pretokenized {
         let label = |label: &Option<u32>| label.map_or(IGNORED_LABEL, i64::from);
         Pretokenized {
@@ -58,17 +65,10 @@ impl Pretokenized {
         }
     }
 
-    /// The only segment of this line, checked.
-    pub fn example(self, vocab_size: usize) -> Result<Encoded, Error> {
-        match <[Encoded; 1]>::try_from(self.examples(vocab_size)?) {
-            Ok([example]) => Ok(example),
-            Err(_) => Err(Error::Pretokenized("one segment was expected".into())),
-        }
-    }
-
-    /// The segments of this line, checked.
-    pub fn examples(self, vocab_size: usize) -> Result<Vec<Encoded>, Error> {
-        let refuse = |reason: String| Err(Error::Pretokenized(reason));
+    /// The segments of this line, checked; `vocab_size` where it is known.
+    pub fn segments(self, vocab_size: Option<usize>) -> Result<Vec<Segment>, Error> {
+        let refuse = |reason: String| Err(Error::Shape(reason));
+        let vocab_size = vocab_size.map_or(1 << 32, |size| size as i64);
         let Pretokenized {
             input_ids,
             labels,
@@ -108,10 +108,10 @@ impl Pretokenized {
                 input_ids.len()
             ));
         }
-        let mut examples = Vec::with_capacity(seq_lengths.len());
+        let mut segments = Vec::with_capacity(seq_lengths.len());
         let mut at = 0;
         for length in seq_lengths {
-            let mut example = Encoded::default();
+            let mut segment = Segment::default();
             for index in at..at + length {
                 let (id, label, attended) =
                     (input_ids[index], labels[index], attention_mask[index]);
@@ -120,12 +120,12 @@ impl Pretokenized {
                         "labels[{index}] is {label}, neither -100 nor input_ids[{index}], which is {id}"
                     ));
                 }
-                if !(0..vocab_size as i64).contains(&id) {
+                if !(0..vocab_size).contains(&id) {
                     return refuse(format!(
                         "input_ids[{index}] is {id}, outside the base's vocabulary of {vocab_size}"
                     ));
                 }
-                let position = example.input_ids.len() as i64;
+                let position = segment.input_ids.len() as i64;
                 match (attended, label) {
                     (1, _) if positions.is_some_and(|at| at[index] != position) => {
                         return refuse(format!(
@@ -133,8 +133,8 @@ impl Pretokenized {
                         ));
                     }
                     (1, _) => {
-                        example.input_ids.push(id as u32);
-                        example.loss_mask.push(u8::from(label != IGNORED_LABEL));
+                        segment.input_ids.push(id as u32);
+                        segment.loss_mask.push(u8::from(label != IGNORED_LABEL));
                     }
                     (0, IGNORED_LABEL) => {}
                     (0, _) => {
@@ -150,11 +150,11 @@ impl Pretokenized {
                 }
             }
             at += length;
-            if let Some(first) = example.loss_mask.first_mut() {
+            if let Some(first) = segment.loss_mask.first_mut() {
                 *first = 0; // nothing stands before it to predict it from
             }
-            examples.push(example);
+            segments.push(segment);
         }
-        Ok(examples)
+        Ok(segments)
     }
 }
