@@ -4,8 +4,9 @@
 //! quantises the base to NF4 with double quantisation and continues prompts of 64 tokens greedily by
 //! 64 tokens, for several batch sizes. Decoding reads every weight once a step, whatever the batch:
 //! the limit is the bytes of a step over the bandwidth that all threads reach in the same run, and
-//! at larger batches the arithmetic. The head counts in 8 bits, as a shortlist of tokens reads it. `--rank 16` puts an adapter on all seven projections;
-//! `--compute-dtype f32` or `bf16` instead of `auto`, the fastest that the processor has.
+//! at larger batches the arithmetic. The head counts in 8 bits, as a shortlist of tokens reads it.
+//! `--rank 16` puts an adapter on all seven projections; `--compute-dtype f32` or `bf16` instead of
+//! `auto`, the fastest that the processor has.
 
 use std::path::PathBuf;
 use std::time::Instant;

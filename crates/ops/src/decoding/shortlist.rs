@@ -1,9 +1,9 @@
 //! Which tokens can be the likeliest? Asked of a head that is rounded to 8 bits, half of what bf16 has to read.
 //!
-//! With w ≈ s·c, a row of the head and its codes, and x ≈ t·d, the logit w·x is within |w - s·c|·|x| + |s·c|·|x - t·d|
-//! of s·t·(c·d) (Cauchy-Schwarz), and c·d is exact. A token whose logit cannot reach what another's is at least is not
-//! the likeliest. Those that remain, some ten of SmolLM2's 49,152 in running text, are computed from the head itself: the answer
-//! is that of all logits, to the last bit.
+//! With w ≈ s·c, a row of the head and its codes, and x ≈ t·d, the logit w·x is within
+//! |w - s·c|·|x| + |s·c|·|x - t·d| of s·t·(c·d) (Cauchy-Schwarz), and c·d is exact. A token whose logit cannot
+//! reach what another's is at least is not the likeliest. Those that remain, some ten of SmolLM2's 49,152 in
+//! running text, are computed from the head itself: the answer is that of all logits, to the last bit.
 
 use crate::format::{ComputeDtype, WeightFormat};
 use crate::kernels::few_rows::{Int8, Rounded};
