@@ -129,6 +129,7 @@ impl Program {
         put(launch.words.to_vec());
         put(launch.floats.iter().map(|v| v.to_bits()).collect());
         let mut child = Command::new(self.folder.join("kernels"))
+            .env_remove("LD_PRELOAD") // the sanitizers come first or not at all
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
