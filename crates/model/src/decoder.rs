@@ -121,8 +121,6 @@ pub(crate) struct Pass {
     /// Rotary tables of this pass's tokens, each `[tokens, head_dim / 2]`.
     pub cos: Tensor<2>,
     pub sin: Tensor<2>,
-    /// Row of the tables that each token reads.
-    pub table_rows: Vec<u32>,
     pub dropout: Option<Dropout>,
 }
 
@@ -134,12 +132,7 @@ impl Decoder {
 
     pub(crate) fn pass(&self, position_ids: &[u32], dropout: Option<Dropout>) -> Pass {
         let (cos, sin) = self.rotary.tables(position_ids, &self.device);
-        Pass {
-            cos,
-            sin,
-            table_rows: (0..position_ids.len() as u32).collect(),
-            dropout,
-        }
+        Pass { cos, sin, dropout }
     }
 
     /// Runs `work` on this decoder's device; the CPU's threads stay awake through it.
@@ -215,7 +208,7 @@ impl Decoder {
             let (linear, lora) = self.linear(index, projection, lora, pass.dropout);
             ops::linear(x, &linear.weight, linear.bias.as_ref(), lora)
         };
-        let rotate = |x, heads| ops::rotary(x, &pass.cos, &pass.sin, &pass.table_rows, heads);
+        let rotate = |x, heads| ops::rotary(x, &pass.cos, &pass.sin, heads);
 
         let x = FanOut::new(x);
         let h = FanOut::new(ops::rms_norm(x.clone(), &layer.input_layernorm, eps));

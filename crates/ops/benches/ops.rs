@@ -270,18 +270,9 @@ fn elementwise(table: &Table, plain: &Device, device: &Device) {
     });
     table.bandwidth("swiglu, and backward", both, bytes(FFN, 8));
     let (cos, sin) = (random([TOKENS, 32], plain), random([TOKENS, 32], plain));
-    let position_ids: Vec<u32> = (0..TOKENS as u32).collect();
     table.bandwidth(
         "rotary",
-        best(|| {
-            drop(black_box(ops::rotary(
-                x.clone(),
-                &cos,
-                &sin,
-                &position_ids,
-                9,
-            )))
-        }),
+        best(|| drop(black_box(ops::rotary(x.clone(), &cos, &sin, 9)))),
         bytes(HIDDEN, 2),
     );
 }

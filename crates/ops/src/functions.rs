@@ -251,35 +251,18 @@ pub fn rms_norm(x: impl Into<FanOut>, weight: &Tensor<1>, eps: f32) -> Tensor<2>
     ))
 }
 
-/// Rotary position embedding, half-split: x `[tokens, heads·head_dim]`, cos and sin
-/// `[positions, head_dim / 2]`, one position id for each token. Differentiable in x.
-pub fn rotary(
-    x: Tensor<2>,
-    cos: &Tensor<2>,
-    sin: &Tensor<2>,
-    position_ids: &[u32],
-    heads: usize,
-) -> Tensor<2> {
-    let ([tokens, width], [positions, half]) = (x.dims(), cos.dims());
+/// Rotary position embedding, half-split: x `[tokens, heads·head_dim]`, cos and sin of each token's position
+/// `[tokens, head_dim / 2]`. Differentiable in x.
+pub fn rotary(x: Tensor<2>, cos: &Tensor<2>, sin: &Tensor<2>, heads: usize) -> Tensor<2> {
+    let [tokens, half] = cos.dims();
     assert_eq!(sin.dims(), cos.dims(), "shapes of cos and sin");
     assert_eq!(
-        [tokens, width],
-        [position_ids.len(), heads * half * 2],
+        x.dims(),
+        [tokens, heads * half * 2],
         "x against positions and heads"
     );
-    assert!(
-        position_ids.iter().all(|p| (*p as usize) < positions),
-        "a position beyond the {positions} of the table"
-    );
     let (cos, sin) = (cos.clone().into_dispatch(), sin.clone().into_dispatch());
-    Tensor::from_dispatch(Dispatch::rotary(
-        x.into_dispatch(),
-        cos,
-        sin,
-        position_ids.into(),
-        heads,
-        false,
-    ))
+    Tensor::from_dispatch(Dispatch::rotary(x.into_dispatch(), cos, sin, heads, false))
 }
 
 /// silu(gate)·up (arXiv 2002.05202). Differentiable in both.

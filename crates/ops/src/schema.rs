@@ -99,12 +99,11 @@ pub trait Ops: Backend {
     /// x + y
     fn add(x: FloatTensor<Self>, y: FloatTensor<Self>, begun: Begun) -> FloatTensor<Self>;
 
-    /// Rotation by the angle of each position, or back by it.
+    /// Rotation by the angles of each row, or back by them.
     fn rotary(
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
-        position_ids: Arc<[u32]>,
         heads: usize,
         inverse: bool,
     ) -> FloatTensor<Self>;

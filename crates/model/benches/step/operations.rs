@@ -205,10 +205,9 @@ fn operations(trainer: &mut Trainer, batch: &Batch, table: &mut Table) {
     table.bytes("rms_norm", 2 * layers, seconds, 5 * float * hidden);
 
     let (cos, sin) = (draw(tokens, 32).inner(), draw(tokens, 32).inner());
-    let rows: Vec<u32> = (0..tokens as u32).collect();
     let x = draw(tokens, width);
     let dy = draw(tokens, width).detach();
-    let turn = || ops::rotary(x.clone(), &cos, &sin, &rows, config.num_attention_heads);
+    let turn = || ops::rotary(x.clone(), &cos, &sin, config.num_attention_heads);
     let seconds = taped(&turn, &dy) - overhead(width, &dy);
     table.bytes(
         "rotary of q (k: a third of it)",

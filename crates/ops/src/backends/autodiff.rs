@@ -244,7 +244,6 @@ struct RotaryStep;
 struct RotaryState<B: Backend> {
     cos: FloatTensor<B>,
     sin: FloatTensor<B>,
-    position_ids: Arc<[u32]>,
     heads: usize,
     inverse: bool,
 }
@@ -257,12 +256,11 @@ impl<B: Differentiable> Backward<B, 1> for RotaryStep {
         let RotaryState {
             cos,
             sin,
-            position_ids,
             heads,
             inverse,
         } = ops.state;
         if let [Some(x)] = ops.parents {
-            grads.register::<B>(x.id, B::rotary(dy, cos, sin, position_ids, heads, !inverse));
+            grads.register::<B>(x.id, B::rotary(dy, cos, sin, heads, !inverse));
         }
     }
 }
@@ -515,25 +513,16 @@ impl<B: Differentiable, C: CheckpointStrategy> QloraOps for Autodiff<B, C> {
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
-        position_ids: Arc<[u32]>,
         heads: usize,
         inverse: bool,
     ) -> FloatTensor<Self> {
         let ((x, guard), cos, sin) = (x.into_parts(), cos.into_primitive(), sin.into_primitive());
-        let y = B::rotary(
-            x,
-            cos.clone(),
-            sin.clone(),
-            position_ids.clone(),
-            heads,
-            inverse,
-        );
+        let y = B::rotary(x, cos.clone(), sin.clone(), heads, inverse);
         match RotaryStep.prepare::<C>([guard]).compute_bound().stateful() {
             OpsKind::Tracked(step) => step.finish(
                 RotaryState {
                     cos,
                     sin,
-                    position_ids,
                     heads,
                     inverse,
                 },

@@ -198,7 +198,6 @@ impl Ops for Flex {
         x: FlexTensor,
         cos: FlexTensor,
         sin: FlexTensor,
-        position_ids: Arc<[u32]>,
         heads: usize,
         inverse: bool,
     ) -> FlexTensor {
@@ -209,8 +208,8 @@ impl Ops for Flex {
                 floats(&x),
                 floats(&cos),
                 floats(&sin),
-                &position_ids,
                 heads,
+                columns(&cos),
                 sign,
             ),
             columns(&x),

@@ -30,23 +30,22 @@ pub fn rms_norm_backward(dy: &[f64], x: &[f64], weight: &[f64], epsilon: f64) ->
     dx
 }
 
-/// Half-split rotation of every head by its row's position; by the negative angle if `inverse`.
+/// Half-split rotation of every head by its row's angles, `[rows, half]`; by the negative ones if `inverse`.
 pub fn rotary(
     x: &[f64],
     cos: &[f64],
     sin: &[f64],
-    position_ids: &[u32],
     heads: usize,
+    half: usize,
     inverse: bool,
 ) -> Vec<f64> {
-    let width = x.len() / position_ids.len();
-    let half = width / heads / 2;
+    let width = heads * 2 * half;
     let mut y = vec![0.0; x.len()];
-    for (i, position) in position_ids.iter().enumerate() {
+    for i in 0..x.len() / width {
         for head in 0..heads {
             let at = i * width + head * 2 * half;
             for j in 0..half {
-                let angle = *position as usize * half + j;
+                let angle = i * half + j;
                 let (c, s) = (cos[angle], if inverse { -sin[angle] } else { sin[angle] });
                 y[at + j] = x[at + j] * c - x[at + half + j] * s;
                 y[at + half + j] = x[at + half + j] * c + x[at + j] * s;

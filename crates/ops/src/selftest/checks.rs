@@ -278,18 +278,17 @@ impl Bench {
 
         let angles = self.draw(rows * half);
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
-        let position_ids: Vec<u32> = (0..rows as u32).rev().collect();
         let table = |values: &[f32]| {
             let data = TensorData::new(values.to_vec(), [rows, half]);
             Tensor::<2>::from_data(data, (&self.plain, DType::F32))
         };
         let xt = self.activation(&x, width);
-        let got = crate::rotary(xt.clone(), &table(&cos), &table(&sin), &position_ids, heads);
+        let got = crate::rotary(xt.clone(), &table(&cos), &table(&sin), heads);
         let mut gradients = self.backward(&got, &dy);
         let (wc, ws) = (widen(&cos), widen(&sin));
-        let expected = e::rotary(&wx, &wc, &ws, &position_ids, heads, false);
+        let expected = e::rotary(&wx, &wc, &ws, heads, half, false);
         self.check("rotary: y".into(), got, &expected);
-        let expected = e::rotary(&wdy, &wc, &ws, &position_ids, heads, true);
+        let expected = e::rotary(&wdy, &wc, &ws, heads, half, true);
         let got = xt.grad_remove(&mut gradients).expect("x is tracked");
         self.check("rotary: dx".into(), got, &expected);
 

@@ -117,9 +117,9 @@ fn elementwise_gradients_are_the_slopes_of_the_forward_pass() {
     agrees("dup", &up, &dup, |up| {
         dot(&dy, &elementwise::swiglu(&x, up))
     });
-    let angles = draw(9);
+    let angles = draw(6);
     let (cos, sin): (Vec<f64>, Vec<f64>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
-    let rotary = |x: &[f64], inverse| elementwise::rotary(x, &cos, &sin, &[2, 0], 1, inverse);
+    let rotary = |x: &[f64], inverse| elementwise::rotary(x, &cos, &sin, 1, 3, inverse);
     agrees("rotary dx", &x, &rotary(&dy, true), |x| {
         dot(&dy, &rotary(x, false))
     });

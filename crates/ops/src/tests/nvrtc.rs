@@ -83,7 +83,6 @@ pub(super) fn sources() -> Vec<Source> {
             b(),
             b(),
             b(),
-            b(),
             64,
             2,
             8,

@@ -32,7 +32,7 @@ use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use std::sync::Arc;
-use tensor::{Argument, dims, each, elements, fresh, packed, rows, storage, upload};
+use tensor::{Argument, dims, each, elements, fresh, packed, rows, storage};
 
 impl Ops for CubeBackend {
     fn linear(
@@ -125,7 +125,6 @@ impl Ops for CubeBackend {
         x: CubeTensor,
         cos: CubeTensor,
         sin: CubeTensor,
-        position_ids: Arc<[u32]>,
         heads: usize,
         inverse: bool,
     ) -> CubeTensor {
@@ -138,7 +137,6 @@ impl Ops for CubeBackend {
         let client = x.client.clone();
         let (cubes, dim) = each(&client, pairs);
         let dtype = storage(x.dtype);
-        let positions = upload(&position_ids, &x);
         rotary_kernel::launch(
             &client,
             cubes,
@@ -146,7 +144,6 @@ impl Ops for CubeBackend {
             x.argument(),
             cos.argument(),
             sin.argument(),
-            positions.argument(),
             y.clone().argument(),
             pairs,
             heads,

@@ -2,13 +2,12 @@
 
 use cubecl::prelude::*;
 
-/// Pair j of head h of a row turns by its position's angle; `sign` −1 turns it back.
+/// Pair j of every head of a row turns by the row's angle j; `sign` −1 turns it back.
 #[cube(launch, create_dummy_kernel)]
 pub(crate) fn rotary_kernel<F: Float>(
     x: &[F],
     cos: &[f32],
     sin: &[f32],
-    position_ids: &[u32],
     y: &mut [F],
     pairs: usize,
     heads: usize,
@@ -20,7 +19,7 @@ pub(crate) fn rotary_kernel<F: Float>(
     if i < pairs {
         let j = i % half;
         let head = i / half; // of all rows
-        let angle = position_ids[head / heads] as usize * half + j;
+        let angle = head / heads * half + j;
         let c = cos[angle];
         let s = sin[angle] * sign;
         let at = head * 2 * half + j;

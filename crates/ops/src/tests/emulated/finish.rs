@@ -256,14 +256,13 @@ fn heads(program: &Program, variant: (usize, bool), kind: Kind) {
         floats: &[SCALING, SCALING, SCALING, 1e-5],
     });
     let [cos, sin] = angles.each_ref().map(|angle| widen(angle));
-    let positions: Vec<u32> = (0..rows as u32).collect();
     for (of, count) in counts.into_iter().enumerate() {
         let mut y = scene.y(of);
         if of < 2 {
             if normed {
                 y = elementwise::rms_norm(&y, &widen(&norms[of]), 1e-5);
             }
-            y = elementwise::rotary(&y, &cos, &sin, &positions, count, false);
+            y = elementwise::rotary(&y, &cos, &sin, count, d / 2, false);
         }
         let mut expected = y.clone();
         if of > 0 {

@@ -72,10 +72,9 @@ fn a_unit_an_element_is_its_specification() {
         kind.holds(&after[3], &gate, &name("dgate"));
         kind.holds(&after[4], &up, &name("dup"));
 
-        let (heads, half, positions) = (5, 13, [4, 0, 3, 3, 1, 2, 4]);
-        let (cos, sin) = (draw(5 * half), draw(5 * half));
-        let position_ids = words(&positions);
-        let buffers = vec![ab.clone(), floats(&cos), floats(&sin), position_ids, out()];
+        let (heads, half, rows) = (5, 13, 7);
+        let (cos, sin) = (draw(rows * half), draw(rows * half));
+        let buffers = vec![ab.clone(), floats(&cos), floats(&sin), out()];
         let after = run(
             "rotary",
             buffers,
@@ -84,15 +83,9 @@ fn a_unit_an_element_is_its_specification() {
             &[],
             &[-1.0],
         );
-        let expected = elementwise::rotary(
-            &widen(&a),
-            &widen(&cos),
-            &widen(&sin),
-            &positions,
-            heads,
-            true,
-        );
-        kind.holds(&after[4], &expected, &name("rotary"));
+        let expected =
+            elementwise::rotary(&widen(&a), &widen(&cos), &widen(&sin), heads, half, true);
+        kind.holds(&after[3], &expected, &name("rotary"));
 
         let dropout = Dropout {
             p: 0.3,
