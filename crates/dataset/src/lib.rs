@@ -44,5 +44,5 @@ pub use error::Error;
 pub use example::{Chat, Example, IGNORED_LABEL, Message, Role};
 pub use finding::{Finding, FindingMessage};
 pub use judge::{Judge, Verdict};
-pub use pretokenized::{Pretokenized, Segment};
+pub use pretokenized::{Encoded, Pretokenized};
 pub use rules::{Rule, Severities, Severity};

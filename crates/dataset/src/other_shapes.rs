@@ -11,7 +11,7 @@ use crate::keys;
 use crate::language::Language;
 use crate::rules::Rule;
 use crate::words::Words;
-use crate::{Example, Pretokenized, Segment};
+use crate::{Example, Pretokenized};
 
 /// Judges the line; `None` when it is no example.
 pub(crate) fn check(
@@ -107,8 +107,10 @@ fn tokens(line: &str, findings: &mut Findings) {
     match line.and_then(|line| line.segments(None)) {
         Err(error) => findings.add(Rule::DataType, || error.to_string()),
         Ok(segments) => {
-            let learns = |segment: &Segment| segment.loss_mask.contains(&1);
-            if !segments.iter().all(learns) {
+            if segments
+                .iter()
+                .any(|segment| segment.supervised_tokens() == 0)
+            {
                 findings.add(Rule::NothingToLearn, || "no label is learned".into());
             }
         }

@@ -31,12 +31,18 @@ pub struct Pretokenized {
     _metadata: Option<IgnoredAny>,
 }
 
-/// What is learned together of such a line.
+/// One example as token ids, and which of them are targets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Segment {
+pub struct Encoded {
     pub input_ids: Vec<u32>,
     /// 1 = predicted from the token before and learned. `loss_mask[0]` is 0.
     pub loss_mask: Vec<u8>,
+}
+
+impl Encoded {
+    pub fn supervised_tokens(&self) -> usize {
+        self.loss_mask.iter().filter(|target| **target == 1).count()
+    }
 }
 
 impl Pretokenized {
@@ -66,7 +72,7 @@ impl Pretokenized {
     }
 
     /// The segments of this line, checked; `vocab_size` where it is known.
-    pub fn segments(self, vocab_size: Option<usize>) -> Result<Vec<Segment>, Error> {
+    pub fn segments(self, vocab_size: Option<usize>) -> Result<Vec<Encoded>, Error> {
         let refuse = |reason: String| Err(Error::Shape(reason));
         let vocab_size = vocab_size.map_or(1 << 32, |size| size as i64);
         let Pretokenized {
@@ -111,7 +117,7 @@ impl Pretokenized {
         let mut segments = Vec::with_capacity(seq_lengths.len());
         let mut at = 0;
         for length in seq_lengths {
-            let mut segment = Segment::default();
+            let mut segment = Encoded::default();
             for index in at..at + length {
                 let (id, label, attended) =
                     (input_ids[index], labels[index], attention_mask[index]);

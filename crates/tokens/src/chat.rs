@@ -210,10 +210,9 @@ impl Chat {
             Example::Text { text } => self.plain_text("", text),
             Example::Tokens { input_ids, labels } => {
                 let line = Pretokenized::of(input_ids, labels.as_deref());
-                let segments = line.segments(Some(self.vocabulary.size));
-                let segments = segments.map_err(|e| Error::Pretokenized(e.to_string()))?;
+                let segments = line.segments(Some(self.vocabulary.size))?;
                 let one = segments.into_iter().next();
-                Ok(one.expect("without seq_lengths all is one segment").into())
+                Ok(one.expect("without seq_lengths all is one segment"))
             }
         }
     }

@@ -54,8 +54,8 @@ pub enum Error {
         id: u32,
         vocab_size: usize,
     },
-    #[error("{0}")]
-    Pretokenized(String),
+    #[error(transparent)]
+    Example(#[from] dataset::Error),
     #[error("{}: {reason}", path.display())]
     Shard { path: PathBuf, reason: String },
     #[error("{}: packed {what}", path.display())]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use dataset::Segment;
+pub use dataset::Encoded;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -16,29 +16,6 @@ pub enum TrainOn {
     #[default]
     All,
     Last,
-}
-
-/// One example as token ids, and which of them are targets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Encoded {
-    pub input_ids: Vec<u32>,
-    /// 1 = predicted from the token before and learned. `loss_mask[0]` is 0.
-    pub loss_mask: Vec<u8>,
-}
-
-impl From<Segment> for Encoded {
-    fn from(segment: Segment) -> Encoded {
-        Encoded {
-            input_ids: segment.input_ids,
-            loss_mask: segment.loss_mask,
-        }
-    }
-}
-
-impl Encoded {
-    pub fn supervised_tokens(&self) -> usize {
-        self.loss_mask.iter().filter(|target| **target == 1).count()
-    }
 }
 
 /// Marks the tokens that touch a turn's span, less the whitespace after its end-of-turn token.

@@ -23,7 +23,7 @@ use crate::system::{self, Asked, FewShot, Kind, Run, System};
 /// Loss and perplexity of packed data.
 pub fn loss(args: &Args, data: &Path) -> anyhow::Result<DataLoss> {
     let dir = base_dir(args)?;
-    let base = Base::open(dir)?;
+    let base = open_base(args)?;
     let shard = loss::open(data, dir)?;
     let mut warnings = Vec::new();
     let adapter = open_adapter(args, &mut warnings)?;
@@ -245,7 +245,7 @@ fn open_answerer(
         return Ok(None);
     }
     let dir = base_dir(args)?;
-    let base = Base::open(dir)?;
+    let base = open_base(args)?;
     let date = fit::date(args.model.date, args.adapter.as_deref(), dir)?;
     let chat = tokens::Chat::open_with(dir, &args.model.chat_options(date)).map_err(hinted)?;
     let adapter = open_adapter(args, warnings)?;
@@ -291,6 +291,16 @@ fn base_dir(args: &Args) -> anyhow::Result<&Path> {
         return Err(anyhow!("no --base")).hint("--base takes the folder that model-import wrote");
     };
     Ok(dir)
+}
+
+/// The base, refused what it has lost where it is stored in 4 bits.
+fn open_base(args: &Args) -> anyhow::Result<Base> {
+    let base = Base::open(base_dir(args)?)?;
+    args.model
+        .load_options()
+        .check(&base)
+        .hint("it is judged as it is: without --quantize none and --no-double-quant")?;
+    Ok(base)
 }
 
 /// The adapter and its folder, if one was named; refused beside a base that it does not belong to.

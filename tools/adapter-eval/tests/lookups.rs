@@ -499,4 +499,14 @@ fn flags_that_cannot_go_together_are_usage_errors() {
     }
     let words = "--cases test.jsonl --base b --quantize none --no-double-quant";
     refused(&dir, words, "--no-double-quant: nothing is quantised");
+    let base = workspace_tests::data("models/llama-tied-prequant");
+    let words = format!(
+        "--cases test.jsonl --base {} --quantize none",
+        base.display()
+    );
+    refused(
+        &dir,
+        &words,
+        "its full-precision weights are gone\nhint: it is judged as it is",
+    );
 }

@@ -97,9 +97,7 @@ impl Reader {
             .map_err(|error| anyhow!("not UTF-8 at byte {}", error.valid_up_to() + 1))
             .hint(BROKEN)?;
         if Pretokenized::recognises(line) {
-            let line = Pretokenized::parse(line)?;
-            let segments = line.segments(Some(self.vocab_size()))?;
-            let examples: Vec<_> = segments.into_iter().map(Encoded::from).collect();
+            let examples = Pretokenized::parse(line)?.segments(Some(self.vocab_size()))?;
             if examples
                 .iter()
                 .any(|example| example.supervised_tokens() == 0)

@@ -12,6 +12,7 @@ use crate::kernels::simd::{Level, Simd, simd_dispatch};
 use crate::kernels::team::Team;
 use crate::kernels::words::round_to_bf16;
 use crate::kernels::{Shared, unwritten};
+use std::borrow::Cow;
 
 /// Tokens of a task: 150 KB of codes where the hidden state has 576 channels.
 const TASK: usize = 256;
@@ -83,9 +84,9 @@ impl Shortlist {
         team: &mut Team<'_>,
         x: &[f32],
     ) -> Option<Vec<Vec<u32>>> {
-        let mut x = x.to_vec();
+        let mut x = Cow::Borrowed(x);
         if self.compute == ComputeDtype::Bf16 {
-            round_to_bf16(level, &mut x);
+            round_to_bf16(level, x.to_mut());
         }
         let x = self.codes.round_x(level, &x, self.width);
         if !x.rounded.iter().all(|row| STATES.contains(&row.norm)) {
