@@ -18,6 +18,7 @@ mod config;
 mod dtype;
 mod encoder;
 mod error;
+pub mod fingerprint;
 mod folder;
 pub mod gguf;
 mod json;

@@ -64,6 +64,12 @@ impl AtomicDir {
         &self.target
     }
 
+    /// A hidden file beside the folder, for what is to outlive a run that does not get to the end: `.NAME.what`.
+    pub fn beside(&self, what: &str) -> PathBuf {
+        let name = self.target.file_name().unwrap_or_default();
+        parent(&self.target).join(format!(".{}.{what}", name.to_string_lossy()))
+    }
+
     /// Syncs every file and puts the folder in its place, whole; the older one is removed after. Beside other
     /// outputs of a run: [`crate::publish`].
     pub fn publish(self) -> anyhow::Result<()> {

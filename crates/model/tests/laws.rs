@@ -202,6 +202,29 @@ fn a_completion_ends_with_a_stop_token_or_at_its_length() {
 }
 
 #[test]
+fn known_completions_are_taken_as_they_are_and_the_others_are_what_they_would_have_been() {
+    let model = tiny("llama-tied");
+    let prompts = [1, 2, 3, 4].map(|seed| tokens(5, seed));
+    let drawn = GenerateOptions {
+        temperature: 1.0,
+        ..greedy(2)
+    };
+    let all = model.generate(&prompts, &drawn, &mut |_, _| {});
+    let all = all.expect("completions");
+    let said = Completion {
+        token_ids: vec![9],
+        finish: Finish::Stop,
+    };
+    let known = vec![None, Some(said.clone()), None, Some(all[3].clone())];
+    let mut heard = Vec::new();
+    let rest = model.generate_rest(&prompts, known, &drawn, &mut |index, _| heard.push(index));
+    heard.sort_unstable();
+    assert_eq!(heard, [0, 2]);
+    let expected = [all[0].clone(), said, all[2].clone(), all[3].clone()];
+    assert_eq!(rest.expect("completions"), expected);
+}
+
+#[test]
 fn a_new_adapter_changes_nothing_and_is_the_same_whatever_else_is_targeted() {
     let mut model = tiny("llama-tied");
     let batch = Batch::sequence(tokens(20, 4));

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use anyhow::Context;
 use checkpoint::{Base, adapter::Adapter};
 use cli::{Hint, Progress, Unit};
-use model::{AttentionChoice, GenerateOptions, Model};
+use model::{AttentionChoice, Completion, GenerateOptions, Model};
 
 use crate::args::ModelArgs;
 use crate::fit::{self, hinted};
+use crate::kept::{self, Kept};
 use crate::shots;
-use crate::system::{Answer, Asked, Finish};
+use crate::system::{Answer, Asked};
 
 /// Makes token ids of prompts, which must leave room for an answer.
 pub struct Prompter {
@@ -24,6 +25,8 @@ pub struct Answerer {
     model: Model,
     prompter: Prompter,
     options: GenerateOptions,
+    with_adapter: bool,
+    kept: Option<Kept>,
 }
 
 /// Puts the base, and the adapter if there is one, on the device.
@@ -145,30 +148,62 @@ impl Answerer {
             model,
             prompter,
             options,
+            with_adapter: true,
+            kept: None,
         }
+    }
+
+    pub fn options(&self) -> &GenerateOptions {
+        &self.options
+    }
+
+    /// Answers that are kept are not generated again, and others are kept with them.
+    pub fn keep(&mut self, kept: Option<Kept>) {
+        self.kept = kept;
+    }
+
+    pub fn into_kept(self) -> Option<Kept> {
+        self.kept
     }
 
     /// Answers as the base alone, or with the adapter.
     pub fn with_adapter(&mut self, enabled: bool) -> &mut Answerer {
         self.model.set_adapter_enabled(enabled);
+        self.with_adapter = enabled;
         self
     }
 
     /// Answers every prompt, in order. `label` says on stderr what is being answered.
-    pub fn answer(&self, asked: &Asked<'_>, label: &str) -> anyhow::Result<Vec<Answer>> {
+    pub fn answer(&mut self, asked: &Asked<'_>, label: &str) -> anyhow::Result<Vec<Answer>> {
         let ids = self.prompter.token_ids(asked)?;
+        let drawn = self.options.temperature > 0.0;
+        let questions = ids.iter().enumerate();
+        let questions = Vec::from_iter(questions.map(|(index, prompt)| {
+            kept::question(self.with_adapter, drawn.then_some(index), prompt)
+        }));
+        let kept = self.kept.as_ref();
+        let known = questions.iter();
+        let known = Vec::from_iter(known.map(|question| kept?.get(question).cloned()));
         let progress = Progress::new(label, Some(ids.len() as u64), Unit::Items("cases"));
-        let completions = self
-            .model
-            .generate(&ids, &self.options, &mut |_, _| progress.inc(1))?;
+        progress.inc(known.iter().flatten().count() as u64);
+        let kept = &mut self.kept;
+        let mut on_done = |index: usize, completion: &Completion| {
+            progress.inc(1);
+            let Some(answers) = kept else { return };
+            if let Err(error) = answers.keep(&questions[index], completion) {
+                progress.note(format_args!(
+                    "warning: {error:#}; answers are kept no longer"
+                ));
+                *kept = None;
+            }
+        };
+        let model = &self.model;
+        let completions = model.generate_rest(&ids, known, &self.options, &mut on_done)?;
         progress.finish();
         let answers = ids.iter().zip(completions).map(|(prompt, completion)| {
             Ok(Answer {
                 output: self.prompter.chat.decode(&completion.token_ids, true)?,
-                finish: Some(match completion.finish {
-                    model::Finish::Stop => Finish::Stop,
-                    model::Finish::Length => Finish::Length,
-                }),
+                finish: Some(completion.finish.into()),
                 prompt_tokens: prompt.len(),
                 generated_tokens: completion.token_ids.len(),
             })

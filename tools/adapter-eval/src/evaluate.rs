@@ -14,6 +14,7 @@ use crate::cases::Cases;
 use crate::fit::{self, hinted};
 use crate::inputs::Inputs;
 use crate::judge::Judge;
+use crate::kept::{self, Kept};
 use crate::loss::{self, DataLoss};
 use crate::names::{self, distinct, key};
 use crate::report::{self, Question, Report, Settings};
@@ -58,10 +59,12 @@ pub struct Evaluation {
     pub cases: Cases,
     /// It has scored them.
     pub judge: Judge,
+    /// The answers, until all of this is written.
+    pub kept: Option<Kept>,
 }
 
-/// All systems on all cases.
-pub fn cases(args: &Args) -> anyhow::Result<Evaluation> {
+/// All systems on all cases. What models answer is kept in the file `keep_in`.
+pub fn cases(args: &Args, keep_in: Option<&Path>) -> anyhow::Result<Evaluation> {
     let judge = open_judge(args)?;
     let inputs = Inputs::read(args)?;
     let mut runs = Vec::new();
@@ -86,7 +89,7 @@ pub fn cases(args: &Args) -> anyhow::Result<Evaluation> {
         own.push(run);
     }
     let few_shot = few_shot(args, &inputs, &judge, &mut warnings)?;
-    let mut answerer = open_answerer(args, &inputs, few_shot.as_ref(), &mut warnings)?;
+    let mut answerer = open_answerer(args, &inputs, few_shot.as_ref(), keep_in, &mut warnings)?;
     for (name, run) in args.systems().into_iter().zip(&mut own) {
         if run.is_none() {
             let (few_shot, answerer) = (few_shot.as_ref(), answerer.as_mut());
@@ -122,6 +125,7 @@ pub fn cases(args: &Args) -> anyhow::Result<Evaluation> {
         runs,
         cases: inputs.cases,
         judge,
+        kept: answerer.and_then(Answerer::into_kept),
     })
 }
 
@@ -239,6 +243,7 @@ fn open_answerer(
     args: &Args,
     inputs: &Inputs,
     few_shot: Option<&FewShot<'_>>,
+    keep_in: Option<&Path>,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Option<Answerer>> {
     if !args.systems().into_iter().any(SystemName::needs_model) {
@@ -260,7 +265,13 @@ fn open_answerer(
         prompter.token_ids(&asked)?;
     }
     let model = answer::load(&base, adapter.as_ref(), &args.model)?;
-    Ok(Some(Answerer::new(&base, model, prompter, options)))
+    let mut answerer = Answerer::new(&base, model, prompter, options);
+    if let Some(path) = keep_in {
+        let adapter = args.adapter.as_deref();
+        let depends_on = kept::depends_on(base.dir(), adapter, &args.model, answerer.options())?;
+        answerer.keep(Kept::open(path, &depends_on)?);
+    }
+    Ok(Some(answerer))
 }
 
 /// What scores; a metric that it lacks the means for is refused before anybody is asked.

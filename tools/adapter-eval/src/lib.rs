@@ -1,7 +1,7 @@
 //! Is the adapter worth it? The same questions to the adapter, the prompted base and no model at all.
 //!
 //! Read in order: `cases`, `inputs` (what is asked) → `metric`, `judge` (what is right) → `lookup`, `shots`, `answer`
-//! (who answers) → `system`, `names` (answers gathered) → `compare`, `verdict` (what they mean) → `report`, `table`,
+//! (who answers) → `system`, `names`, `kept` (answers gathered) → `compare`, `verdict` (what they mean) → `report`, `table`,
 //! `html` (how it is told).
 
 mod against;
@@ -16,6 +16,7 @@ mod fit;
 mod html;
 mod inputs;
 mod judge;
+mod kept;
 mod lookup;
 mod loss;
 mod metric;
@@ -32,6 +33,7 @@ use std::io::Write;
 
 use cli::{AtomicDir, Files, Hint, Outcome, Output};
 use evaluate::Evaluation;
+use kept::Kept;
 
 /// The tool: reads the command line's wishes, judges, and says so by its exit status.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
@@ -58,12 +60,14 @@ fn judged(args: Args) -> anyhow::Result<Outcome> {
         print(&args, &(serde_json::to_string(&loss)? + "\n"))?;
         return Ok(Outcome::Done);
     }
+    let keep_in = out_dir.as_ref().map(|dir| dir.beside("answers.jsonl"));
     let Evaluation {
         report,
         runs,
         cases,
         judge,
-    } = evaluate::cases(&args)?;
+        kept,
+    } = evaluate::cases(&args, keep_in.as_deref())?;
     let metrics: Vec<metric::Metric> = report.systems[0]
         .scores
         .iter()
@@ -86,6 +90,7 @@ fn judged(args: Args) -> anyhow::Result<Outcome> {
             ("report.json", serde_json::to_string_pretty(&report)? + "\n"),
         ],
     )?;
+    kept.map_or(Ok(()), Kept::remove)?;
     print(&args, &table::text(&report))?;
     let mut outcome = Outcome::Done;
     for gate in report.gates.iter().filter(|gate| !gate.met) {

@@ -49,6 +49,24 @@ pub enum Finish {
     Length,
 }
 
+impl From<model::Finish> for Finish {
+    fn from(finish: model::Finish) -> Finish {
+        match finish {
+            model::Finish::Stop => Finish::Stop,
+            model::Finish::Length => Finish::Length,
+        }
+    }
+}
+
+impl From<Finish> for model::Finish {
+    fn from(finish: Finish) -> model::Finish {
+        match finish {
+            Finish::Stop => model::Finish::Stop,
+            Finish::Length => model::Finish::Length,
+        }
+    }
+}
+
 /// What a model is asked: a prompt for each case of a file, in their order.
 pub struct Asked<'a> {
     pub cases: &'a Cases,

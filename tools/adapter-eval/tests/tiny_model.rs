@@ -6,10 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use checkpoint::{Dtype, adapter};
-use common::{exits, folder, read, report, run, stderr, tiny_base, write};
+use common::{exits, folder, lines, read, report, run, stderr, tiny_base, write};
 use serde_json::Value;
 use tokens::{Encoded, Meta, Packing, Vocabulary, pack, shard};
-use workspace_tests::{copy, data};
+use workspace_tests::{copy, data, tool};
 
 /// The reference's two rows as a packed file.
 fn pack_reference(model: &str, base: &Path, to: &Path) {
@@ -317,6 +317,53 @@ fn drawn_answers_depend_on_the_seed_and_on_nothing_else() {
         read(&dir, "a/predictions.jsonl"),
         read(&dir, "c/predictions.jsonl")
     );
+}
+
+#[test]
+fn a_killed_evaluation_goes_on_with_the_answers_it_had() {
+    let dir = folder();
+    tiny_base(&dir, "llama-tied");
+    write(&dir, "many.jsonl", &lines(100..160));
+    let kept = dir.path().join(".eval.answers.jsonl");
+    let words = "--base base --cases many.jsonl --max-new-tokens 24 --temperature 1.5 --seed 1";
+    exits(&dir, 0, &format!("{words} --out-dir whole"));
+
+    // The kernel ends a run that writes a file of more than 4 KiB (here or there 8).
+    let limited = format!("ulimit -f 8; exec \"$0\" {words} --out-dir eval");
+    let mut shell = std::process::Command::new("sh");
+    shell.current_dir(dir.path()).args(["-c", &limited]);
+    let killed = shell
+        .arg(tool("adapter-eval").get_program())
+        .output()
+        .unwrap();
+    assert_eq!(killed.status.code(), None, "{}", stderr(&killed));
+    // That an answer is not made again shows in one that nobody would give.
+    let text = fs::read_to_string(&kept).unwrap();
+    let (whole_lines, _) = text.rsplit_once('\n').unwrap();
+    let mut lines = Vec::from_iter(whole_lines.lines().map(str::to_owned));
+    let mut line: Value = serde_json::from_str(&lines[7]).unwrap();
+    line["token_ids"] = serde_json::json!([5, 6, 7]);
+    lines[7] = line.to_string();
+    fs::write(&kept, lines.join("\n") + "\n").unwrap();
+
+    let output = run(&dir, &format!("{words} --out-dir eval"));
+    let told = format!(
+        "going on with {} answers of a run that was stopped",
+        lines.len() - 1
+    );
+    assert!(stderr(&output).contains(&told), "{}", stderr(&output));
+    assert!((10..60).contains(&(lines.len() - 1)) && !kept.exists());
+    let [eval, whole] = ["eval", "whole"].map(|folder| {
+        let text = read(&dir, &format!("{folder}/predictions.jsonl"));
+        Vec::from_iter(text.lines().map(str::to_owned))
+    });
+    let others = eval
+        .iter()
+        .zip(&whole)
+        .filter(|(eval, whole)| eval != whole);
+    let others = Vec::from_iter(others.map(|(eval, _)| eval));
+    assert_eq!(others.len(), 1, "{others:?}");
+    assert!(others[0].contains(r#""generated_tokens":3"#), "{others:?}");
 }
 
 #[test]

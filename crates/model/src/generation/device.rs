@@ -11,13 +11,14 @@ use super::{Sequence, draw, offsets, retire, shared_prefix};
 use crate::{Completion, GenerateOptions, Model, lora::host};
 
 impl Model {
-    /// [`Model::generate`] where the weights are on a GPU; the prompts are checked.
+    /// [`Model::generate_rest`] where the weights are on a GPU, of the prompts `waiting`; they are checked.
     pub(super) fn generate_on_device(
         &self,
         prompts: &[Vec<u32>],
+        waiting: &[usize],
         options: &GenerateOptions,
-        on_done: &mut dyn FnMut(usize, &Completion),
-    ) -> Vec<Completion> {
+        on_done: &mut dyn FnMut(usize, Completion),
+    ) {
         let layers = self.decoder.layers.len();
         let decoding = self.device_decoding();
         let shared = shared_prefix(prompts);
@@ -25,9 +26,7 @@ impl Model {
         if shared > 0 {
             self.read_on_device(&mut prefix, &[&prompts[0][..shared]]);
         }
-        let mut done: Vec<Option<Completion>> = vec![None; prompts.len()];
-        let indices: Vec<usize> = (0..prompts.len()).collect();
-        for group in indices.chunks(options.batch_size.max(1)) {
+        for group in waiting.chunks(options.batch_size.max(1)) {
             let longest = group.iter().map(|&i| prompts[i].len()).max().unwrap_or(0);
             let mut cache = prefix.replicate(group.len(), longest + options.max_new_tokens);
             let mut live: Vec<Sequence> = group
@@ -38,10 +37,7 @@ impl Model {
             let mut logits = self.read_on_device(&mut cache, &rest);
             loop {
                 self.append_next(&logits, options, &mut live);
-                let keep = retire(&mut live, options, &mut |index, completion| {
-                    on_done(index, &completion);
-                    done[index] = Some(completion);
-                });
+                let keep = retire(&mut live, options, on_done);
                 if live.is_empty() {
                     break;
                 }
@@ -64,8 +60,6 @@ impl Model {
                 };
             }
         }
-        let all = done.into_iter();
-        all.map(|c| c.expect("every prompt ended")).collect()
     }
 
     /// The decoder, with the adapter if it is enabled, as decoding on a GPU reads it; nothing where its

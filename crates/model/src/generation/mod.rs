@@ -81,6 +81,21 @@ impl Model {
         options: &GenerateOptions,
         on_done: &mut dyn FnMut(usize, &Completion),
     ) -> Result<Vec<Completion>, Error> {
+        self.generate_rest(prompts, vec![None; prompts.len()], options, on_done)
+    }
+
+    /// The same where some completions are known already; `on_done` hears of the others.
+    ///
+    /// # Panics
+    /// Unless there is a place in `known` for every prompt.
+    pub fn generate_rest(
+        &self,
+        prompts: &[Vec<u32>],
+        known: Vec<Option<Completion>>,
+        options: &GenerateOptions,
+        on_done: &mut dyn FnMut(usize, &Completion),
+    ) -> Result<Vec<Completion>, Error> {
+        assert_eq!(known.len(), prompts.len(), "completions by prompt");
         let vocab_size = self.decoder.config.vocab_size;
         if prompts.iter().any(Vec::is_empty) {
             return Err(Error::EmptyPrompt);
@@ -92,26 +107,27 @@ impl Model {
         {
             return Err(Error::TokenId { id, vocab_size });
         }
-        #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
-        if !self.decoder.on_cpu {
-            return Ok(self.generate_on_device(prompts, options, on_done));
+        let waiting = Vec::from_iter((0..prompts.len()).filter(|&index| known[index].is_none()));
+        let mut done = known;
+        let mut on_done = |index: usize, completion: Completion| {
+            on_done(index, &completion);
+            done[index] = Some(completion);
+        };
+        match self.decoder.on_cpu {
+            _ if waiting.is_empty() => {}
+            #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
+            false => self.generate_on_device(prompts, &waiting, options, &mut on_done),
+            _ => Team::like_rayon(|team| {
+                let mut batch = Batch::new(self, prompts, waiting, options);
+                while batch.admit(team)? || !batch.live.is_empty() {
+                    batch.retire(&mut on_done);
+                    batch.step(team)?;
+                }
+                Ok::<_, Error>(())
+            })?,
         }
-        let mut done = vec![None; prompts.len()];
-        Team::like_rayon(|team| {
-            let mut batch = Batch::new(self, prompts, options);
-            while batch.admit(team)? || !batch.live.is_empty() {
-                batch.retire(&mut |index, completion| {
-                    on_done(index, &completion);
-                    done[index] = Some(completion);
-                });
-                batch.step(team)?;
-            }
-            Ok::<_, Error>(())
-        })?;
-        Ok(done
-            .into_iter()
-            .map(|c| c.expect("every prompt ended"))
-            .collect())
+        let done = done.into_iter();
+        Ok(done.map(|c| c.expect("every prompt ended")).collect())
     }
 }
 
@@ -131,7 +147,12 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn new(model: &'a Model, prompts: &'a [Vec<u32>], options: &'a GenerateOptions) -> Self {
+    fn new(
+        model: &'a Model,
+        prompts: &'a [Vec<u32>],
+        waiting: Vec<usize>,
+        options: &'a GenerateOptions,
+    ) -> Self {
         let config = &model.decoder.config;
         let cache = |sequences| {
             let (heads, head_dim) = (config.num_key_value_heads, config.head_dim);
@@ -149,7 +170,7 @@ impl<'a> Batch<'a> {
             decoding: model.decoding(),
             shared,
             prefix,
-            waiting: (0..prompts.len()).collect(),
+            waiting: waiting.into(),
             live: Vec::new(),
             cache: cache(0),
         }
