@@ -10,7 +10,7 @@ DEMO_BASE = work/models/smollm2-135m-instruct
 # The GPU back end is a build of its own, beside the other: `make cuda`. Where an NVIDIA driver is
 # present, demo and install use it.
 CUBE     = $(TARGET)/cube
-DRIVER  := $(wildcard /proc/driver/nvidia/version /usr/lib/*/libcuda.so.1 /usr/lib64/libcuda.so.1 /usr/local/nvidia/lib64/libcuda.so.1)
+include scripts/driver.mk
 USED     = $(if $(DRIVER),cuda,build)
 USED_BIN = $(if $(DRIVER),$(CUBE)/release,$(BIN))
 # One set of features for the binary and for the tests of its kernels on the CPU: one build of burn.
@@ -20,7 +20,7 @@ CUBE_CARGO = XDG_DATA_HOME="$$(scripts/llvm-prefix '$(TARGET)/llvm')" CARGO_TARG
 
 PIPELINE = $(MAKE) --no-print-directory -f scripts/pipeline.mk BIN='$(USED_BIN)'
 
-.PHONY: help build cuda test test-cube gpu-program lint licenses demo experiment sweep bench install uninstall clean
+.PHONY: help build cuda test test-cube gpu-program lint licenses demo report experiment sweep bench install uninstall clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -63,6 +63,9 @@ licenses:
 demo: $(USED) ## Fine-tune and judge a small model on ICD-10 coding; BASE=dir takes another base
 	@$(PIPELINE) report
 
+report: $(USED) ## The same on your own data: WORK=work/mine DATA=mine.csv and all else at the top of scripts/pipeline.mk
+	@$(PIPELINE) report
+
 experiment: $(USED) ## The same with all training phrases
 	@$(PIPELINE) report WORK=work/experiment SPLIT='--counts train=rest,valid=1,test=3'
 
@@ -77,8 +80,8 @@ bench: ## Time the hot paths, each against something measured in the same run; f
 	$(CARGO) bench --locked -p model --bench step
 	$(CARGO) bench --locked -p model --bench step -- f32 step
 	@$(PYTHON) scripts/peers/products.py
-	$(CARGO) run --release --locked -p model --example decode_speed -- work/models/smollm2-135m-instruct
-	@$(PYTHON) scripts/peers/generate.py work/models/smollm2-135m-instruct \
+	$(CARGO) run --release --locked -p model --example decode_speed -- '$(DEMO_BASE)'
+	@$(PYTHON) scripts/peers/generate.py '$(DEMO_BASE)' \
 	    $(wildcard work/models/SmolLM2-135M-Instruct.Q4_1.gguf)
 	$(CARGO) run --release --locked -p nf4 --example nf4_speed
 	$(CARGO) run --release --locked -p tokenize-pack --example tokenize_speed
@@ -97,6 +100,6 @@ uninstall: ## Remove what install copied
 	    share/bash-completion/completions/$(tool) share/zsh/site-functions/_$(tool) \
 	    share/fish/vendor_completions.d/$(tool).fish)
 
-clean: ## Remove what was built, and the demo's outputs
+clean: ## Remove what was built, and what demo and experiment wrote; not the models, nor work of other names
 	$(CARGO) clean
-	rm -rf work
+	rm -rf work/demo work/experiment

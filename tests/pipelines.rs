@@ -119,6 +119,10 @@ fn every_tool_has_help_with_examples_a_manual_and_completions() {
         let wrong = shell(root(), &format!("{tool} --no-such-flag"));
         assert_eq!(wrong.status.code(), Some(2), "{tool} --no-such-flag");
         assert!(wrong.stdout.is_empty(), "{tool}: stdout is data");
+        let said = String::from_utf8_lossy(&wrong.stderr);
+        let who_and_what = format!("{tool}: unexpected argument '--no-such-flag' found\n");
+        assert!(said.starts_with(&who_and_what), "{said}");
+        assert!(said.ends_with("--help says more\n"), "{said}");
     }
 }
 
@@ -256,16 +260,25 @@ fn a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_bytes() {
     }
 }
 
+/// The experiment on the scene's data and base, from the workspace's folder.
+fn make_in(scene: &Scene, goal: &str) -> String {
+    format!(
+        "cd \"$ROOT\" && make --no-print-directory -f scripts/pipeline.mk {goal} BIN='{}' WORK='{1}/work' \
+         MODELS='{1}' BASE='{1}/base' DATA='{1}/notes.csv' SYSTEM='Answer with {{\"code\"}}, don'\\''t talk.' \
+         MAX_SEQ_LENGTH=256 EPOCHS=1 SHOTS=1 MAX_NEW_TOKENS=4 EVAL_FLAGS=--quiet TRAIN_FLAGS=--quiet",
+        bin().display(),
+        scene.path().display(),
+    )
+}
+
 #[test]
 fn the_experiment_runs_once_and_then_only_what_a_change_asks_for() {
     let scene = Scene::new();
+    // Settings are none of the environment's.
     let make = |settings: &str| {
         let script = format!(
-            "cd \"$ROOT\" && make --no-print-directory -f scripts/pipeline.mk report BIN='{}' WORK='{1}/work' \
-             MODELS='{1}' BASE='{1}/base' DATA='{1}/notes.csv' SYSTEM='Answer with {{\"code\"}}, don'\\''t talk.' \
-             MAX_SEQ_LENGTH=256 EPOCHS=1 SHOTS=1 MAX_NEW_TOKENS=4 EVAL_FLAGS=--quiet TRAIN_FLAGS=--quiet {settings}",
-            bin().display(),
-            scene.path().display(),
+            "export RANK=0 SEED=x; {} {settings}",
+            make_in(&scene, "report")
         );
         succeed(scene.path(), &script)
     };
@@ -303,6 +316,19 @@ fn the_experiment_runs_once_and_then_only_what_a_change_asks_for() {
         "and the report is told again"
     );
 
+    // What is only looked at, or asks for other data alone, changes nothing for the others.
+    let script =
+        |goal: &str, settings: &str| format!("{} {split} {settings}", make_in(&scene, goal));
+    let looked = succeed(scene.path(), &script("report -n", "RATE=9e-3"));
+    assert_eq!(
+        (ran(&looked, "tokenize-pack"), ran(&looked, "qlora-train")),
+        (0, 1),
+        "{looked}"
+    );
+    succeed(scene.path(), &script("data", "RATE=9e-3 EPOCHS=7"));
+    let third = make(split);
+    assert!(!third.contains(&bin().display().to_string()), "{third}");
+
     let rate = make(&format!("{split} RATE=2e-3"));
     assert_eq!(
         (
@@ -335,6 +361,30 @@ fn the_experiment_runs_once_and_then_only_what_a_change_asks_for() {
 }
 
 #[test]
+fn other_data_is_imported_however_old_its_file_and_an_empty_setting_is_one() {
+    let scene = Scene::new();
+    succeed(
+        scene.path(),
+        "head -n 41 notes.csv >less.csv; touch -d 2001-01-01 less.csv",
+    );
+    let lines = |settings: &str| {
+        let script = format!(
+            "{} {settings} VALIDATE= SPLIT='--ratios 80,10,10'",
+            make_in(&scene, "data")
+        );
+        succeed(scene.path(), &script);
+        scene
+            .read("work/clean.jsonl")
+            .split(|b| *b == b'\n')
+            .count()
+            - 1
+    };
+    let all = lines("");
+    let less = lines(&format!("DATA='{}/less.csv'", scene.path().display()));
+    assert_eq!((less, all > 40), (40, true), "{all}");
+}
+
+#[test]
 fn a_step_that_fails_leaves_no_target() {
     let scene = Scene::new();
     let script = format!(
@@ -350,20 +400,64 @@ fn a_step_that_fails_leaves_no_target() {
     assert!(!Path::new(&scene.path().join("work/raw.jsonl")).exists());
 }
 
+/// The nightly run on the scene's data and base, in a copy of the scripts.
+fn nightly(settings: &str) -> String {
+    format!(
+        "scripts/nightly notes BIN='{}' BASE=base DATA=notes.csv MAX_SEQ_LENGTH=256 EPOCHS=1 SHOTS=1 \
+         MAX_NEW_TOKENS=4 SPLIT='--stratify code --counts train=2,valid=1,test=1' {settings}",
+        bin().display()
+    )
+}
+
+#[test]
+fn a_nightly_run_that_fails_says_why_in_one_line() {
+    let scene = Scene::new();
+    for folder in ["scripts", "data"] {
+        succeed(scene.path(), &format!("cp -R \"$ROOT/{folder}\" ."));
+    }
+    for (settings, why) in [
+        ("DATA=missing.csv", "missing.csv"),
+        ("USER_TEMPLATE='{{ no_such }}'", "no column \"no_such\""),
+    ] {
+        let output = shell(scene.path(), &nightly(settings));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(why) && said.lines().count() == 1, "{said}");
+    }
+}
+
+#[test]
+fn a_nightly_run_that_is_told_to_stop_has_training_save_and_leaves_nothing_at_work() {
+    let scene = Scene::new();
+    for folder in ["scripts", "data"] {
+        succeed(scene.path(), &format!("cp -R \"$ROOT/{folder}\" ."));
+    }
+    let run = |then: &str| {
+        let settings = "EPOCHS=200 BATCH=1 TRAIN_FLAGS='--save-steps 1000000'";
+        shell(scene.path(), &format!("{}{then}", nightly(settings)))
+    };
+    // Stopped once it trains, from outside as a machine that goes down stops it.
+    let stopped = run(" & nightly=$!
+        until [ -s work/notes/run/metrics.jsonl ]; do sleep 0.02; kill -0 $nightly || exit 99; done
+        kill -TERM $nightly; wait $nightly; status=$?
+        flock -n work/notes/run/.lock true || exit 98
+        exit $status");
+    let said = String::from_utf8_lossy(&stopped.stderr);
+    assert_eq!(stopped.status.code(), Some(128 + 15), "{said}");
+    let log = scene.read("work/notes/nightly.log");
+    let log = String::from_utf8_lossy(&log);
+    assert!(log.contains("the same command goes on"), "{log}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(!scene.path().join("work/notes/current").exists());
+}
+
 #[test]
 fn a_nightly_run_promotes_an_adapter_only_through_the_gate() {
     let scene = Scene::new();
     for folder in ["scripts", "data"] {
         succeed(scene.path(), &format!("cp -R \"$ROOT/{folder}\" ."));
     }
-    let nightly = |gate: &str| {
-        let script = format!(
-            "scripts/nightly notes BIN='{}' BASE=base DATA=notes.csv MAX_SEQ_LENGTH=256 EPOCHS=1 SHOTS=1 \
-             MAX_NEW_TOKENS=4 SPLIT='--stratify code --counts train=2,valid=1,test=1' GATE='{gate}'",
-            bin().display()
-        );
-        shell(scene.path(), &script)
-    };
+    let nightly = |gate: &str| shell(scene.path(), &nightly(&format!("GATE='{gate}'")));
     let current = scene.path().join("work/notes/current");
 
     let refused = nightly("--min-accuracy 1");
@@ -379,6 +473,8 @@ fn a_nightly_run_promotes_an_adapter_only_through_the_gate() {
         (Some(0), ""),
         "silent on success"
     );
-    assert!(current.join("adapter_model.safetensors").exists());
+    for file in ["adapter_model.safetensors", "report.json"] {
+        assert!(current.join(file).exists(), "{file}");
+    }
     assert!(fs::symlink_metadata(&current).unwrap().is_symlink());
 }

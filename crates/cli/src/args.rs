@@ -24,7 +24,7 @@ pub struct CommonArgs {
     #[arg(long)]
     #[serde(skip)]
     pub print_config: bool,
-    /// Say nothing but errors, and why where the exit status is not 0
+    /// Print only errors, and the reason of an exit status that is not 0
     #[arg(long)]
     #[serde(skip)]
     pub quiet: bool,

@@ -39,7 +39,7 @@ pub use progress::{Progress, Unit, note, quiet, reason};
 pub use publish::publish;
 pub use signals::interrupted;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -66,18 +66,32 @@ pub fn main<A: Parser + Serialize>(run: impl FnOnce(A) -> anyhow::Result<Outcome
     match args::resolve::<A>(std::env::args_os().collect()) {
         Ok(args::Resolved::Run(args)) => exit_code(&name, run(*args)),
         Ok(args::Resolved::Answered) => exit_code(&name, Ok(Outcome::Done)),
-        Err(args::Error::Usage(error)) => {
-            let printed = error.print().and_then(|()| io::stdout().flush());
-            match error.use_stderr() {
-                true => ExitCode::from(2), // nobody is left to tell when stderr is gone
-                false => {
-                    let printed = printed.context("writing <stdout>");
-                    exit_code(&name, printed.map(|()| Outcome::Done))
-                }
-            }
+        Err(args::Error::Usage(error)) if error.use_stderr() => {
+            let _ = write!(io::stderr(), "{}", usage(&name, &error)); // nobody is left to tell when it is gone
+            ExitCode::from(2)
+        }
+        Err(args::Error::Usage(help)) => {
+            let printed = help.print().and_then(|()| io::stdout().flush());
+            let printed = printed.context("writing <stdout>");
+            exit_code(&name, printed.map(|()| Outcome::Done))
         }
         Err(args::Error::Other(error)) => exit_code(&name, Err(error)),
     }
+}
+
+/// clap's words in the form of every other error: who says it, what it is, the way out.
+fn usage(name: &str, error: &clap::Error) -> String {
+    let styled = error.render();
+    let text = match io::stderr().is_terminal() {
+        true => styled.ansi().to_string(),
+        false => styled.to_string(),
+    };
+    let (_, said) = text.split_once(':').unwrap_or_default();
+    let said = said.split("\nFor more information").next();
+    format!(
+        "{name}:{}hint: {name} --help says more\n",
+        said.unwrap_or_default()
+    )
 }
 
 fn exit_code(name: &str, result: anyhow::Result<Outcome>) -> ExitCode {

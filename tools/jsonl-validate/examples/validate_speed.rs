@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<()> {
     let megabytes = fs::metadata(&file)?.len() as f64 / 1e6;
     println!("{lines} lines, {megabytes:.0} MB; the best of {RUNS} runs");
     let python = Command::new("python3")
-        .arg(root.join("scripts/check_jsonl.py"))
+        .arg(root.join("scripts/peers/check_jsonl.py"))
         .arg(&file)
         .output();
     let plain = match python {
@@ -44,7 +44,7 @@ fn main() -> anyhow::Result<()> {
             let said = String::from_utf8(output.stdout)?;
             let seconds: f64 = said.split(' ').next().unwrap_or_default().parse()?;
             println!(
-                "python3 scripts/check_jsonl.py     {:>5.0} MB/s",
+                "python3 scripts/peers/check_jsonl.py     {:>5.0} MB/s",
                 megabytes / seconds
             );
             Some(seconds)

@@ -20,7 +20,7 @@ Examples:
 
 Lines without errors go to the output, byte for byte; warnings let a line pass. Exit status 1 says
 that there were errors, unless --drop-invalid says that leaving them out is what is wanted. Where no
-line passes, an older output stays as it was, and what would be 0 is 2.
+line passes, an older output is kept, and the exit status is 2 instead of 0.
 Rules about the whole file (rare_label, low_diversity, other_script, other_language,
 mixed_languages, few_examples, crlf) speak at the end, when the lines have passed. Memory: some
 20 MB, and 50 bytes for each different example, whatever the size of the file.";

@@ -117,7 +117,7 @@ fn library_alone(data: &Path, base: &Path, tokens: usize) -> anyhow::Result<f64>
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// What scripts/datasets-map.py measured, or why it could not.
+/// What scripts/peers/datasets-map.py measured, or why it could not.
 fn datasets_map(
     root: &Path,
     base: &Path,
@@ -125,7 +125,7 @@ fn datasets_map(
 ) -> anyhow::Result<Result<serde_json::Value, String>> {
     let python = std::env::var_os("PYTHON").unwrap_or("python3".into());
     let output = Command::new(&python)
-        .arg(root.join("scripts/datasets-map.py"))
+        .arg(root.join("scripts/peers/datasets-map.py"))
         .args([base, data])
         .output();
     let output = match output {

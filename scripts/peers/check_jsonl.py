@@ -1,7 +1,7 @@
 """Is each line of a JSONL file a conversation worth learning? The plain checker that most projects write
 first, as a measure for jsonl-validate's speed: parse, roles, content, last answer, exact duplicates.
 
-python3 scripts/check_jsonl.py FILE prints the seconds it took, and how many lines it would keep."""
+python3 scripts/peers/check_jsonl.py FILE prints the seconds it took, and how many lines it would keep."""
 
 import hashlib
 import json
