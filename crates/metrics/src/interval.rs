@@ -5,21 +5,26 @@ const Z95: f64 = 1.959_963_984_540_054;
 
 /// Wilson's 95 % score interval for `successes` of `trials`, in 0..=1. Without trials: everything is possible.
 pub fn wilson(successes: usize, trials: usize) -> (f64, f64) {
+    wilson_of_mean(successes as f64 / trials as f64, trials)
+}
+
+/// The same for the mean of scores in 0..=1, none of which varies more about its mean than right and wrong do.
+pub fn wilson_of_mean(mean: f64, trials: usize) -> (f64, f64) {
     if trials == 0 {
         return (0.0, 1.0);
     }
-    let (n, p) = (trials as f64, successes as f64 / trials as f64);
+    let (n, p) = (trials as f64, mean);
     let z2 = Z95 * Z95;
     let centre = p + z2 / (2.0 * n);
     let spread = Z95 * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
     let denominator = 1.0 + z2 / n;
     // At 0 and n successes the bound is exactly 0 or 1; rounding would leave it a hair off.
-    let low = if successes == 0 {
+    let low = if mean <= 0.0 {
         0.0
     } else {
         (centre - spread) / denominator
     };
-    let high = if successes == trials {
+    let high = if mean >= 1.0 {
         1.0
     } else {
         (centre + spread) / denominator

@@ -43,7 +43,7 @@ pub fn rouge_n(reference: &str, prediction: &str, n: usize, stemming: Stemming) 
 /// ROUGE-L: longest common subsequence of words.
 pub fn rouge_l(reference: &str, prediction: &str, stemming: Stemming) -> Rouge {
     let (reference, prediction) = (words(reference, stemming), words(prediction, stemming));
-    let length = lcs_table(&reference, &prediction)[reference.len()][prediction.len()];
+    let length = lcs_length(&reference, &prediction);
     rouge(length, reference.len(), prediction.len())
 }
 
@@ -119,8 +119,26 @@ fn words(text: &str, stemming: Stemming) -> Vec<String> {
         .collect()
 }
 
+/// Length of the longest common subsequence, by the last row of [`lcs_table`] alone.
+fn lcs_length(a: &[String], b: &[String]) -> usize {
+    let mut row = vec![0; b.len() + 1];
+    for x in a {
+        let mut diagonal = 0;
+        for (j, y) in b.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = if x == y {
+                diagonal + 1
+            } else {
+                above.max(row[j])
+            };
+            diagonal = above;
+        }
+    }
+    row[b.len()]
+}
+
 /// `table[i][j]`: length of the longest common subsequence of `a[..i]` and `b[..j]`.
-fn lcs_table(a: &[String], b: &[String]) -> Vec<Vec<usize>> {
+fn lcs_table(a: &[String], b: &[String]) -> Vec<Vec<u32>> {
     let mut table = vec![vec![0; b.len() + 1]; a.len() + 1];
     for (i, x) in a.iter().enumerate() {
         for (j, y) in b.iter().enumerate() {

@@ -54,11 +54,26 @@ proptest! {
         scores in proptest::collection::vec((0.0f64..1.0, 0.0f64..1.0), 1..30), seed in any::<u64>()
     ) {
         let (a, b): (Vec<f64>, Vec<f64>) = scores.into_iter().unzip();
-        let one = paired::bootstrap_difference(&a, &b, 200, seed);
-        let other = paired::bootstrap_difference(&b, &a, 200, seed);
+        let one = paired::difference(&a, &b, 200, seed);
+        let other = paired::difference(&b, &a, 200, seed);
         prop_assert!((one.mean + other.mean).abs() < 1e-12);
         prop_assert!((one.p_value - other.p_value).abs() < 1e-12);
         prop_assert!(one.low <= one.high);
+    }
+
+    #[test]
+    fn rouge_l_is_symmetric_but_for_what_is_precision_and_what_recall(a in "[abc ]{0,40}", b in "[abc ]{0,40}") {
+        let rouge = |a: &str, b: &str| metrics::rouge::rouge_l(a, b, metrics::rouge::Stemming::None);
+        let (one, other) = (rouge(&a, &b), rouge(&b, &a));
+        prop_assert_eq!((one.precision, one.recall), (other.recall, other.precision));
+        // Of one line each, ROUGE-Lsum is ROUGE-L by the whole table, but for words that are there several times.
+        let distinct = |text: &str| {
+            let mut seen = std::collections::BTreeSet::new();
+            text.split_whitespace().all(|word| seen.insert(word.to_owned()))
+        };
+        if distinct(&a) && distinct(&b) && !a.trim().is_empty() && !b.trim().is_empty() {
+            prop_assert_eq!(one, metrics::rouge::rouge_l_sum(&a, &b, metrics::rouge::Stemming::None));
+        }
     }
 
     #[test]

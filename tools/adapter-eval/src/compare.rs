@@ -1,6 +1,6 @@
 //! Is one system better than another on the same cases, and what does that mean in words?
 
-use metrics::interval::wilson;
+use metrics::interval::wilson_of_mean;
 use metrics::paired::{self, Difference, Estimate};
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ const SIGNIFICANCE: f64 = 0.05;
 pub struct Comparison {
     pub system: String,
     pub against: String,
-    /// Mean score of `system` less that of `against`, paired bootstrap.
+    /// Mean score of `system` less that of `against`: interval by the paired bootstrap, p by flipped signs.
     pub difference: Difference,
     /// Cases where only `system` is right; for a right-or-wrong metric.
     pub only_system: Option<usize>,
@@ -35,7 +35,7 @@ pub enum Verdict {
 }
 
 impl Comparison {
-    /// The p-value that decided: McNemar's where answers are right or wrong, else the bootstrap's.
+    /// The p-value that decided: McNemar's where answers are right or wrong, else that of flipped signs.
     pub fn p_value(&self) -> f64 {
         self.mcnemar_p.unwrap_or(self.difference.p_value)
     }
@@ -48,7 +48,7 @@ pub fn compare(
     binary: bool,
     seed: u64,
 ) -> Comparison {
-    let difference = paired::bootstrap_difference(system.1, against.1, RESAMPLES, seed);
+    let difference = paired::difference(system.1, against.1, RESAMPLES, seed);
     let only = |a: &[f64], b: &[f64]| {
         a.iter()
             .zip(b)
@@ -74,18 +74,15 @@ pub fn compare(
     }
 }
 
-/// Mean and 95 % interval: Wilson's for right-or-wrong scores, the bootstrap's for others.
+/// Mean and 95 % interval: Wilson's for right-or-wrong scores, and for others that are all the same, of which drawing
+/// says nothing; the bootstrap's else.
 pub fn estimate(scores: &[f64], binary: bool, seed: u64) -> Estimate {
-    if !binary {
+    if !binary && scores.iter().any(|score| *score != scores[0]) {
         return paired::bootstrap_mean(scores, RESAMPLES, seed);
     }
-    let right = scores.iter().filter(|score| **score == 1.0).count();
-    let (low, high) = wilson(right, scores.len());
-    Estimate {
-        mean: right as f64 / scores.len().max(1) as f64,
-        low,
-        high,
-    }
+    let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
+    let (low, high) = wilson_of_mean(mean, scores.len());
+    Estimate { mean, low, high }
 }
 
 /// A p-value as one writes it.
@@ -121,7 +118,15 @@ mod tests {
     }
 
     #[test]
-    fn graded_scores_are_compared_by_the_bootstrap() {
+    fn the_same_scores_everywhere_are_no_proof_of_themselves() {
+        let alike = estimate(&[1.0; 100], false, 0);
+        assert_eq!(alike, estimate(&[1.0; 100], true, 0));
+        let single = estimate(&[0.8], false, 0);
+        assert!(single.low < 0.3 && single.high > 0.95, "{single:?}");
+    }
+
+    #[test]
+    fn graded_scores_are_compared_by_flipped_signs() {
         let good: Vec<f64> = (0..40).map(|i| 0.5 + f64::from(i % 5) / 50.0).collect();
         let bad: Vec<f64> = good.iter().map(|score| score - 0.1).collect();
         let comparison = compare(("a", &good), ("b", &bad), false, 0);

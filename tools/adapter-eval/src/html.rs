@@ -150,7 +150,7 @@ fn comparisons(report: &Report) -> Markup {
                     } } }
                 } }
                 p.note {
-                    "Points of a hundred; paired bootstrap over the cases"
+                    "Points of a hundred; the interval by the paired bootstrap over the cases"
                     @if binary { ", p by McNemar's exact test" } "."
                 }
             }
