@@ -119,6 +119,7 @@ fn exit_code(name: &str, result: anyhow::Result<Outcome>) -> ExitCode {
     }
 }
 
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
+/// Did the reader of an output go away? Of itself that ends a run with status 0.
+pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
     hint::io_kind(error) == Some(io::ErrorKind::BrokenPipe)
 }

@@ -19,6 +19,15 @@ pub struct Locked {
     folder: PathBuf,
 }
 
+impl Locked {
+    /// Another run holds this folder, or file.
+    pub fn new(path: &Path) -> Locked {
+        Locked {
+            folder: path.to_owned(),
+        }
+    }
+}
+
 impl std::fmt::Display for Locked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: another run is at work here", self.folder.display())
@@ -47,10 +56,9 @@ impl Lock {
             .with_context(|| path.display().to_string())?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(Locked {
-                folder: folder.to_owned(),
-            })
-            .hint("wait for it, or choose another folder"),
+            Err(TryLockError::WouldBlock) => {
+                Err(Locked::new(folder)).hint("wait for it, or choose another folder")
+            }
             Err(TryLockError::Error(error)) => {
                 Err(error).with_context(|| path.display().to_string())
             }

@@ -8,10 +8,11 @@ use anyhow::{Context, anyhow, bail};
 use cli::Hint;
 use serde::Deserialize;
 
+use crate::args::{Args, SystemName};
 use crate::cases::Cases;
 use crate::report::VERSION;
 use crate::shots::Selection;
-use crate::system::{Answer, Prediction, Run, System};
+use crate::system::{Answer, Kind, Prediction, Run, System};
 
 /// An earlier evaluation folder.
 pub struct Earlier {
@@ -21,6 +22,7 @@ pub struct Earlier {
     pub judged: String,
     pub base: Option<PathBuf>,
     pub adapter: Option<PathBuf>,
+    settings: SettingsHead,
 }
 
 #[derive(Deserialize)]
@@ -37,11 +39,16 @@ struct Head {
 struct SettingsHead {
     base: Option<PathBuf>,
     adapter: Option<PathBuf>,
+    max_new_tokens: usize,
+    temperature: f32,
+    top_p: f32,
+    compute_dtype: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct CasesHead {
     file: String,
+    count: usize,
     sha256: String,
 }
 
@@ -63,9 +70,11 @@ impl Earlier {
         }
         if head.cases.sha256 != cases.sha256 {
             let refusal = anyhow!(
-                "{}: evaluated other cases ({}) than {}",
+                "{}: evaluated {} cases of {}, which are others than the {} of {} here",
                 dir.display(),
+                head.cases.count,
                 head.cases.file,
+                cases.len(),
                 cases.name
             );
             return Err(refusal)
@@ -89,9 +98,51 @@ impl Earlier {
             runs: runs.collect::<Result<_, _>>()?,
             selections: head.selections,
             judged: head.judged,
-            base: head.settings.base,
-            adapter: head.settings.adapter,
+            base: head.settings.base.clone(),
+            adapter: head.settings.adapter.clone(),
+            settings: head.settings,
         })
+    }
+
+    /// What its models were asked otherwise with than those of `args`, as a warning: the systems then differ by that,
+    /// too.
+    pub fn asked_otherwise(&self, dir: &Path, args: &Args) -> Option<String> {
+        let asks = args.systems().into_iter().any(SystemName::needs_model);
+        let asked = self.runs.iter().any(|run| run.system.kind != Kind::Lookup);
+        let (Some(theirs), Some(ours)) = (&self.base, &args.base) else {
+            return None;
+        };
+        let whole = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let (there, here) = (&self.settings, &args.generation);
+        let dtype = args.model.load_options().compute_dtype.to_string();
+        let there_dtype = there.compute_dtype.clone().unwrap_or_default();
+        let pair = |name: &str, there: String, here: String| {
+            (there != here).then(|| format!("{name} {there} there and {here} here"))
+        };
+        let differences = [
+            (whole(theirs) != whole(ours)).then(|| {
+                format!(
+                    "the base is {} there and {} here",
+                    theirs.display(),
+                    ours.display()
+                )
+            }),
+            pair(
+                "--max-new-tokens",
+                there.max_new_tokens.to_string(),
+                here.max_new_tokens.to_string(),
+            ),
+            pair(
+                "--temperature",
+                there.temperature.to_string(),
+                here.temperature.to_string(),
+            ),
+            pair("--top-p", there.top_p.to_string(), here.top_p.to_string()),
+            pair("--compute-dtype", there_dtype, dtype),
+        ];
+        let differences = Vec::from_iter(differences.into_iter().flatten());
+        (asks && asked && !differences.is_empty())
+            .then(|| format!("{}: {}", dir.display(), differences.join(", ")))
     }
 }
 

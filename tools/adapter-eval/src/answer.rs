@@ -26,7 +26,8 @@ pub struct Answerer {
     prompter: Prompter,
     options: GenerateOptions,
     with_adapter: bool,
-    kept: Option<Kept>,
+    /// With the hash of the adapter.
+    kept: Option<(Kept, Option<String>)>,
 }
 
 /// Puts the base, and the adapter if there is one, on the device.
@@ -72,6 +73,16 @@ impl Prompter {
             max_new_tokens,
             max_position_embeddings: base.config().max_position_embeddings,
         }
+    }
+
+    /// `options` with the tokens that end an answer: the chat's own end-of-turn tokens, and the base's.
+    pub fn with_stops(&self, base: &Base, mut options: GenerateOptions) -> GenerateOptions {
+        let ends = self.chat.end_of_turn_ids();
+        options.stop_token_ids.extend(ends);
+        options.stop_token_ids.extend(&base.config().eos_token_ids);
+        options.stop_token_ids.sort_unstable();
+        options.stop_token_ids.dedup();
+        options
     }
 
     /// The ids of every prompt, in order; refused when one of them has no room for its answer.
@@ -132,18 +143,7 @@ impl Prompter {
 }
 
 impl Answerer {
-    /// `options.stop_token_ids` are added to: the chat's own end-of-turn tokens stop an answer.
-    pub fn new(
-        base: &Base,
-        model: Model,
-        prompter: Prompter,
-        mut options: GenerateOptions,
-    ) -> Answerer {
-        let ends = prompter.chat.end_of_turn_ids();
-        options.stop_token_ids.extend(ends);
-        options.stop_token_ids.extend(&base.config().eos_token_ids);
-        options.stop_token_ids.sort_unstable();
-        options.stop_token_ids.dedup();
+    pub fn new(model: Model, prompter: Prompter, options: GenerateOptions) -> Answerer {
         Answerer {
             model,
             prompter,
@@ -153,17 +153,13 @@ impl Answerer {
         }
     }
 
-    pub fn options(&self) -> &GenerateOptions {
-        &self.options
-    }
-
     /// Answers that are kept are not generated again, and others are kept with them.
-    pub fn keep(&mut self, kept: Option<Kept>) {
-        self.kept = kept;
+    pub fn keep(&mut self, kept: Kept, adapter_hash: Option<String>) {
+        self.kept = Some((kept, adapter_hash));
     }
 
     pub fn into_kept(self) -> Option<Kept> {
-        self.kept
+        self.kept.map(|(kept, _)| kept)
     }
 
     /// Answers as the base alone, or with the adapter.
@@ -177,19 +173,23 @@ impl Answerer {
     pub fn answer(&mut self, asked: &Asked<'_>, label: &str) -> anyhow::Result<Vec<Answer>> {
         let ids = self.prompter.token_ids(asked)?;
         let drawn = self.options.temperature > 0.0;
+        let adapter = self.kept.as_ref().and_then(|(_, hash)| hash.as_deref());
+        let adapter = adapter.filter(|_| self.with_adapter);
         let questions = ids.iter().enumerate();
-        let questions = Vec::from_iter(questions.map(|(index, prompt)| {
-            kept::question(self.with_adapter, drawn.then_some(index), prompt)
-        }));
-        let kept = self.kept.as_ref();
+        let questions = Vec::from_iter(
+            questions
+                .map(|(index, prompt)| kept::question(adapter, drawn.then_some(index), prompt)),
+        );
+        let mut kept = self.kept.as_mut();
         let known = questions.iter();
-        let known = Vec::from_iter(known.map(|question| kept?.get(question).cloned()));
+        let known = known.map(|question| kept.as_mut()?.0.get(question));
+        let known = Vec::from_iter(known);
         let progress = Progress::new(label, Some(ids.len() as u64), Unit::Items("cases"));
         progress.inc(known.iter().flatten().count() as u64);
         let kept = &mut self.kept;
         let mut on_done = |index: usize, completion: &Completion| {
             progress.inc(1);
-            let Some(answers) = kept else { return };
+            let Some((answers, _)) = kept else { return };
             if let Err(error) = answers.keep(&questions[index], completion) {
                 progress.note(format_args!(
                     "warning: {error:#}; answers are kept no longer"

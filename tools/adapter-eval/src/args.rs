@@ -8,6 +8,7 @@ use cli::{CommonArgs, Hint, Input};
 use serde::Serialize;
 
 use crate::metric::Metric;
+use crate::names::distinct;
 
 /// Judge an adapter: ask it, the base and no model at all the same questions, and compare.
 ///
@@ -65,8 +66,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     pub select: Option<Input>,
     /// What decides: exact, normalised, json-valid, json-match, json-field:NAME, json-found:NAME, json-set:NAME (F1 of
-    /// a list in any order), word-f1, rouge-1, rouge-2, rouge-l, rouge-lsum, bleu, chrf, bertscore (its F1),
-    /// bertscore-precision or bertscore-recall
+    /// a list in any order), word-f1, rouge-1, rouge-2, rouge-l, rouge-lsum (F1, words by their Porter stems), bleu,
+    /// chrf, bertscore (its F1), bertscore-precision or bertscore-recall
     #[arg(
         long,
         value_name = "METRIC",
@@ -172,7 +173,7 @@ pub struct GenerationArgs {
     /// Draw from the likeliest tokens that make up this share
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = top_p, conflicts_with = "data")]
     pub top_p: f32,
-    /// Of drawn tokens, the examples in the few-shot prompt and the bootstrap
+    /// Of drawn tokens, the examples in the few-shot prompt, and what intervals and p-values draw
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "data")]
     pub seed: u64,
 }
@@ -226,11 +227,11 @@ impl Args {
         }
     }
 
-    /// The numbers of shots asked for, or the default ones.
-    pub fn shots(&self) -> &[usize] {
+    /// The numbers of shots asked for, each once, or the default ones.
+    pub fn shots(&self) -> Vec<usize> {
         match &self.shots[..] {
-            [] => &[8, 32],
-            asked => asked,
+            [] => vec![8, 32],
+            asked => distinct(asked.to_vec()),
         }
     }
 }

@@ -20,8 +20,10 @@ pub struct Case {
     pub prompt: Chat,
     /// The last assistant message.
     pub reference: String,
-    /// Of the prompt alone, hex.
+    /// Of the prompt alone, hex: two evaluations ask the same.
     pub prompt_sha256: String,
+    /// Of the question without instructions, whatever its case and outer spaces, hex: an example would give it away.
+    pub question_sha256: String,
 }
 
 impl Case {
@@ -75,6 +77,10 @@ impl Cases {
             }
             let place = || format!("{}:{number}", input.name());
             let text = std::str::from_utf8(&line).with_context(place)?;
+            let text = text
+                .strip_prefix('\u{feff}')
+                .filter(|_| number == 1)
+                .unwrap_or(text);
             if !text.trim().is_empty() {
                 cases.push(case(text, number).with_context(place)?);
             }
@@ -135,20 +141,20 @@ impl Cases {
         self.cases.iter().map(|case| case.reference.as_str())
     }
 
-    /// How many of these are asked, word for word, in `others` too.
+    /// How many of these questions are asked in `others` too, under whatever instructions.
     pub fn also_in(&self, others: &Cases) -> usize {
-        let others = others.prompt_hashes();
+        let others = others.questions();
         self.cases
             .iter()
-            .filter(|case| others.contains(case.prompt_sha256.as_str()))
+            .filter(|case| others.contains(case.question_sha256.as_str()))
             .count()
     }
 
-    /// The prompts, for finding the same one elsewhere.
-    pub fn prompt_hashes(&self) -> HashSet<&str> {
+    /// The questions by their hashes, for finding the same one elsewhere.
+    pub fn questions(&self) -> HashSet<&str> {
         self.cases
             .iter()
-            .map(|case| case.prompt_sha256.as_str())
+            .map(|case| case.question_sha256.as_str())
             .collect()
     }
 }
@@ -181,13 +187,16 @@ fn case(line: &str, number: usize) -> anyhow::Result<Case> {
         &prompt.chat_template_kwargs,
     ))?;
     let prompt_sha256 = hash([asked.as_str()]);
-    Ok(Case {
+    let mut case = Case {
         id,
         line: number,
         prompt,
         reference,
         prompt_sha256,
-    })
+        question_sha256: String::new(),
+    };
+    case.question_sha256 = hash([case.question().trim().to_lowercase().as_str()]);
+    Ok(case)
 }
 
 /// SHA-256 over texts, each preceded by its length, hex.
@@ -235,5 +244,6 @@ pub(crate) mod tests {
         assert_eq!((one.question(), one.id.as_str()), ("q".into(), "7"));
         assert_eq!(other.id, "x1");
         assert_ne!(one.prompt_sha256, other.prompt_sha256);
+        assert_eq!(one.question_sha256, other.question_sha256);
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use checkpoint::Base;
 use checkpoint::adapter::{self, Adapter};
-use cli::Hint;
+use cli::{AtomicDir, Hint};
 
 use crate::against::{self, Earlier};
 use crate::answer::{self, Answerer, Prompter};
@@ -63,21 +63,24 @@ pub struct Evaluation {
     pub kept: Option<Kept>,
 }
 
-/// All systems on all cases. What models answer is kept in the file `keep_in`.
-pub fn cases(args: &Args, keep_in: Option<&Path>) -> anyhow::Result<Evaluation> {
+/// All systems on all cases. What models answer is kept beside `out_dir`.
+pub fn cases(args: &Args, out_dir: Option<&AtomicDir>) -> anyhow::Result<Evaluation> {
     let judge = open_judge(args)?;
     let inputs = Inputs::read(args)?;
     let mut runs = Vec::new();
     let mut selections = Vec::new();
+    let mut otherwise = Vec::new();
     for dir in &args.against {
         let earlier = Earlier::read(dir, &inputs.cases)?;
         names::check_judged(args, dir, &earlier)?;
+        otherwise.extend(earlier.asked_otherwise(dir, args));
         against::merge(&mut runs, earlier.runs)?;
         selections.extend(earlier.selections);
     }
     names::check_names(args, &runs)?;
 
-    let mut warnings = inputs.warnings(&args.metric)?;
+    let mut warnings = otherwise;
+    warnings.extend(inputs.warnings(&args.metric)?);
     warnings.extend(unused(args));
     // What takes no time first: a name that clashes is then told before anything is generated.
     let mut own: Vec<Option<Run>> = Vec::new();
@@ -89,7 +92,7 @@ pub fn cases(args: &Args, keep_in: Option<&Path>) -> anyhow::Result<Evaluation> 
         own.push(run);
     }
     let few_shot = few_shot(args, &inputs, &judge, &mut warnings)?;
-    let mut answerer = open_answerer(args, &inputs, few_shot.as_ref(), keep_in, &mut warnings)?;
+    let mut answerer = open_answerer(args, &inputs, few_shot.as_ref(), out_dir, &mut warnings)?;
     for (name, run) in args.systems().into_iter().zip(&mut own) {
         if run.is_none() {
             let (few_shot, answerer) = (few_shot.as_ref(), answerer.as_mut());
@@ -243,7 +246,7 @@ fn open_answerer(
     args: &Args,
     inputs: &Inputs,
     few_shot: Option<&FewShot<'_>>,
-    keep_in: Option<&Path>,
+    out_dir: Option<&AtomicDir>,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Option<Answerer>> {
     if !args.systems().into_iter().any(SystemName::needs_model) {
@@ -264,12 +267,23 @@ fn open_answerer(
     for asked in plainly.into_iter().chain(with_shots) {
         prompter.token_ids(&asked)?;
     }
+    let options = prompter.with_stops(&base, options);
+    let kept = match out_dir {
+        Some(dir) => {
+            let name = kept::file_name(base.dir(), &args.model, &options)?;
+            Some(Kept::open(&dir.beside(&name))?)
+        }
+        None => None,
+    };
+    // What takes hours is not to be warned of after them.
+    for warning in warnings.iter() {
+        cli::note(format_args!("warning: {warning}"));
+    }
     let model = answer::load(&base, adapter.as_ref(), &args.model)?;
-    let mut answerer = Answerer::new(&base, model, prompter, options);
-    if let Some(path) = keep_in {
-        let adapter = args.adapter.as_deref();
-        let depends_on = kept::depends_on(base.dir(), adapter, &args.model, answerer.options())?;
-        answerer.keep(Kept::open(path, &depends_on)?);
+    let mut answerer = Answerer::new(model, prompter, options);
+    if let Some(kept) = kept {
+        let adapter = args.adapter.as_deref().map(kept::adapter_hash);
+        answerer.keep(kept, adapter.transpose()?);
     }
     Ok(Some(answerer))
 }

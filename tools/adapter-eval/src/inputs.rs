@@ -23,7 +23,8 @@ impl Inputs {
             cases.transpose()
         };
         let cases = read(&args.cases, args.limit)?.context("no --cases")?;
-        let (train, select) = (read(&args.train, None)?, read(&args.select, None)?);
+        // A trial tries the number of shots on as many.
+        let (train, select) = (read(&args.train, None)?, read(&args.select, args.limit)?);
         let systems = args.systems();
         if let Some(system) = systems
             .iter()
@@ -111,7 +112,7 @@ fn check_references(metric: &Metric, cases: &Cases) -> anyhow::Result<Option<Str
             )
         }));
     }
-    let (fields, _) = metric::fields(cases.references());
+    let fields = metric::fields(cases.references());
     let refusal = anyhow!("{}: no reference is right by --metric {metric}", cases.path);
     Err(refusal).hint(match text {
         _ if fields.is_empty() => "exact and chrf compare texts of any kind".into(),

@@ -1,18 +1,19 @@
-//! What did a run answer that was stopped? Each answer is kept beside --out-dir, in `.NAME.answers.jsonl`, until the
-//! outcome stands.
+//! What did a run answer that was stopped? Each answer is kept beside --out-dir until the outcome stands, in
+//! `.NAME.answers-HASH.jsonl`: HASH is of all that decides answers beside what is asked, so that a trial with other
+//! settings has a file of its own.
 //!
-//! A file of JSON lines: first what all answers depend on, then one by one what was asked and what was said. The next
-//! run to the same folder goes on from there if its answers depend on the same.
+//! A line an answer, as it comes. The next run of the same settings goes on from there.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, Seek, Write};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use cli::{Hint, Locked};
 use model::{Completion, GenerateOptions};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::args::ModelArgs;
 use crate::cases::hash;
@@ -22,8 +23,11 @@ use crate::system::Finish;
 pub struct Kept {
     path: PathBuf,
     file: File,
-    by_question: HashMap<String, Completion>,
+    by_question: Answers,
 }
+
+/// By what was asked, with whether this run asked it, too.
+type Answers = HashMap<String, (Completion, bool)>;
 
 /// A line of the file.
 #[derive(Serialize, Deserialize)]
@@ -34,28 +38,27 @@ struct Line {
     finish: Finish,
 }
 
-/// What decides an answer, among those that [`depends_on`] the same, as a hash; `drawn` is the prompt's place among
-/// all where that decides what is drawn.
-pub fn question(with_adapter: bool, drawn: Option<usize>, prompt: &[u32]) -> String {
-    hash([format!("{with_adapter} {drawn:?} {prompt:?}").as_str()])
+/// What decides an answer among those of a [`file_name`], as a hash: the adapter by its [`adapter_hash`], and for a drawn
+/// answer the prompt's place among all.
+pub fn question(adapter: Option<&str>, drawn: Option<usize>, prompt: &[u32]) -> String {
+    hash([format!("{adapter:?} {drawn:?} {prompt:?}").as_str()])
 }
 
-/// What all answers of a run depend on: this version, the weights, and how they are asked.
-pub fn depends_on(
+pub fn adapter_hash(dir: &Path) -> anyhow::Result<String> {
+    let files = ["adapter_config.json", "adapter_model.safetensors"].into_iter();
+    let hashes = files.map(|name| checkpoint::fingerprint::of_file(&dir.join(name)));
+    Ok(hashes.collect::<Result<Vec<_>, _>>()?.join(" "))
+}
+
+/// Of the file for answers by this version, base and settings.
+pub fn file_name(
     base: &Path,
-    adapter: Option<&Path>,
     args: &ModelArgs,
     options: &GenerateOptions,
-) -> anyhow::Result<Value> {
-    let adapter = adapter.map(|dir| {
-        let files = ["adapter_config.json", "adapter_model.safetensors"].into_iter();
-        let hashes = files.map(|name| checkpoint::fingerprint::of_file(&dir.join(name)));
-        hashes.collect::<Result<Vec<_>, _>>()
-    });
-    Ok(json!({
+) -> anyhow::Result<String> {
+    let settings = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "base": checkpoint::fingerprint::of_weights(base)?,
-        "adapter": adapter.transpose()?,
         "quantize": args.quantize,
         "double_quant": !args.no_double_quant,
         "compute_dtype": args.load_options().compute_dtype.to_string(),
@@ -66,41 +69,41 @@ pub fn depends_on(
         "top_p": options.top_p,
         "seed": options.seed,
         "stop_token_ids": options.stop_token_ids,
-    }))
+    });
+    let hash = hash([settings.to_string().as_str()]);
+    Ok(format!("answers-{}.jsonl", &hash[..12]))
 }
 
 impl Kept {
-    /// What a file holds, if that depends on the same; begun anew otherwise. None where another run is at work on it.
-    pub fn open(path: &Path, depends_on: &Value) -> anyhow::Result<Option<Kept>> {
-        let path = path.to_owned();
+    /// What a file holds, or a new one. Where another run is at work on it, [`Locked`].
+    pub fn open(path: &Path) -> anyhow::Result<Kept> {
         let open = || -> std::io::Result<Option<Kept>> {
             let mut file = OpenOptions::new()
                 .create(true)
                 .truncate(false)
                 .read(true)
                 .write(true)
-                .open(&path)?;
+                .open(path)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 // A file system without locks.
                 Err(TryLockError::Error(_)) => {}
             }
-            let (by_question, end) = read(&file, depends_on)?;
+            let (by_question, end) = read(&file)?;
             file.set_len(end)?;
-            file.seek(std::io::SeekFrom::Start(end))?;
-            if end == 0 {
-                file.write_all(format!("{depends_on}\n").as_bytes())?;
-            }
-            let path = path.clone();
+            file.seek(SeekFrom::Start(end))?;
             Ok(Some(Kept {
-                path,
+                path: path.to_owned(),
                 file,
                 by_question,
             }))
         };
-        let kept = open().with_context(|| path.display().to_string())?;
-        if let Some(kept) = kept.as_ref().filter(|kept| !kept.by_question.is_empty()) {
+        let Some(kept) = open().with_context(|| path.display().to_string())? else {
+            let locked = Locked::new(path);
+            return Err(locked).hint("wait for it, or choose another --out-dir");
+        };
+        if !kept.by_question.is_empty() {
             cli::note(format_args!(
                 "{}: going on with {} answers of a run that was stopped",
                 kept.path.display(),
@@ -110,8 +113,10 @@ impl Kept {
         Ok(kept)
     }
 
-    pub fn get(&self, question: &str) -> Option<&Completion> {
-        self.by_question.get(question)
+    pub fn get(&mut self, question: &str) -> Option<Completion> {
+        let (completion, asked) = self.by_question.get_mut(question)?;
+        *asked = true;
+        Some(completion.clone())
     }
 
     /// Writes an answer behind the others.
@@ -126,38 +131,33 @@ impl Kept {
         written.with_context(|| self.path.display().to_string())
     }
 
-    /// The outcome stands: nothing is left to go on with.
+    /// The outcome stands. Answers that it did not ask for, being of a trial, are left for the run that will.
     pub fn remove(self) -> anyhow::Result<()> {
-        fs::remove_file(&self.path).with_context(|| self.path.display().to_string())
+        match self.by_question.values().all(|(_, asked)| *asked) {
+            true => fs::remove_file(&self.path).with_context(|| self.path.display().to_string()),
+            false => Ok(()),
+        }
     }
 }
 
-/// The answers, and where the last whole line ends; nothing where they depend on something else.
-fn read(file: &File, depends_on: &Value) -> std::io::Result<(HashMap<String, Completion>, u64)> {
+/// The answers, none asked yet, and where the last whole line ends.
+fn read(file: &File) -> std::io::Result<(Answers, u64)> {
     let mut answers = HashMap::new();
     let mut reader = BufReader::new(file);
-    let (mut line, mut end) = (Vec::new(), 0);
+    let (mut text, mut end) = (Vec::new(), 0);
     loop {
-        line.clear();
-        reader.read_until(b'\n', &mut line)?;
-        if !line.ends_with(b"\n") {
-            return Ok((answers, end)); // a run was stopped while it wrote this line
-        }
-        if end == 0 {
-            if serde_json::from_slice::<Value>(&line).ok().as_ref() != Some(depends_on) {
-                return Ok((answers, 0));
-            }
-        } else {
-            let Ok(line) = serde_json::from_slice::<Line>(&line) else {
-                return Ok((answers, end));
-            };
-            let completion = Completion {
-                token_ids: line.token_ids,
-                finish: line.finish.into(),
-            };
-            answers.insert(line.asked, completion);
-        }
-        end += line.len() as u64;
+        text.clear();
+        reader.read_until(b'\n', &mut text)?;
+        let line = serde_json::from_slice::<Line>(&text);
+        let Some(line) = line.ok().filter(|_| text.ends_with(b"\n")) else {
+            return Ok((answers, end)); // the end, or a line in which a run was stopped
+        };
+        let completion = Completion {
+            token_ids: line.token_ids,
+            finish: line.finish.into(),
+        };
+        answers.insert(line.asked, (completion, false));
+        end += text.len() as u64;
     }
 }
 
@@ -173,35 +173,44 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_found_again_by_a_run_that_depends_on_the_same_and_by_no_other() {
+    fn answers_are_found_again_and_gone_once_all_were_asked_for() {
         let root = tempfile::tempdir().unwrap();
-        let path = root.path().join(".eval.answers.jsonl");
-        let open = |seed: u64| Kept::open(&path, &json!({ "seed": seed })).unwrap();
-        let asked = question(true, None, &[1, 2]);
-        let mut kept = open(1).unwrap();
-        kept.keep(&asked, &completion(&[7, 8])).unwrap();
-        assert!(open(1).is_none(), "another run is at work");
+        let path = root.path().join(".eval.answers-1.jsonl");
+        let (one, other) = (question(None, None, &[1, 2]), question(None, None, &[3]));
+        let mut kept = Kept::open(&path).unwrap();
+        kept.keep(&one, &completion(&[7, 8])).unwrap();
+        let busy = Kept::open(&path).err().expect("another run is at work");
+        assert!(
+            busy.downcast_ref::<Locked>().is_some() || busy.to_string().contains("another run")
+        );
         drop(kept);
         // A line that was not written to its end.
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(br#"{"asked":"#).unwrap();
         drop(file);
-        let mut kept = open(1).unwrap();
-        assert_eq!(kept.get(&asked), Some(&completion(&[7, 8])));
-        for other in [
-            question(false, None, &[1, 2]),
-            question(true, Some(0), &[1, 2]),
-            question(true, None, &[1, 2, 3]),
-        ] {
-            assert_eq!(kept.get(&other), None);
-        }
-        kept.keep(&question(true, None, &[3]), &completion(&[]))
-            .unwrap();
+        let mut kept = Kept::open(&path).unwrap();
+        kept.keep(&other, &completion(&[])).unwrap();
+        assert_eq!(kept.get(&one), Some(completion(&[7, 8])));
         drop(kept);
-        assert_eq!(open(1).unwrap().by_question.len(), 2);
-        assert_eq!(open(2).unwrap().by_question.len(), 0);
-        assert_eq!(open(1).unwrap().by_question.len(), 0);
-        open(1).unwrap().remove().unwrap();
+        let mut trial = Kept::open(&path).unwrap();
+        assert_eq!(trial.get(&other), Some(completion(&[])));
+        trial.remove().unwrap();
+        let mut whole = Kept::open(&path).unwrap();
+        assert!(whole.get(&one).is_some() && whole.get(&other).is_some());
+        whole.remove().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_question_is_another_with_another_adapter_place_or_prompt() {
+        let asked = question(Some("a"), None, &[1, 2]);
+        for other in [
+            question(None, None, &[1, 2]),
+            question(Some("b"), None, &[1, 2]),
+            question(Some("a"), Some(0), &[1, 2]),
+            question(Some("a"), None, &[1, 2, 3]),
+        ] {
+            assert_ne!(asked, other);
+        }
     }
 }

@@ -60,14 +60,13 @@ fn judged(args: Args) -> anyhow::Result<Outcome> {
         print(&args, &(serde_json::to_string(&loss)? + "\n"))?;
         return Ok(Outcome::Done);
     }
-    let keep_in = out_dir.as_ref().map(|dir| dir.beside("answers.jsonl"));
     let Evaluation {
         report,
         runs,
         cases,
         judge,
         kept,
-    } = evaluate::cases(&args, keep_in.as_deref())?;
+    } = evaluate::cases(&args, out_dir.as_ref())?;
     let metrics: Vec<metric::Metric> = report.systems[0]
         .scores
         .iter()
@@ -91,13 +90,18 @@ fn judged(args: Args) -> anyhow::Result<Outcome> {
         ],
     )?;
     kept.map_or(Ok(()), Kept::remove)?;
-    print(&args, &table::text(&report))?;
-    let mut outcome = Outcome::Done;
-    for gate in report.gates.iter().filter(|gate| !gate.met) {
+    let mut unmet = report.gates.iter().filter(|gate| !gate.met).peekable();
+    let is_met = unmet.peek().is_none();
+    let printed = print(&args, &table::text(&report));
+    for gate in unmet {
         cli::reason(format_args!("{} is not met: {}", gate.gate, gate.because));
-        outcome = Outcome::No;
     }
-    Ok(outcome)
+    match printed {
+        // Who reads no table still hears the verdict.
+        Err(error) if is_met || !cli::is_closed_pipe(&error) => Err(error),
+        _ if is_met => Ok(Outcome::Done),
+        _ => Ok(Outcome::No),
+    }
 }
 
 fn files(args: &Args) -> Files {

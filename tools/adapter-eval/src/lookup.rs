@@ -83,13 +83,27 @@ impl<'a> Nearest<'a> {
     }
 }
 
-/// The distinct words of a text: runs of letters and digits, lower case.
+/// The distinct words of a text: runs of letters and digits, lower case; in scripts that write no spaces every
+/// character.
 fn words(text: &str) -> BTreeSet<String> {
-    let text = text.to_lowercase();
-    text.split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .map(str::to_string)
-        .collect()
+    let mut words = BTreeSet::new();
+    for run in text.to_lowercase().split(|c: char| !c.is_alphanumeric()) {
+        for word in run.split_inclusive(is_written_without_spaces) {
+            let (before, last) = match word.char_indices().next_back() {
+                Some((at, c)) if is_written_without_spaces(c) => word.split_at(at),
+                _ => (word, ""),
+            };
+            words.extend([before, last].map(str::to_string));
+        }
+    }
+    words.remove("");
+    words
+}
+
+/// Thai, Lao and Khmer; kana, and Chinese characters.
+fn is_written_without_spaces(c: char) -> bool {
+    matches!(c, '\u{0e00}'..='\u{0eff}' | '\u{1780}'..='\u{17ff}' | '\u{3040}'..='\u{30ff}'
+        | '\u{3400}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')
 }
 
 #[cfg(test)]
@@ -134,5 +148,8 @@ mod tests {
             "the first when no word is shared"
         );
         assert!(Nearest::new(&[]).find("x").is_none());
+        let found = |text| Vec::from_iter(words(text));
+        assert_eq!(found("膝の痛みA1"), ["a1", "の", "み", "痛", "膝"]);
+        assert_eq!(found("left-knee, Knee"), ["knee", "left"]);
     }
 }

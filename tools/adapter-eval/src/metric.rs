@@ -150,12 +150,12 @@ impl Metric {
     }
 
     /// The measures worth reporting beside the primary one: those of JSON answers when every reference is a JSON
-    /// object, those of prose otherwise. The primary one comes first.
+    /// object, with the fields that all of them have, those of prose otherwise. The primary one comes first.
     pub fn beside<'a>(&self, references: impl IntoIterator<Item = &'a str>) -> Vec<Metric> {
         let mut all = vec![self.clone()];
-        let (fields, all_objects) = fields(references);
-        let beside = if all_objects {
-            let fields = fields.into_iter().map(TextMetric::JsonField);
+        let beside = if let Some(fields) = common_fields(references) {
+            let fields = fields.into_iter().take(MOST_FIELDS);
+            let fields = fields.map(TextMetric::JsonField);
             let found = match self {
                 Metric::Text(TextMetric::JsonField(name)) => {
                     Some(TextMetric::JsonFound(name.clone()))
@@ -188,22 +188,38 @@ impl Metric {
     }
 }
 
-/// The fields of those that are JSON objects, and whether all are.
-pub fn fields<'a>(references: impl IntoIterator<Item = &'a str>) -> (Vec<String>, bool) {
-    let (mut fields, mut all_objects) = (Vec::new(), true);
+/// Fields that are reported beside the primary metric.
+const MOST_FIELDS: usize = 20;
+
+/// The fields that all have, in the first one's order; nothing where one is no JSON object. A field that a reference
+/// lacks has no right answer there.
+fn common_fields<'a>(references: impl IntoIterator<Item = &'a str>) -> Option<Vec<String>> {
+    let mut common: Option<Vec<String>> = None;
     for reference in references {
-        match json::parse(reference) {
-            Some(serde_json::Value::Object(object)) => {
-                for (key, _) in object {
-                    if !fields.contains(&key) {
-                        fields.push(key);
-                    }
-                }
-            }
-            _ => all_objects = false,
+        let Some(serde_json::Value::Object(object)) = json::parse(reference) else {
+            return None;
+        };
+        match &mut common {
+            None => common = Some(object.into_iter().map(|(key, _)| key).collect()),
+            Some(common) => common.retain(|key| object.contains_key(key)),
         }
     }
-    (fields, all_objects)
+    Some(common.unwrap_or_default())
+}
+
+/// Fields of those that are JSON objects, as a hint.
+pub fn fields<'a>(references: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut fields = Vec::new();
+    for reference in references {
+        if let Some(serde_json::Value::Object(object)) = json::parse(reference) {
+            for (key, _) in object {
+                if fields.len() < MOST_FIELDS && !fields.contains(&key) {
+                    fields.push(key);
+                }
+            }
+        }
+    }
+    fields
 }
 
 fn same_field(reference: &str, output: Option<serde_json::Value>, name: &str) -> bool {
@@ -352,7 +368,8 @@ mod tests {
         assert_eq!(
             names(
                 "json-field:code",
-                [r#"{"code":"A","n":1}"#, r#"{"code":"B"}"#]
+                // "m" is not asked of both: what would be right where a reference lacks it?
+                [r#"{"code":"A","n":1,"m":2}"#, r#"{"code":"B","n":2}"#]
             ),
             [
                 "json-field:code",

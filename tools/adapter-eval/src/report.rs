@@ -257,7 +257,10 @@ fn scored(run: &Run, question: &Question<'_>, metrics: &[Metric]) -> anyhow::Res
     })
 }
 
-/// Answers are classes when the primary metric compares them as wholes and references repeat.
+/// More classes than this are no table that anybody reads, and theirs grows with their square.
+const MOST_CLASSES: usize = 500;
+
+/// Answers are classes when the primary metric compares them as wholes and references repeat, twice or more on average.
 fn labels(run: &Run, cases: &Cases, metric: &Metric) -> Option<classification::Report> {
     let by = match metric {
         Metric::Text(TextMetric::JsonValid | TextMetric::JsonMatch) => return None,
@@ -277,7 +280,7 @@ fn labels(run: &Run, cases: &Cases, metric: &Metric) -> Option<classification::R
         })
         .collect();
     let known: std::collections::BTreeSet<&str> = truth.iter().copied().collect();
-    if known.len() == truth.len() {
+    if 2 * known.len() > truth.len() || known.len() > MOST_CLASSES {
         return None;
     }
     let answered = |(i, reference): (usize, &str)| {

@@ -11,7 +11,7 @@ use crate::cases::{Case, hash, is_instruction};
 use crate::metric::Metric;
 
 /// Draws `count` examples, labels in turn so that each is shown before any is shown twice. The draw is keyed by `seed`
-/// and the example's own text: the order of the training file does not matter. Examples whose prompt is in `asked` are
+/// and the example's own text: the order of the training file does not matter. Examples whose question is in `asked` are
 /// never shown.
 pub fn draw<'a>(
     train: &'a [Case],
@@ -24,7 +24,7 @@ pub fn draw<'a>(
     let mut by_label: BTreeMap<(String, String), Vec<(String, &Case)>> = BTreeMap::new();
     for case in train
         .iter()
-        .filter(|case| !asked.contains(case.prompt_sha256.as_str()))
+        .filter(|case| !asked.contains(case.question_sha256.as_str()))
     {
         let label = metric.label(&case.reference).unwrap_or_default();
         let turn = hash(["few-shot label", &seed, &label]);
@@ -203,7 +203,7 @@ mod tests {
     fn a_question_that_is_asked_is_never_shown() {
         let train = cases(&[("q1", r#"{"code":1}"#), ("q2", r#"{"code":2}"#)]);
         let asked = cases(&[("q1", r#"{"code":1}"#)]);
-        let shown = draw(&train.cases, 2, &code(), 0, &asked.prompt_hashes());
+        let shown = draw(&train.cases, 2, &code(), 0, &asked.questions());
         assert_eq!(shown.len(), 1);
         assert_eq!(shown[0].question(), "q2");
     }

@@ -189,7 +189,7 @@ fn lookup_system(key: &str, title: &str) -> System {
 pub struct FewShot<'a> {
     pub train: &'a Cases,
     /// Numbers of shots to try.
-    pub candidates: &'a [usize],
+    pub candidates: Vec<usize>,
     /// Where they are tried; not needed for a single candidate.
     pub select: Option<&'a Cases>,
     pub metric: &'a Metric,
@@ -210,8 +210,8 @@ impl<'a> FewShot<'a> {
     }
 
     fn shown(&self, test: &Cases, of: &Cases, count: usize) -> Vec<&'a Case> {
-        let mut hidden = test.prompt_hashes();
-        hidden.extend(of.prompt_hashes());
+        let mut hidden = test.questions();
+        hidden.extend(of.questions());
         shots::draw(&self.train.cases, count, self.metric, self.seed, &hidden)
     }
 
@@ -224,7 +224,8 @@ impl<'a> FewShot<'a> {
 
     /// All that may be asked, whichever candidate is chosen.
     pub fn all_asked(&self, test: &'a Cases) -> impl Iterator<Item = Asked<'a>> {
-        let files = self.select.into_iter().chain([test]);
+        let tried = self.select.filter(|_| self.candidates.len() > 1);
+        let files = tried.into_iter().chain([test]);
         let candidates = self.candidates.iter();
         candidates.flat_map(move |count| files.clone().map(|of| self.asked(test, of, *count)))
     }
@@ -241,9 +242,9 @@ pub fn few_shot(
     let metric = options.metric;
     let mut chosen = options.candidates[0];
     let mut selection = None;
-    if let Some(select) = options.select {
+    if let Some(select) = options.select.filter(|_| options.candidates.len() > 1) {
         let mut candidates = Vec::new();
-        for &shots in options.candidates {
+        for &shots in &options.candidates {
             let run = Run {
                 system: system.clone(),
                 answers: answer(&options.asked(cases, select, shots))?,
@@ -324,7 +325,7 @@ mod tests {
         };
         let options = FewShot {
             train: &train,
-            candidates: &[1, 2],
+            candidates: vec![1, 2],
             select: Some(&select),
             metric: &TextMetric::Exact.into(),
             seed: 0,

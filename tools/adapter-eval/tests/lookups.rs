@@ -69,6 +69,55 @@ fn a_gate_that_is_not_met_exits_with_1_and_still_writes_the_report() {
 }
 
 #[test]
+fn a_gate_that_is_not_met_is_told_though_nobody_reads_the_table() {
+    let dir = folder();
+    for (gate, status) in [("--min-accuracy 0.9", 1), ("--min-accuracy 0.1", 0)] {
+        // A pipe whose reader is gone before anything is written to it.
+        let line = format!(
+            "mkfifo table; cat <table >/dev/null & reader=$!; exec 3>table; kill $reader; wait $reader; rm table
+             \"$0\" {LOOKUPS} {gate} >&3"
+        );
+        let mut shell = std::process::Command::new("sh");
+        shell.current_dir(dir.path()).args(["-c", &line]);
+        let output = shell
+            .arg(workspace_tests::tool("adapter-eval").get_program())
+            .output()
+            .unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(status), "{gate}: {said}");
+        assert_eq!(said.contains("is not met"), status == 1, "{gate}: {said}");
+    }
+}
+
+#[test]
+fn a_question_under_other_instructions_is_the_same_question() {
+    let dir = folder();
+    let other = lines(32..48).replace("Answer with JSON.", "Answer with JSON");
+    write(&dir, "leaked.jsonl", &other);
+    let words = LOOKUPS.replace("train.jsonl", "leaked.jsonl");
+    let table = exits(&dir, 0, &words);
+    let told = "16 of 16 questions of test.jsonl are in leaked.jsonl too";
+    assert!(table.contains(told), "{table}");
+}
+
+#[test]
+fn prose_that_repeats_now_and_then_is_no_table_of_classes() {
+    let dir = folder();
+    let line = |n: usize| {
+        let answer = if n < 3 { "the same" } else { "another" };
+        let messages = serde_json::json!({"messages": [
+            {"role": "user", "content": format!("q {n}")},
+            {"role": "assistant", "content": format!("{answer} {}", n.max(2))},
+        ]});
+        messages.to_string() + "\n"
+    };
+    write(&dir, "prose.jsonl", &(0..40).map(line).collect::<String>());
+    let words = "--cases prose.jsonl --train train.jsonl --systems nearest --out-dir eval";
+    exits(&dir, 0, words);
+    assert!(report(&dir, "eval")["systems"][0]["labels"].is_null());
+}
+
+#[test]
 fn a_gate_that_is_not_met_says_why_on_standard_error_with_quiet_too() {
     let dir = folder();
     let output = run(
@@ -347,7 +396,7 @@ fn evaluations_of_other_cases_are_refused() {
     let output = run(&dir, &format!("{LOOKUPS} --against one"));
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        stderr(&output).contains("one: evaluated other cases"),
+        stderr(&output).contains("one: evaluated 16 cases of test.jsonl, which are others"),
         "{}",
         stderr(&output)
     );
