@@ -246,12 +246,17 @@ impl<'a> Batch<'a> {
         let live = &mut self.live[first..];
         if self.options.temperature <= 0.0 {
             let chosen = self.decoding.likeliest(team, hidden);
+            let chosen = chosen.ok_or(Error::NonFiniteState)?;
             for (sequence, token) in live.iter_mut().zip(chosen) {
                 sequence.tokens.push(token);
             }
             return Ok(());
         }
-        draw(&self.decoding.logits(team, hidden), self.options, live);
+        let logits = self.decoding.logits(team, hidden);
+        if logits.iter().any(|logit| logit.is_nan()) {
+            return Err(Error::NonFiniteState);
+        }
+        draw(&logits, self.options, live);
         Ok(())
     }
 }

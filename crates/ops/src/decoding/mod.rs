@@ -89,6 +89,20 @@ fn host<const D: usize>(t: &Tensor<D>) -> FlexTensor {
     on_host(t.clone().try_into_primitive::<Flex>().ok())
 }
 
+/// Before any logit.
+const NONE: (f32, u32) = (f32::NEG_INFINITY, u32::MAX);
+
+/// The larger of two logits with their tokens, of equals the first token's. One that is no number is larger than all,
+/// so that it is seen.
+fn likelier(a: (f32, u32), b: (f32, u32)) -> (f32, u32) {
+    let is_b = if a.0.is_nan() || b.0.is_nan() {
+        b.0.is_nan()
+    } else {
+        b.0 > a.0 || (b.0 == a.0 && b.1 < a.1)
+    };
+    if is_b { b } else { a }
+}
+
 impl Decoding {
     /// `norm` and `head` come after the last layer; `embedding` and `head` are
     /// `[vocabulary, hidden]`, often the same.
@@ -152,16 +166,26 @@ impl Decoding {
     }
 
     /// The likeliest token after each hidden state `[rows, hidden]`: the first of the largest logits,
-    /// which are not kept. Where the rows are few, most of the head is read in 8 bits.
-    pub fn likeliest(&self, team: &mut Team<'_>, hidden: &[f32]) -> Vec<u32> {
+    /// which are not kept. Where the rows are few, most of the head is read in 8 bits. `None` where a logit that was
+    /// looked at is no number.
+    pub fn likeliest(&self, team: &mut Team<'_>, hidden: &[f32]) -> Option<Vec<u32>> {
         let rows = hidden.len() / self.head.format.in_features;
         let x = self.normed(hidden);
-        self.likeliest_of_few(team, &x, rows)
-            .unwrap_or_else(|| self.likeliest_of_all(team, &x, rows))
+        let best = self
+            .likeliest_of_few(team, &x, rows)
+            .unwrap_or_else(|| self.likeliest_of_all(team, &x, rows));
+        let best = best.into_iter();
+        best.map(|(logit, token)| (!logit.is_nan()).then_some(token))
+            .collect()
     }
 
     /// The same by a [`Shortlist`], where that pays.
-    fn likeliest_of_few(&self, team: &mut Team<'_>, x: &[f32], rows: usize) -> Option<Vec<u32>> {
+    fn likeliest_of_few(
+        &self,
+        team: &mut Team<'_>,
+        x: &[f32],
+        rows: usize,
+    ) -> Option<Vec<(f32, u32)>> {
         if !(1..=shortlist::most_rows(self.level, self.head.format)).contains(&rows) {
             return None;
         }
@@ -174,7 +198,7 @@ impl Decoding {
         let of_rows = x.chunks_exact(x.len() / rows).zip(left);
         let likeliest = of_rows.map(|(x, left)| {
             layout.pack(self.level, x, &mut packed);
-            let (mut likeliest, mut largest) = (left[0], f32::NEG_INFINITY);
+            let mut best = NONE;
             for token in left {
                 let mut logit = f32::NAN;
                 let range = token as usize..token as usize + 1;
@@ -183,41 +207,27 @@ impl Decoding {
                 unsafe {
                     linear.multiply(self.level, range, &packed, layout, y, 1, &mut buffer);
                 }
-                if logit > largest {
-                    (likeliest, largest) = (token, logit);
-                }
+                best = likelier(best, (logit, token));
             }
-            likeliest
+            best
         });
         Some(likeliest.collect())
     }
 
-    fn likeliest_of_all(&self, team: &mut Team<'_>, x: &[f32], rows: usize) -> Vec<u32> {
-        let best = Mutex::new(vec![(f32::NEG_INFINITY, u32::MAX); rows]);
+    fn likeliest_of_all(&self, team: &mut Team<'_>, x: &[f32], rows: usize) -> Vec<(f32, u32)> {
+        let best = Mutex::new(vec![NONE; rows]);
         self.project(team, x, rows, |first, logits| {
             let found = logits.chunks_exact(logits.len() / rows).map(|logits| {
-                let mut best = 0;
-                for (j, logit) in logits.iter().enumerate() {
-                    if *logit > logits[best] {
-                        best = j;
-                    }
-                }
-                (logits[best], (first + best) as u32)
+                let tokens = logits.iter().copied().zip(first as u32..);
+                tokens.fold(NONE, likelier)
             });
             let found: Vec<_> = found.collect();
             let mut best = best.lock().expect("no task panics while it holds this");
             for (best, found) in best.iter_mut().zip(found) {
-                // Tasks end in any order: of equals the first token wins, as in one pass.
-                if found.0 > best.0 || (found.0 == best.0 && found.1 < best.1) {
-                    *best = found;
-                }
+                *best = likelier(*best, found); // in whatever order tasks end
             }
         });
-        let best = best.into_inner().expect("no task panicked");
-        // Where every logit is NaN or -∞ there is no likeliest; the first token, as one pass would say.
-        best.into_iter()
-            .map(|(_, id)| if id == u32::MAX { 0 } else { id })
-            .collect()
+        best.into_inner().expect("no task panicked")
     }
 
     /// Logits after each hidden state, `[rows, vocabulary]`.

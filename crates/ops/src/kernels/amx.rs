@@ -189,7 +189,7 @@ macro_rules! multiply_add {
     };
 }
 
-/// The text of sixteen steps of the depth; of six products the smallest come first.
+/// The text of sixteen steps of the depth; products are in the order in which each tile is loaded as seldom as can be.
 macro_rules! sixteen_steps {
     (One, $load:literal, $a:tt, $b:tt, $c:tt) => {
         concat!(

@@ -1,4 +1,4 @@
-//! C (+)= A·B on strided slices: the one matmul tile that everything else is made of.
+//! C (+)= A·B on strided slices of f32: the tile of the adapters' products and of attention to a cache.
 //!
 //! Layout: B has vector lanes along its rows (row stride `b_row`), A is read one scalar at a time
 //! and broadcast (any strides, so A and Aᵀ are the same code), C has row stride `c_row`.

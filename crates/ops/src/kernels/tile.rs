@@ -70,7 +70,7 @@ pub(crate) unsafe fn multiply_words(
     }
 }
 
-/// Multiplies `repeats` pieces (16 rows × 48 lanes, AMX 32 × 32) × 128 values that stay in L1 and
+/// Multiplies `repeats` pieces (16 rows × 48 lanes, AVX2 8 × 24, AMX 32 × 32) × 128 values that stay in L1 and
 /// returns the FLOP: the rate that every product is measured against.
 pub fn multiply_in_cache(level: Level, compute: ComputeDtype, repeats: usize) -> f64 {
     const DEPTH: usize = 128;

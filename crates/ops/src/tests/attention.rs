@@ -139,8 +139,10 @@ fn queries_that_continue_a_longer_sequence_see_all_of_it() {
             k: 260..500,
         },
     ]);
-    for (level, head_dim) in Level::available().into_iter().zip([32, 20, 9]) {
-        check(level, &segments, [71, 937], &options(4, 2, head_dim));
+    for level in Level::available() {
+        for head_dim in [1, 9, 20, 32, 256] {
+            check(level, &segments, [71, 937], &options(4, 2, head_dim));
+        }
     }
 }
 

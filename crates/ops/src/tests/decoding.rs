@@ -122,7 +122,7 @@ fn logits(compute: ComputeDtype, threads: usize, sequences: &[u32]) -> Vec<Vec<f
             last = decoding.step(team, &ids, &cos, &sin, &mut cache).to_vec();
         }
         let logits = decoding.logits(team, &last);
-        let likeliest = decoding.likeliest(team, &last);
+        let likeliest = decoding.likeliest(team, &last).expect("all are finite");
         let rows: Vec<Vec<f32>> = logits
             .chunks_exact(VOCABULARY)
             .map(<[f32]>::to_vec)
@@ -147,5 +147,25 @@ fn a_sequence_decodes_to_the_same_bits_in_any_company_on_any_number_of_threads()
                 "{size} sequences in {compute}"
             );
         }
+    }
+}
+
+#[test]
+fn a_logit_that_is_no_number_is_seen_whoever_looks_for_the_largest() {
+    // One row of the head, or the norm before it: by the shortlist for few rows, by all logits for many.
+    for (in_head, rows) in [(true, 1), (true, 33), (false, 1), (false, 33)] {
+        let mut parts = parts(ComputeDtype::F32);
+        let mut random = Random::new(7);
+        if in_head {
+            let mut head = random.values(VOCABULARY * HIDDEN);
+            head[256 * HIDDEN + 3] = f32::NAN;
+            parts.head = Weight::dense_f32(&head, [VOCABULARY, HIDDEN], &Device::flex());
+        } else {
+            parts.norm = Tensor::from_data([f32::NAN; HIDDEN], &Device::flex());
+        }
+        let decoding = decoding(&parts);
+        let hidden = random.values(rows * HIDDEN);
+        let likeliest = Team::of(2, |team| decoding.likeliest(team, &hidden));
+        assert_eq!(likeliest, None, "head {in_head}, {rows} rows");
     }
 }

@@ -1,6 +1,7 @@
 //! The fast kernels against the specification, on random data and ragged shapes.
 
 mod attention;
+mod cached_attention;
 mod cross_entropy;
 mod decoding;
 mod devices;

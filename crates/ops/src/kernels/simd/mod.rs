@@ -276,7 +276,8 @@ pub trait Simd: Copy {
     /// A `LANES`×`LANES` block of `src` (row stride `ld`) transposed into `dst` (row stride `dst_ld`).
     unsafe fn transpose(src: *const f32, ld: usize, dst: *mut f32, dst_ld: usize);
 
-    /// eˣ within 2 ulp on the range of normal results, 0 below it; not a number of what is none.
+    /// eˣ within 2 ulp up to x = 88.37, and the value there above it; 0 below the range of normal results; not a
+    /// number of what is none.
     #[inline(always)]
     unsafe fn exp(x: Self::V) -> Self::V {
         unsafe {
