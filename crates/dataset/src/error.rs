@@ -1,5 +1,6 @@
 //! What can go wrong with an example? Worded for the person at the terminal.
 
+use crate::Role;
 use crate::rows::Place;
 
 /// Why a line is no example, or a request about examples cannot be met.
@@ -33,6 +34,12 @@ pub enum Error {
     /// A cell that a template names is empty.
     #[error("{place}: column {column:?} is empty")]
     EmptyCell { place: Place, column: String },
+    /// All that a template makes of a row is white space.
+    #[error("{place}: --{role} says nothing")]
+    EmptyMessage { place: Place, role: Role },
+    /// A template says `row`, which is the whole row and also a column of it.
+    #[error("{place}: --{role}: row is the whole row, and also one of its columns")]
+    WholeRow { place: Place, role: Role },
     /// A template does not parse or cannot be rendered.
     #[error("{0}")]
     Template(String),

@@ -1,11 +1,16 @@
 //! How does a row become a conversation? By three small Jinja templates over its columns.
 
+mod asked;
+
 use std::collections::BTreeSet;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value as Jinja, ValueKind};
 use minijinja::{Environment, UndefinedBehavior, context, escape_formatter};
+use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::{Map, Value};
+
+use asked::Asked;
 
 use crate::python_json::{float, tojson};
 use crate::rows::{Place, Row};
@@ -24,28 +29,19 @@ pub enum OnEmpty {
 }
 
 /// The templates of one import. Columns are variables by name; `row` holds them all, for names
-/// that are no identifiers. `tojson` prints like Python's `json.dumps`, and a fraction like its repr.
+/// that are no identifiers. `tojson` prints like Python's `json.dumps`, a fraction like its repr, null as
+/// nothing; text has Python's methods.
 #[derive(Debug)]
 pub struct Templates {
     environment: Environment<'static>,
+    syntax: SyntaxConfig,
     parts: Vec<Part>,
 }
 
 #[derive(Debug)]
 struct Part {
     role: Role,
-    columns: BTreeSet<String>,
-    /// Of these columns, what the template says what to do without.
-    optional: BTreeSet<String>,
-}
-
-/// Is there a `name | default(…)` or `name is defined` in the template?
-fn is_optional(source: &str, name: &str) -> bool {
-    let name = regex::escape(name);
-    let pattern = format!(
-        r#"(?:^|[^\w])(?:row\.|row\[\s*["'])?{name}(?:["']\s*\])?\s*(?:\|\s*(?:default|d)\b|is\s+(?:not\s+)?(?:un)?defined\b)"#
-    );
-    regex::Regex::new(&pattern).is_ok_and(|pattern| pattern.is_match(source))
+    asked: Asked,
 }
 
 impl Templates {
@@ -57,17 +53,20 @@ impl Templates {
             .map_err(|error| Error::Template(described(&error)))?;
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_syntax(syntax);
+        environment.set_syntax(syntax.clone());
+        environment.set_unknown_method_callback(unknown_method_callback);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_formatter(|out, state, value| match f64::try_from(value.clone()) {
             Ok(number) if value.kind() == ValueKind::Number && !value.is_integer() => {
                 Ok(out.write_str(&float(number))?)
             }
+            _ if value.is_none() => Ok(()), // Python's None is no word to learn
             _ => escape_formatter(out, state, value),
         });
         environment.add_filter("tojson", tojson);
         let mut templates = Templates {
             environment,
+            syntax,
             parts: Vec::new(),
         };
         for (role, source) in [
@@ -92,100 +91,99 @@ impl Templates {
             .environment
             .get_template(role.name())
             .map_err(describe)?;
-        let globals: BTreeSet<String> = self
-            .environment
-            .globals()
-            .map(|(name, _)| name.to_owned())
-            .collect();
-        let columns: BTreeSet<String> = template
-            .undeclared_variables(true)
-            .into_iter()
-            .map(|name| match name.split_once('.') {
-                Some(("row", column)) => column.to_owned(),
-                Some((name, _)) => name.to_owned(),
-                None => name,
-            })
-            .filter(|name| name != "row" && !globals.contains(name))
-            .collect();
-        let optional = columns
-            .iter()
-            .filter(|name| is_optional(template.source(), name));
-        self.parts.push(Part {
-            role,
-            optional: optional.cloned().collect(),
-            columns,
-        });
+        let globals: BTreeSet<&str> = self.environment.globals().map(|(name, _)| name).collect();
+        let free = template.undeclared_variables(false);
+        let asked = Asked::by(source, self.syntax.clone(), &free, &globals).map_err(describe)?;
+        self.parts.push(Part { role, asked });
         Ok(())
     }
 
     /// Checks the header of a table before its first row is read.
     pub fn check_header(&self, header: &[String]) -> Result<(), Error> {
-        match self
-            .parts
-            .iter()
-            .flat_map(|part| part.columns.difference(&part.optional))
-            .find(|column| !header.contains(column))
-        {
-            Some(column) => Err(Error::MissingColumn {
-                place: Place::Line(1),
-                column: column.clone(),
-                columns: header.to_vec(),
-            }),
-            None => Ok(()),
+        let place = Place::Line(1);
+        let is_there = |column: &str| header.iter().any(|name| name == column);
+        self.check_columns(place, &is_there, &|| header.to_vec())
+    }
+
+    /// Is every column there that a template cannot do without?
+    fn check_columns(
+        &self,
+        place: Place,
+        is_there: &dyn Fn(&str) -> bool,
+        columns: &dyn Fn() -> Vec<String>,
+    ) -> Result<(), Error> {
+        for Part { role, asked } in &self.parts {
+            if asked.whole_row && is_there("row") {
+                return Err(Error::WholeRow { place, role: *role });
+            }
+            let mut needed = asked.columns.iter().filter(|(_, without)| !without.missing);
+            if let Some((column, _)) = needed.find(|(column, _)| !is_there(column)) {
+                return Err(Error::MissingColumn {
+                    place,
+                    column: column.clone(),
+                    columns: columns(),
+                });
+            }
         }
+        Ok(())
     }
 
     /// The messages of a row, or `None` when it is skipped for an empty cell.
     pub fn render(&self, row: &Row, on_empty: OnEmpty) -> Result<Option<Vec<Message>>, Error> {
-        let named = |part| {
-            let Part {
-                columns, optional, ..
-            }: &Part = part;
-            columns
-                .iter()
-                .map(|column| (column, optional.contains(column)))
-        };
-        for (column, is_optional) in self.parts.iter().flat_map(named) {
-            let Some(value) = row.columns.get(column) else {
-                if is_optional {
-                    continue;
-                }
-                let columns = row.columns.keys().cloned().collect();
-                return Err(Error::MissingColumn {
+        let names = || row.columns.keys().cloned().collect();
+        self.check_columns(
+            row.place,
+            &|column| row.columns.contains_key(column),
+            &names,
+        )?;
+        if on_empty != OnEmpty::Keep
+            && let Some(column) = self.empty_cell(&row.columns)
+        {
+            return match on_empty {
+                OnEmpty::Skip => Ok(None),
+                _ => Err(Error::EmptyCell {
                     place: row.place,
-                    column: column.clone(),
-                    columns,
-                });
+                    column: column.to_owned(),
+                }),
             };
-            if is_empty(value) {
-                match on_empty {
-                    OnEmpty::Error => {
-                        return Err(Error::EmptyCell {
-                            place: row.place,
-                            column: column.clone(),
-                        });
-                    }
-                    OnEmpty::Skip => return Ok(None),
-                    OnEmpty::Keep => {}
+        }
+        let mut messages = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
+            let text = self.text(part, row)?;
+            let is_blank = text.trim().is_empty();
+            match part.role {
+                Role::System if is_blank => continue, // as of a record without one
+                _ if !is_blank || on_empty == OnEmpty::Keep => {}
+                _ if on_empty == OnEmpty::Skip => return Ok(None),
+                role => {
+                    let place = row.place;
+                    return Err(Error::EmptyMessage { place, role });
                 }
             }
+            messages.push(Message::new(part.role, text));
         }
-        let variables = variables(&row.columns);
-        let message = |part: &Part| {
-            let template = self
-                .environment
-                .get_template(part.role.name())
-                .expect("added in new");
-            let text = template.render(&variables).map_err(|error| {
+        Ok(Some(messages))
+    }
+
+    /// The first cell that has to say something and does not.
+    fn empty_cell(&self, columns: &Map<String, Value>) -> Option<&str> {
+        let asked = self.parts.iter().flat_map(|part| &part.asked.columns);
+        let mut needed = asked.filter(|(_, without)| !without.empty);
+        let is_empty = |column: &str| columns.get(column).is_some_and(is_empty);
+        let (column, _) = needed.find(|(column, _)| is_empty(column))?;
+        Some(column)
+    }
+
+    fn text(&self, part: &Part, row: &Row) -> Result<String, Error> {
+        let template = self
+            .environment
+            .get_template(part.role.name())
+            .expect("added in new");
+        template
+            .render(variables(&row.columns, &part.asked.called))
+            .map_err(|error| {
                 Error::at(row.place, format!("--{}: {}", part.role, described(&error)))
-            })?;
-            Ok(Message::new(part.role, text))
-        };
-        self.parts
-            .iter()
-            .map(message)
-            .collect::<Result<_, _>>()
-            .map(Some)
+            })
     }
 }
 
@@ -197,9 +195,15 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn variables(columns: &Map<String, Value>) -> Jinja {
+/// A column by the name of a function that the template calls is not in its way.
+fn variables(columns: &Map<String, Value>, called: &BTreeSet<String>) -> Jinja {
     let row = Jinja::from(Serde(columns));
-    context! { row => row.clone(), ..row }
+    if called.iter().all(|name| !columns.contains_key(name)) {
+        return context! { row => row.clone(), ..row };
+    }
+    let mut others = columns.clone();
+    others.retain(|name, _| !called.contains(name));
+    context! { row => row, ..Jinja::from(Serde(&others)) }
 }
 
 /// One line for what minijinja reports in several.
@@ -286,6 +290,87 @@ mod tests {
         let error = templates.render(&row, OnEmpty::Error).unwrap_err();
         assert_eq!(error.to_string(), "7: column \"note\" is empty");
         assert!(templates.render(&row, OnEmpty::Skip).unwrap().is_none());
+    }
+
+    fn rendered(user: &str, columns: Value) -> Result<String, String> {
+        let templates = Templates::new(None, user, "x").unwrap();
+        let rendered = templates.render(&row(columns), OnEmpty::Error);
+        let mut messages = rendered.map_err(|error| error.to_string())?.unwrap();
+        Ok(messages.remove(0).content.unwrap())
+    }
+
+    #[test]
+    fn a_column_in_brackets_is_held_to_what_any_other_is() {
+        let user = r#"q {{ row["the text"] }}"#;
+        assert_eq!(rendered(user, json!({"the text": "t"})).unwrap(), "q t");
+        let empty = rendered(user, json!({"the text": " "})).unwrap_err();
+        assert_eq!(empty, "7: column \"the text\" is empty");
+        let missing = rendered(user, json!({"text": "t"})).unwrap_err();
+        assert_eq!(missing, "7: no column \"the text\"");
+        let optional = r#"q {{ row["the text"] | default("t") }}"#;
+        assert_eq!(rendered(optional, json!({"a": 1})).unwrap(), "q t");
+        let templates = Templates::new(None, user, "x").unwrap();
+        assert!(templates.check_header(&["text".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn where_a_template_tests_a_column_an_empty_cell_is_what_it_says() {
+        let tested = "{{ q }}{% if input %}\n{{ input }}{% endif %}";
+        let lax = r#"{{ q }}{{ input | default("", true) }}"#;
+        for user in [tested, lax] {
+            for empty in [json!(""), json!(null)] {
+                let said = rendered(user, json!({"q": "q", "input": empty})).unwrap();
+                assert_eq!(said, "q", "{user}");
+            }
+            assert!(rendered(user, json!({"q": "", "input": "i"})).is_err());
+        }
+        let strict = rendered(
+            r#"{{ q }}{{ input | default("") }}"#,
+            json!({"q": "q", "input": ""}),
+        );
+        assert_eq!(strict.unwrap_err(), "7: column \"input\" is empty");
+        let nothing = rendered(r#"{{ q | default("", true) }}"#, json!({"q": ""}));
+        assert_eq!(nothing.unwrap_err(), "7: --user says nothing");
+        let system = Templates::new(Some("{% if s %}{{ s }}{% endif %}"), "q", "a").unwrap();
+        let messages = system.render(&row(json!({"s": ""})), OnEmpty::Error);
+        assert_eq!(messages.unwrap().unwrap()[0].role, Role::User);
+    }
+
+    #[test]
+    fn null_is_written_as_nothing() {
+        let templates = Templates::new(None, "q {{ a }}{{ b.c }}", "{{ [a] | tojson }}").unwrap();
+        let row = row(json!({"a": null, "b": {"c": null}}));
+        let messages = templates.render(&row, OnEmpty::Keep).unwrap().unwrap();
+        assert_eq!(messages[0].content.as_deref(), Some("q "));
+        assert_eq!(messages[1].content.as_deref(), Some("[null]"));
+    }
+
+    #[test]
+    fn a_column_may_have_the_name_of_a_function_or_of_the_row() {
+        let all = json!({"range": "1 km", "debug": "no", "row": "r"});
+        assert_eq!(
+            rendered("{{ range }} {{ debug }}", all.clone()).unwrap(),
+            "1 km no"
+        );
+        let called = "{% for n in range(2) %}{{ n }}{% endfor %}{{ row['range'] }}";
+        let error = rendered(called, all.clone()).unwrap_err();
+        assert!(error.contains("--user"), "{error}");
+        let called = "{% for n in range(2) %}{{ n }}{% endfor %}";
+        assert_eq!(rendered(called, all.clone()).unwrap(), "01");
+        let missing = rendered("{{ dict }}", all.clone()).unwrap_err();
+        assert_eq!(missing, "7: no column \"dict\"");
+        let whole = rendered("{{ row }}", all.clone()).unwrap_err();
+        assert_eq!(
+            whole,
+            "7: --user: row is the whole row, and also one of its columns"
+        );
+        assert_eq!(rendered("{{ row['row'] }}", all).unwrap(), "r");
+    }
+
+    #[test]
+    fn text_has_pythons_methods() {
+        let user = "{{ a.strip() }}{{ row['a'].split()[0] }}";
+        assert_eq!(rendered(user, json!({"a": " x y "})).unwrap(), "x yx");
     }
 
     #[test]

@@ -17,8 +17,9 @@ Examples:
 
 Templates are Jinja over the columns of a row. A column whose name is no identifier is
 row[\"its name\"]; tojson prints like Python's json.dumps(…, ensure_ascii=False), and takes its
-indent, separators and sort_keys. A column that is not there is an error, unless the template says
-what then: {{ note | default('') }}.
+indent, separators and sort_keys; text has Python's methods, {{ note.strip() }}. A column that is not
+there is an error, unless the template says what then: {{ note | default('') }}. So is an empty cell,
+unless the template tests it, {% if note %}, or says default('', true).
 Some tsv files quote cells as a csv does (spreadsheets, pandas), in others a quote is text (IANA's
 tsv, most corpora). Unless --quoting says which, quotes quote, and where that could hide a row it
 is an error.

@@ -275,7 +275,8 @@ fn explained(error: Error, name: &str) -> anyhow::Error {
              cell, and doubled inside"
                 .to_owned(),
         ),
-        Error::EmptyCell { .. } => Some("--on-empty skip leaves such rows out, --on-empty keep writes them".to_owned()),
+        Error::EmptyCell { .. } | Error::EmptyMessage { .. } => Some("--on-empty skip leaves such rows out, --on-empty keep writes them".to_owned()),
+        Error::WholeRow { .. } => Some("row[\"row\"] is the column".to_owned()),
         Error::PreferenceAt { .. } => Some(
             "take the answer that is wanted and drop the other: jq -c 'select(.label != false)' before, \
              --map completion=chosen, --map messages=chosen, or --user and --assistant templates"
@@ -292,7 +293,9 @@ fn explained(error: Error, name: &str) -> anyhow::Error {
         | Error::PreferenceAt { .. }
         | Error::Quotes { .. }
         | Error::MissingColumn { .. }
-        | Error::EmptyCell { .. } => {
+        | Error::EmptyCell { .. }
+        | Error::EmptyMessage { .. }
+        | Error::WholeRow { .. } => {
             anyhow::anyhow!("{name}:{error}")
         }
         of_no_place => anyhow::Error::new(of_no_place).context(name.to_owned()),

@@ -152,6 +152,38 @@ fn a_skipped_row_is_in_the_ledger() {
 }
 
 #[test]
+fn a_column_asked_for_in_brackets_is_checked_as_any_other() {
+    let import = |user: &str, table: &str| {
+        let got = run(
+            tool().args(["--user", user, "--assistant", "{{ code }}"]),
+            table,
+        );
+        (got.status.code(), text(&got.stderr).to_owned())
+    };
+    let user = r#"q {{ row["Patient note"] }}"#;
+    let (status, said) = import(user, "Patient note,code\n ,B35\n");
+    assert_eq!(status, Some(2), "{said}");
+    assert!(
+        said.contains("<stdin>:2: column \"Patient note\" is empty\nhint: --on-empty skip"),
+        "{said}"
+    );
+    let (status, said) = import(user, "note,code\nx,B35\n");
+    assert_eq!(status, Some(2), "{said}");
+    let want = "<stdin>:1: no column \"Patient note\"\nhint: the columns are note, code";
+    assert!(said.contains(want), "{said}");
+    let optional = r#"q {{ row["Patient note"] | default("none", true) }}"#;
+    let (status, said) = import(optional, "Patient note,code\n ,B35\n");
+    assert_eq!(status, Some(0), "{said}");
+    let (status, said) = import("{{ row }}", "row,code\nx,B35\n");
+    assert_eq!(status, Some(2), "{said}");
+    assert!(
+        said.contains("<stdin>:1: --user: row is the whole row, and also one"),
+        "{said}"
+    );
+    assert!(said.contains("hint: row[\"row\"] is the column"), "{said}");
+}
+
+#[test]
 fn the_arrays_of_two_queries_are_both_read() {
     let flags = ["--user", "{{ q }}", "--assistant", "{{ a }}"];
     let two =
