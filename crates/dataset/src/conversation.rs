@@ -74,17 +74,19 @@ pub(crate) fn check(
             order.next(&place, role, message, findings);
             let is_asked = last.is_none_or(|last| index < last);
             checker.gatherer.message(role, text.as_bytes(), is_asked);
+            let is_context = index < context || is_weightless(message);
+            checker.gatherer.beside(role, message, is_context, is_asked);
         }
     }
+    checker
+        .gatherer
+        .around(record.tools, record.other("chat_template_kwargs"));
     if record.tools.is_some()
         || messages
             .iter()
             .any(|message| message.tool_calls.is_some() || is_tool(message))
     {
-        let said = &mut checker.gatherer.said;
-        checker
-            .tools
-            .check(record.tools, messages, lists, findings, said);
+        checker.tools.check(record.tools, messages, lists, findings);
     }
     learned(messages, lists, last, findings);
     let place = || format!("{}.content", lists.place(last.unwrap_or_default()));
@@ -192,7 +194,7 @@ pub(crate) fn is_settled(record: &Record, messages: &[Message]) -> bool {
         };
         let has_text = matches!(&message.content, Some(content) if content.text().is_some());
         let calls = message.tool_calls.is_some() || message.tool_call_id.is_some();
-        let has_more = message.has_more || message.name.is_some() || calls;
+        let has_more = !message.more.is_empty() || message.name.is_some() || calls;
         let is_known = message.unknown_keys.is_empty() && message.repeated_keys.is_empty();
         role_of(message).is_some() && has_text && is_weight && is_known && !has_more
     };
@@ -204,6 +206,11 @@ fn role_of(message: &Message) -> Option<Role> {
         Some(Written::Text(name)) => Role::from_name(name),
         _ => None,
     }
+}
+
+/// It is context, and not learned.
+fn is_weightless(message: &Message) -> bool {
+    matches!(message.weight, Some(Written::Number(0.0)))
 }
 
 fn is_tool(message: &Message) -> bool {
@@ -273,11 +280,10 @@ fn learned(messages: &[Message], lists: Lists, last: Option<usize>, findings: &m
         });
         return;
     };
-    let is_ignored = |message: &&Message| matches!(message.weight, Some(Written::Number(0.0)));
     let mut assistant = messages[lists.context()..]
         .iter()
         .filter(|message| role_of(message) == Some(Role::Assistant));
-    if assistant.all(|message| is_ignored(&message)) {
+    if assistant.all(is_weightless) {
         findings.add(Rule::NothingToLearn, || {
             "every assistant message has weight 0".into()
         });

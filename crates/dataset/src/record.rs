@@ -48,8 +48,8 @@ pub(crate) struct Message<'a> {
     pub name: Option<Written<'a>>,
     /// OpenAI's way before tool calls.
     pub has_function_call: bool,
-    /// One of [`MORE_OF_A_MESSAGE`] is there.
-    pub has_more: bool,
+    /// What else a template may print: [`MORE_OF_A_MESSAGE`], and keys that nobody knows.
+    pub more: Vec<(Cow<'a, str>, &'a RawValue)>,
     pub unknown_keys: Vec<Cow<'a, str>>,
     pub repeated_keys: Vec<Cow<'a, str>>,
     pub instead: Option<&'static str>,
@@ -92,6 +92,12 @@ impl<'a> Record<'a> {
     /// Reads a line.
     pub fn parse(line: &'a str) -> Result<Record<'a>, serde_json::Error> {
         serde_json::from_str(line)
+    }
+
+    /// The value of a key that is not looked into here, unless it is null.
+    pub fn other(&self, name: &str) -> Option<&'a RawValue> {
+        let (_, value) = self.others.iter().find(|(key, _)| key == name)?;
+        Some(*value).filter(|value| value.get() != "null")
     }
 
     /// The messages of TRL's `{"prompt": […], "completion": […]}`, and how many are the prompt's.
@@ -274,12 +280,10 @@ impl<'de> Visitor<'de> for MessageVisitor {
                 }
                 "name" => (message.name = Some(map.next_value()?), 64).1,
                 other => {
-                    map.next_value::<IgnoredAny>()?;
-                    match MORE_OF_A_MESSAGE.iter().position(|known| *known == other) {
-                        Some(index) => {
-                            message.has_more = true;
-                            128 << index
-                        }
+                    let index = MORE_OF_A_MESSAGE.iter().position(|known| *known == other);
+                    message.more.push((key.clone(), map.next_value()?));
+                    match index {
+                        Some(index) => 128 << index,
                         None => {
                             let keys = &mut message.unknown_keys;
                             if keys.contains(&key) {

@@ -248,7 +248,7 @@ rules! {
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "{\"a\": 1, \"b\": 1}"}]}
 {"messages": [{"role": "user", "content": "another one"}, {"role": "assistant", "content": "{\"b\": 2, \"a\": 2}"}]}"#;
     ExactDuplicate "exact_duplicate" Error
-        "The same messages as an earlier line; they would count twice, and could leak into the test set."
+        "The same as an earlier line, in all that is rendered and learned; it would count twice, and could leak into the test set."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}]}
 {"messages":[{"role":"user","content":"a question"},{"role":"assistant","content":"b"}]}"#;
     NearDuplicate "near_duplicate" Warning
@@ -256,7 +256,7 @@ rules! {
         r#"{"messages": [{"role": "user", "content": "the patient reports pain in the left knee since Monday"}, {"role": "assistant", "content": "M25"}]}
 {"messages": [{"role": "user", "content": "the patient reports pain in the left knee since Monday!"}, {"role": "assistant", "content": "M25"}]}"#;
     AmbiguousAnswer "ambiguous_answer" Warning
-        "The same prompt as an earlier line with another answer: the loss cannot fall for both."
+        "The same prompt as an earlier line, under the same system prompt and tools, with another answer or call: the loss cannot fall for both."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}]}
 {"messages": [{"role": "user", "content": "A question"}, {"role": "assistant", "content": "c"}]}"#;
     RareLabel "rare_label" Warning

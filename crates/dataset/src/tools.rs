@@ -30,19 +30,15 @@ struct Declared {
 const KEPT: usize = 256;
 
 impl Tools {
-    /// Adds what is called to `said`, since it is part of the example.
+    /// Judges what is declared, called and answered.
     pub fn check(
         &mut self,
         tools: Option<&RawValue>,
         messages: &[Message],
         lists: Lists,
         findings: &mut Findings,
-        said: &mut Vec<u8>,
     ) {
-        let declared = tools.map(|tools| {
-            said.extend_from_slice(tools.get().as_bytes());
-            self.declared(tools.get())
-        });
+        let declared = tools.map(|tools| self.declared(tools.get()));
         for (rule, what) in declared.iter().flat_map(|declared| &declared.wrong) {
             findings.add(*rule, || what.clone());
         }
@@ -50,7 +46,6 @@ impl Tools {
         for (index, message) in messages.iter().enumerate() {
             let place = || lists.place(index);
             if let Some(calls) = message.tool_calls {
-                said.extend_from_slice(calls.get().as_bytes());
                 check_calls(
                     &place,
                     calls.get(),

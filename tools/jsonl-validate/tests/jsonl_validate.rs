@@ -174,6 +174,83 @@ fn a_duplicate_is_found_however_its_line_is_written() {
     }
 }
 
+/// Lines of one conversation, whose messages and line may hold something besides.
+fn odd(question: &str, answer: &str, line: &str) -> String {
+    format!(
+        r#"{{"messages": [{{"role": "user", "content": "what is the code of it"{question}}}, {{"role": "assistant", "content": "b"{answer}}}]{line}}}"#
+    )
+}
+
+#[test]
+fn lines_that_teach_something_else_are_no_duplicates() {
+    let turns = |weight: &str| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "a first question"}}, {{"role": "assistant", "content": "a"{weight}}}, {{"role": "user", "content": "a second question"}}, {{"role": "assistant", "content": "b"}}]}}"#
+        )
+    };
+    let two_lists = r#"{"prompt": [{"role": "user", "content": "a first question"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "a second question"}], "completion": [{"role": "assistant", "content": "b"}]}"#;
+    let different = [
+        odd("", "", ""),
+        odd("", r#", "reasoning_content": "so""#, ""),
+        odd("", r#", "reasoning_content": "or so""#, ""),
+        odd("", r#", "thinking": "so""#, ""),
+        odd(r#", "name": "Ada""#, "", ""),
+        odd(
+            "",
+            "",
+            r#", "chat_template_kwargs": {"enable_thinking": false}"#,
+        ),
+        turns(""),
+        turns(r#", "weight": 0"#),
+    ];
+    let got = run(&mut tool(), &different.join("\n"));
+    let said = text(&got.stderr);
+    assert_eq!(text(&got.stdout).lines().count(), 8, "{said}");
+    let same = [
+        odd("", r#", "weight": 1, "thinking": null"#, ""),
+        odd("", "", r#", "chat_template_kwargs": {}, "tools": []"#),
+        odd("", r#", "reasoning_content": "s\u006f""#, ""),
+        two_lists.to_owned(), // of which the first answer is not learned
+    ];
+    let lines = [&different[..], &same].concat();
+    let got = run(&mut tool(), &lines.join("\n"));
+    let said = text(&got.stderr);
+    assert!(said.contains("error exact_duplicate: 4 found"), "{said}");
+    for (line, first) in [(9, 1), (10, 1), (11, 2)] {
+        let want = format!("<stdin>:{line}: says the same as line {first}");
+        assert!(said.contains(&want), "{said}");
+    }
+}
+
+#[test]
+fn an_answer_contradicts_another_under_one_system_prompt_and_by_its_calls() {
+    let call = |id: &str, arguments: &str| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "what is the weather"}}, {{"role": "assistant", "tool_calls": [{{"id": "{id}", "type": "function", "function": {{"name": "f", "arguments": "{arguments}"}}}}]}}]}}"#
+        )
+    };
+    let ambiguous = |lines: &[String]| {
+        let said = run(&mut tool(), &lines.join("\n")).stderr;
+        text(&said).contains("asks the same as line 1 and answers otherwise")
+    };
+    let first = call("1", r#"{\"a\": 1, \"b\": 2}"#);
+    assert!(ambiguous(&[
+        first.clone(),
+        call("1", r#"{\"a\": 1, \"b\": 3}"#)
+    ]));
+    assert!(!ambiguous(&[first, call("2", r#"{\"b\":2,\"a\":1}"#)]));
+    let under = |system: &str, answer: &str| {
+        let system = format!(r#"[{{"role": "system", "content": "{system}"}}, "#);
+        chat("what is the code of it", answer).replacen('[', &system, 1)
+    };
+    assert!(ambiguous(&[under("S", "a"), under("S", "b")]));
+    assert!(!ambiguous(&[under("S", "a"), under("T", "b")]));
+    assert!(!ambiguous(&[
+        under("S", "a"),
+        chat("what is the code of it", "b")
+    ]));
+}
+
 #[test]
 fn a_label_that_no_line_has_is_an_error() {
     let input = chat("what is the code of it", r#"{"code": "B35"}"#);
