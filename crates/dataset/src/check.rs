@@ -217,6 +217,13 @@ impl<'o> Checker<'o> {
         for key in &record.unknown_keys {
             findings.add(Rule::UnknownKey, || format!("key {key:?} is not read"));
         }
+        if let Some(functions) = record.other("functions")
+            && !functions.get().trim_matches(['[', ']', ' ']).is_empty()
+        {
+            findings.add(Rule::BadTools, || {
+                "functions is not read, tools is; jsonl-import converts it".into()
+            });
+        }
         let of_two_lists;
         let (messages, lists) = match &record.messages {
             _ if record.has_input_ids => return other_shapes::check(self, text, words, findings),

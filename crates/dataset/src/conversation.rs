@@ -70,6 +70,14 @@ pub(crate) fn check(
         let role = known_role(&place, message, findings);
         let text = content(&place, message, role, words, findings, &mut letters);
         weight(&place, message, role, findings);
+        if message.has_function_call && !text.is_empty() {
+            findings.add(Rule::BadToolCall, || {
+                format!(
+                    "{}.function_call is not read, tool_calls is; jsonl-import converts it",
+                    place()
+                )
+            });
+        }
         if let Some(role) = role {
             order.next(&place, role, message, findings);
             let is_asked = last.is_none_or(|last| index < last);

@@ -216,10 +216,10 @@ rules! {
         "Every assistant message has weight 0."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b", "weight": 0}]}"#;
     BadTools "bad_tools" Error
-        "tools is no list of functions with a name and a schema of parameters."
+        "tools is no list of functions with a name and a schema of parameters; or functions is there, OpenAI's way before, which is not read: jsonl-import makes tools of it."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}], "tools": [{"type": "function"}]}"#;
     BadToolCall "bad_tool_call" Error
-        "A tool call has no id, names no function, or has arguments that are no JSON object in a string."
+        "A tool call names no function, has arguments that are no JSON object in a string, or no id where another call or a result of the line has one; or function_call is there, OpenAI's way before, which is not read: jsonl-import makes tool_calls of it."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{"}}]}]}"#;
     UnknownTool "unknown_tool" Error
         "A tool call names a function that tools does not declare."
@@ -228,7 +228,7 @@ rules! {
         "The arguments of a tool call do not match the function's parameters."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"n\": \"x\"}"}}]}], "tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"n": {"type": "integer"}}}}}]}"#;
     ToolResult "tool_result" Error
-        "A tool message answers no call that was made: its tool_call_id is missing or unknown."
+        "A tool message answers no call that was made: its tool_call_id is missing or unknown; or, where no call of the line has an id, no call, or none to the function it names, is open."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}, {"role": "tool", "tool_call_id": "2", "content": "7"}, {"role": "assistant", "content": "b"}]}"#;
     ShortUserMessage "short_user_message" Warning
         "A user message is shorter than --min-user-chars; often a fragment of a broken export."

@@ -1,6 +1,6 @@
 //! Are tools declared, called and answered as they should be?
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use serde_json::Value;
@@ -42,20 +42,27 @@ impl Tools {
         for (rule, what) in declared.iter().flat_map(|declared| &declared.wrong) {
             findings.add(*rule, || what.clone());
         }
-        let mut made = HashSet::new();
-        for (index, message) in messages.iter().enumerate() {
+        let calls: Vec<_> = (messages.iter().enumerate())
+            .map(|(index, message)| read_calls(&lists.place(index), message, findings))
+            .collect();
+        let has_ids = calls.iter().flatten().any(has_id)
+            || messages
+                .iter()
+                .any(|message| is_result(message) && names_call(message));
+        let mut made = if has_ids {
+            Made::ById(HashSet::new())
+        } else {
+            Made::InOrder(VecDeque::new())
+        };
+        for (index, (message, calls)) in messages.iter().zip(&calls).enumerate() {
             let place = || lists.place(index);
-            if let Some(calls) = message.tool_calls {
-                check_calls(
-                    &place,
-                    calls.get(),
-                    declared.as_deref(),
-                    findings,
-                    &mut made,
-                );
+            for (number, call) in calls.iter().enumerate() {
+                let place = || format!("{}.tool_calls[{number}]", place());
+                made.note(&place, call, findings);
+                check_call(&place, call, declared.as_deref(), findings);
             }
-            if matches!(&message.role, Some(Written::Text(role)) if role == "tool") {
-                check_result(&place, message, &made, findings);
+            if is_result(message) {
+                made.answer(&place, message, findings);
             }
         }
     }
@@ -115,88 +122,120 @@ impl Declared {
     }
 }
 
-fn check_calls(
-    message_place: &dyn Fn() -> String,
-    calls: &str,
-    declared: Option<&Declared>,
-    findings: &mut Findings,
-    made: &mut HashSet<String>,
-) {
-    let calls = match members::value(calls, &format!("{}.tool_calls", message_place())) {
-        Ok(Value::Array(calls)) => calls,
-        Ok(Value::Null) => return,
-        Err(NoValue::Twice(what)) => return findings.add(Rule::DuplicateKey, || what),
-        _ => {
-            return findings.add(Rule::BadToolCall, || {
-                format!("{}.tool_calls is no list", message_place())
-            });
-        }
+/// The calls of a message; none where they cannot be read, which is a finding.
+fn read_calls(message_place: &str, message: &Message, findings: &mut Findings) -> Vec<Value> {
+    let Some(calls) = message.tool_calls else {
+        return Vec::new();
     };
-    for (number, call) in calls.iter().enumerate() {
-        let place = || format!("{}.tool_calls[{number}]", message_place());
-        match call.get("id").and_then(Value::as_str) {
-            Some(id) => drop(made.insert(id.to_owned())),
-            None => findings.add(Rule::BadToolCall, || format!("{} has no id", place())),
-        }
-        let Some(name) = call.pointer("/function/name").and_then(Value::as_str) else {
-            findings.add(Rule::BadToolCall, || {
-                format!("{} has no function.name", place())
-            });
-            continue;
-        };
-        let arguments = match call.pointer("/function/arguments") {
-            Some(Value::String(text)) => Some(members::value(
-                text,
-                &format!("{}.function.arguments", place()),
-            )),
-            value => value.cloned().map(Ok),
-        };
-        let arguments = match arguments {
-            Some(Ok(arguments @ Value::Object(_))) => arguments,
-            Some(Err(NoValue::Twice(what))) => {
-                findings.add(Rule::DuplicateKey, || what);
-                continue;
-            }
-            _ => {
-                findings.add(Rule::BadToolCall, || {
-                    format!("{}.function.arguments is no JSON object", place())
-                });
-                continue;
-            }
-        };
-        let Some(declared) = declared else { continue };
-        match declared.functions.get(name) {
-            None => findings.add(Rule::UnknownTool, || {
-                format!("{} calls {name:?}, which tools does not declare", place())
-            }),
-            Some(None) => {}
-            Some(Some(schema)) => {
-                for error in schema.iter_errors(&arguments) {
-                    let path = error.instance_path();
-                    findings.add(Rule::ToolSchema, || {
-                        format!("{}.function.arguments{path}: {error}", place())
-                    });
-                }
+    let place = format!("{message_place}.tool_calls");
+    match members::value(calls.get(), &place) {
+        Ok(Value::Array(calls)) => return calls,
+        Ok(Value::Null) => {}
+        Err(NoValue::Twice(what)) => findings.add(Rule::DuplicateKey, || what),
+        _ => findings.add(Rule::BadToolCall, || format!("{place} is no list")),
+    }
+    Vec::new()
+}
+
+fn has_id(call: &Value) -> bool {
+    call.get("id").is_some_and(|id| !id.is_null())
+}
+
+fn is_result(message: &Message) -> bool {
+    matches!(&message.role, Some(Written::Text(role)) if role == "tool")
+}
+
+fn names_call(message: &Message) -> bool {
+    !matches!(message.tool_call_id, None | Some(Written::Null))
+}
+
+/// The calls so far, as results name them.
+enum Made {
+    ById(HashSet<String>),
+    /// TRL's way: no call of the line has an id, and results come in the order of the calls, or name the
+    /// function. These are the functions whose results are still to come.
+    InOrder(VecDeque<String>),
+}
+
+impl Made {
+    fn note(&mut self, place: &dyn Fn() -> String, call: &Value, findings: &mut Findings) {
+        match self {
+            Made::ById(made) => match call.get("id").and_then(Value::as_str) {
+                Some(id) => drop(made.insert(id.to_owned())),
+                None => findings.add(Rule::BadToolCall, || format!("{} has no id", place())),
+            },
+            Made::InOrder(open) => {
+                let name = call.pointer("/function/name").and_then(Value::as_str);
+                open.push_back(name.unwrap_or_default().to_owned());
             }
         }
     }
+
+    fn answer(&mut self, place: &dyn Fn() -> String, message: &Message, findings: &mut Findings) {
+        let wrong = match (self, &message.tool_call_id, &message.name) {
+            (Made::ById(made), Some(Written::Text(id)), _) if made.contains(id.as_ref()) => return,
+            (Made::ById(_), Some(Written::Text(id)), _) => {
+                format!("answers the call {id:?}, which was not made")
+            }
+            (Made::ById(_), ..) => "has no tool_call_id".to_owned(),
+            (Made::InOrder(open), _, Some(Written::Text(name))) => {
+                let called = open.iter().position(|function| function == name);
+                match called.and_then(|at| open.remove(at)) {
+                    Some(_) => return,
+                    None => format!("answers {name:?}, of which no call is open"),
+                }
+            }
+            (Made::InOrder(open), ..) => match open.pop_front() {
+                Some(_) => return,
+                None => "answers no call that is open".to_owned(),
+            },
+        };
+        findings.add(Rule::ToolResult, || format!("{} {wrong}", place()));
+    }
 }
 
-fn check_result(
+fn check_call(
     place: &dyn Fn() -> String,
-    message: &Message,
-    made: &HashSet<String>,
+    call: &Value,
+    declared: Option<&Declared>,
     findings: &mut Findings,
 ) {
-    match &message.tool_call_id {
-        Some(Written::Text(id)) if made.contains(id.as_ref()) => {}
-        Some(Written::Text(id)) => {
-            findings.add(Rule::ToolResult, || {
-                format!("{} answers the call {id:?}, which was not made", place())
+    let Some(name) = call.pointer("/function/name").and_then(Value::as_str) else {
+        return findings.add(Rule::BadToolCall, || {
+            format!("{} has no function.name", place())
+        });
+    };
+    let arguments = match call.pointer("/function/arguments") {
+        Some(Value::String(text)) => Some(members::value(
+            text,
+            &format!("{}.function.arguments", place()),
+        )),
+        value => value.cloned().map(Ok),
+    };
+    let arguments = match arguments {
+        Some(Ok(arguments @ Value::Object(_))) => arguments,
+        Some(Err(NoValue::Twice(what))) => {
+            return findings.add(Rule::DuplicateKey, || what);
+        }
+        _ => {
+            return findings.add(Rule::BadToolCall, || {
+                format!("{}.function.arguments is no JSON object", place())
             });
         }
-        _ => findings.add(Rule::ToolResult, || {
-            format!("{} has no tool_call_id", place())
+    };
+    let Some(declared) = declared else { return };
+    match declared.functions.get(name) {
+        None => findings.add(Rule::UnknownTool, || {
+            format!("{} calls {name:?}, which tools does not declare", place())
         }),
+        Some(None) => {}
+        Some(Some(schema)) => {
+            for error in schema.iter_errors(&arguments) {
+                let path = error.instance_path();
+                findings.add(Rule::ToolSchema, || {
+                    format!("{}.function.arguments{path}: {error}", place())
+                });
+            }
+        }
     }
 }

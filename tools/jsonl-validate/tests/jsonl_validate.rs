@@ -252,6 +252,92 @@ fn an_answer_contradicts_another_under_one_system_prompt_and_by_its_calls() {
 }
 
 #[test]
+fn calls_without_ids_are_answered_in_their_order_or_by_name() {
+    let line = |calls: &str, results: &str| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "what is the weather of {n}"}}, {{"role": "assistant", "tool_calls": [{calls}]}}, {results}, {{"role": "assistant", "content": "b"}}]}}"#,
+            n = calls.len() + results.len()
+        )
+    };
+    let call = |id: &str, name: &str| {
+        format!(
+            r#"{{{id}"type": "function", "function": {{"name": "{name}", "arguments": {{}}}}}}"#
+        )
+    };
+    let result = |more: &str| format!(r#"{{"role": "tool", "content": "7"{more}}}"#);
+    let two = call("", "f") + ", " + &call("", "g");
+    let both = result(r#", "name": "g""#) + ", " + &result(r#", "name": "f""#);
+    let mixed = call("", "f") + ", " + &call(r#""id": "1", "#, "g");
+    let by_id = result(r#", "tool_call_id": "1""#);
+    for (line, says) in [
+        (line(&call("", "f"), &result("")), None),
+        (line(&two, &both), None),
+        (
+            line(&two, &(result("") + ", " + &result(r#", "name": "g""#))),
+            None,
+        ),
+        (line(&call(r#""id": "1", "#, "f"), &by_id), None),
+        (
+            line(&call("", "f"), &(result("") + ", " + &result(""))),
+            Some("messages[3] answers no call that is open"),
+        ),
+        (
+            line(&call("", "f"), &result(r#", "name": "g""#)),
+            Some(r#"messages[2] answers "g", of which no call is open"#),
+        ),
+        (
+            line(&mixed, &by_id),
+            Some("messages[1].tool_calls[0] has no id"),
+        ),
+        (
+            line(&call("", "f"), &by_id),
+            Some("messages[1].tool_calls[0] has no id"),
+        ),
+        (
+            line(&call(r#""id": "1", "#, "f"), &result("")),
+            Some("messages[2] has no tool_call_id"),
+        ),
+    ] {
+        let got = run(&mut tool(), &line);
+        let said = text(&got.stderr);
+        match says {
+            None => assert!(got.status.success(), "{line}: {said}"),
+            Some(says) => assert!(
+                said.contains(&format!("<stdin>:1: {says}\n")),
+                "{line}: {said}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn openais_way_before_tools_is_not_passed_over() {
+    let call = r#", "function_call": {"name": "f", "arguments": "{}"}"#;
+    for (line, says) in [
+        (
+            odd("", "", r#", "functions": [{"name": "f"}]"#),
+            "functions is not read, tools is; jsonl-import converts it",
+        ),
+        (
+            odd("", call, ""),
+            "messages[1].function_call is not read, tool_calls is; jsonl-import converts it",
+        ),
+    ] {
+        let got = run(&mut tool(), &line);
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("<stdin>:1: {says}\n")), "{said}");
+    }
+    for empty in ["null", "[]"] {
+        let got = run(
+            &mut tool(),
+            &odd("", "", &format!(r#", "functions": {empty}"#)),
+        );
+        assert!(got.status.success(), "{}", text(&got.stderr));
+    }
+}
+
+#[test]
 fn a_label_that_no_line_has_is_an_error() {
     let input = chat("what is the code of it", r#"{"code": "B35"}"#);
     assert_eq!(
