@@ -202,8 +202,11 @@ impl<'o> Checker<'o> {
             });
             return None;
         }
-        for key in &record.repeated_keys {
-            findings.add(Rule::DuplicateKey, || format!("key {key:?} is there twice"));
+        for what in record
+            .repeated_keys
+            .told(|key| format!("key {key:?} is there twice"))
+        {
+            findings.add(Rule::DuplicateKey, || what);
         }
         for (key, value) in &record.others {
             match members::member(key, value) {
@@ -214,8 +217,16 @@ impl<'o> Checker<'o> {
                 }
             }
         }
-        for key in &record.unknown_keys {
-            findings.add(Rule::UnknownKey, || format!("key {key:?} is not read"));
+        for what in record
+            .unknown_keys
+            .told(|key| format!("key {key:?} is not read"))
+        {
+            findings.add(Rule::UnknownKey, || what);
+        }
+        for (key, read) in record.second_shape() {
+            findings.add(Rule::UnknownKey, || {
+                format!("key {key:?} is not read beside {read}")
+            });
         }
         if let Some(functions) = record.other("functions")
             && !functions.get().trim_matches(['[', ']', ' ']).is_empty()

@@ -226,15 +226,13 @@ fn is_tool(message: &Message) -> bool {
 }
 
 fn keys_of(place: &dyn Fn() -> String, message: &Message, findings: &mut Findings) {
-    for key in &message.repeated_keys {
-        findings.add(Rule::DuplicateKey, || {
-            format!("{}: key {key:?} is there twice", place())
-        });
+    let twice = |key: &str| format!("{}: key {key:?} is there twice", place());
+    for what in message.repeated_keys.told(twice) {
+        findings.add(Rule::DuplicateKey, || what);
     }
-    for key in &message.unknown_keys {
-        findings.add(Rule::MessageUnrecognizedKey, || {
-            format!("{} has the unknown key {key:?}", place())
-        });
+    let unknown = |key: &str| format!("{} has the unknown key {key:?}", place());
+    for what in message.unknown_keys.told(unknown) {
+        findings.add(Rule::MessageUnrecognizedKey, || what);
     }
     for (key, value) in [
         ("name", &message.name),

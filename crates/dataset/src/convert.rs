@@ -58,7 +58,17 @@ pub fn shape_of(
     names: &NameMap,
     alpaca: Option<AlpacaPrompt>,
 ) -> Option<Shape> {
-    let has = |name: &str| record.contains_key(own(names, name));
+    let is_said = |name: &str| {
+        record
+            .get(own(names, name))
+            .is_some_and(|value| !is_empty(value))
+    };
+    let is_there = |name: &str| record.contains_key(own(names, name));
+    // A table of several shapes leaves the cells of the others empty; a shape's own may be, too.
+    shape_by(&is_said, alpaca).or_else(|| shape_by(&is_there, alpaca))
+}
+
+fn shape_by(has: &dyn Fn(&str) -> bool, alpaca: Option<AlpacaPrompt>) -> Option<Shape> {
     if has("messages") {
         Some(Shape::Messages)
     } else if has("conversations") {

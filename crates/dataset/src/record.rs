@@ -4,6 +4,7 @@
 //! is no JSON at all is an error here.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -19,10 +20,10 @@ pub(crate) struct Record<'a> {
     pub completion: Option<&'a RawValue>,
     pub tools: Option<&'a RawValue>,
     pub has_input_ids: bool,
-    /// One of `prompt`, `completion`, `text`, `input_ids` is there.
+    /// One of `prompt`, `completion`, `text`, `input_ids` is there, and not null.
     pub has_other_shape: bool,
-    pub unknown_keys: Vec<Cow<'a, str>>,
-    pub repeated_keys: Vec<Cow<'a, str>>,
+    pub unknown_keys: Keys<'a>,
+    pub repeated_keys: Keys<'a>,
     /// Values that are not looked into here, under known keys and unknown ones.
     pub others: Vec<(Cow<'a, str>, &'a RawValue)>,
     /// The line is no object, but this.
@@ -50,9 +51,45 @@ pub(crate) struct Message<'a> {
     pub has_function_call: bool,
     /// What else a template may print: [`MORE_OF_A_MESSAGE`], and keys that nobody knows.
     pub more: Vec<(Cow<'a, str>, &'a RawValue)>,
-    pub unknown_keys: Vec<Cow<'a, str>>,
-    pub repeated_keys: Vec<Cow<'a, str>>,
+    pub unknown_keys: Keys<'a>,
+    pub repeated_keys: Keys<'a>,
     pub instead: Option<&'static str>,
+}
+
+/// Keys, each of them once; a line may have thousands, of which the first are told.
+#[derive(Debug, Default)]
+pub(crate) struct Keys<'a> {
+    first: Vec<Cow<'a, str>>,
+    all: HashSet<Cow<'a, str>>,
+}
+
+/// Keys told of an object.
+const TOLD: usize = 5;
+
+impl<'a> Keys<'a> {
+    /// False when it was there already.
+    fn insert(&mut self, key: Cow<'a, str>) -> bool {
+        if self.all.contains(&key) {
+            return false;
+        }
+        if self.first.len() < TOLD {
+            self.first.push(key.clone());
+        }
+        self.all.insert(key)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+
+    /// What is said of each of the first, and of how many more it could be said.
+    pub fn told(&self, say: impl Fn(&str) -> String) -> impl Iterator<Item = String> {
+        let more = match self.all.len() - self.first.len() {
+            0 => None,
+            more => Some(format!("… and of {more} more keys")),
+        };
+        self.first.iter().map(move |key| say(key)).chain(more)
+    }
 }
 
 /// A value where text is expected.
@@ -98,6 +135,27 @@ impl<'a> Record<'a> {
     pub fn other(&self, name: &str) -> Option<&'a RawValue> {
         let (_, value) = self.others.iter().find(|(key, _)| key == name)?;
         Some(*value).filter(|value| value.get() != "null")
+    }
+
+    /// The keys of a shape that are passed over for another, and what is read instead, as
+    /// [`Example`](crate::Example) does. Token ids allow no other shape.
+    pub fn second_shape(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let read = match (&self.messages, self.prompt, self.completion) {
+            _ if self.has_input_ids => None,
+            (Some(_), ..) => Some("messages"),
+            (None, Some(_), Some(_)) => Some("prompt and completion"),
+            _ => None,
+        };
+        let is_second = |key| match key {
+            "prompt" => self.messages.is_some() && self.prompt.is_some(),
+            "completion" => self.messages.is_some() && self.completion.is_some(),
+            _ => self.other(key).is_some(),
+        };
+        let keys = ["prompt", "completion", "text"]
+            .into_iter()
+            .filter(move |key| is_second(key));
+        read.into_iter()
+            .flat_map(move |read| keys.clone().map(move |key| (key, read)))
     }
 
     /// The messages of TRL's `{"prompt": […], "completion": […]}`, and how many are the prompt's.
@@ -146,34 +204,33 @@ impl<'de> Visitor<'de> for RecordVisitor {
         while let Some(Key(key)) = map.next_key()? {
             let bit = match key.as_ref() {
                 "messages" => {
-                    record.messages = Some(map.next_value()?);
+                    let messages = Some(map.next_value()?);
+                    record.messages = messages.filter(|list| !matches!(list, List::Other("null")));
                     1
                 }
                 "tools" => {
-                    record.tools = Some(map.next_value()?);
+                    let tools: &RawValue = map.next_value()?;
+                    record.tools = Some(tools).filter(|tools| tools.get() != "null");
                     2
                 }
                 known => {
                     let index = OTHER_KEYS.iter().position(|other| *other == known);
+                    let value: &RawValue = map.next_value()?;
+                    let there = Some(value).filter(|value| value.get() != "null");
                     match known {
-                        "prompt" => record.prompt = Some(map.next_value()?),
-                        "completion" => record.completion = Some(map.next_value()?),
-                        "input_ids" => {
-                            record.has_input_ids = map.next_value::<&RawValue>()?.get() != "null";
-                        }
-                        _ => record.others.push((key.clone(), map.next_value()?)),
+                        "prompt" => record.prompt = there,
+                        "completion" => record.completion = there,
+                        "input_ids" => record.has_input_ids = there.is_some(),
+                        _ => record.others.push((key.clone(), value)),
                     }
                     match index {
                         Some(index) => {
-                            record.has_other_shape |= index < SHAPES;
+                            record.has_other_shape |= index < SHAPES && there.is_some();
                             4 << index
                         }
                         None => {
-                            let keys = &mut record.unknown_keys;
-                            if keys.contains(&key) {
-                                record.repeated_keys.push(key)
-                            } else {
-                                keys.push(key)
+                            if !record.unknown_keys.insert(key.clone()) {
+                                record.repeated_keys.insert(key);
                             }
                             continue;
                         }
@@ -181,7 +238,7 @@ impl<'de> Visitor<'de> for RecordVisitor {
                 }
             };
             if seen & bit != 0 {
-                record.repeated_keys.push(key);
+                record.repeated_keys.insert(key);
             }
             seen |= bit;
         }
@@ -285,11 +342,8 @@ impl<'de> Visitor<'de> for MessageVisitor {
                     match index {
                         Some(index) => 128 << index,
                         None => {
-                            let keys = &mut message.unknown_keys;
-                            if keys.contains(&key) {
-                                message.repeated_keys.push(key)
-                            } else {
-                                keys.push(key)
+                            if !message.unknown_keys.insert(key.clone()) {
+                                message.repeated_keys.insert(key);
                             }
                             continue;
                         }
@@ -297,7 +351,7 @@ impl<'de> Visitor<'de> for MessageVisitor {
                 }
             };
             if seen & bit != 0 {
-                message.repeated_keys.push(key);
+                message.repeated_keys.insert(key);
             }
             seen |= bit;
         }

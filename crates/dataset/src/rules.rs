@@ -174,7 +174,7 @@ rules! {
         "A key occurs twice in one object; parsers differ in which one they believe."
         r#"{"messages": [{"role": "user", "role": "system", "content": "a question"}, {"role": "assistant", "content": "b"}]}"#;
     UnknownKey "unknown_key" Warning
-        "The line has a key that is not read: none of messages, prompt, completion, text, input_ids, nor what belongs beside them. metadata is the place for your own."
+        "The line has a key that is not read: none of messages, prompt, completion, text, input_ids, nor what belongs beside them, or one of a second shape: messages are read before prompt and completion, and these before text. metadata is the place for your own."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "b"}], "mesages": []}"#;
     PreferenceData "preference_data" Error
         "The line holds an answer not to give (rejected, or label: false), which would be learned or lost: keep the answer that is wanted and drop the other, jq 'select(.label != false) | del(.rejected)'."

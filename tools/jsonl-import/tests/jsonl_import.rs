@@ -470,6 +470,23 @@ fn what_a_record_brings_besides_is_kept_or_told() {
 }
 
 #[test]
+fn a_shape_whose_cell_is_empty_makes_way_for_another() {
+    let said = r#""prompt":"q","completion":"a""#;
+    let list = r#""messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]"#;
+    for line in [
+        format!(r#"{{"messages":null,{said}}}"#),
+        format!(r#"{{"messages":"",{said}}}"#),
+        format!(r#"{{"prompt":null,"completion":null,{list}}}"#),
+    ] {
+        let got = run(&mut tool(), &line);
+        let said = text(&got.stderr);
+        assert_eq!(text(&got.stdout), format!("{{{list}}}\n"), "{line}: {said}");
+    }
+    let got = run(&mut tool(), r#"{"messages":null}"#);
+    assert!(text(&got.stderr).contains("<stdin>:1: column \"messages\" is empty"));
+}
+
+#[test]
 fn calls_in_openais_old_way_become_tool_calls() {
     let line = r#"{"messages":[{"role":"user","content":"q"},
         {"role":"assistant","content":null,"function_call":{"name":"f","arguments":"{}"}},

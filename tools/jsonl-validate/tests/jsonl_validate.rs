@@ -328,12 +328,75 @@ fn openais_way_before_tools_is_not_passed_over() {
         assert_eq!(got.status.code(), Some(1), "{said}");
         assert!(said.contains(&format!("<stdin>:1: {says}\n")), "{said}");
     }
+    let called = r#", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]"#;
+    let got = run(&mut tool(), &odd("", called, r#", "tools": null"#));
+    assert!(got.status.success(), "{}", text(&got.stderr)); // nothing is declared
     for empty in ["null", "[]"] {
         let got = run(
             &mut tool(),
             &odd("", "", &format!(r#", "functions": {empty}"#)),
         );
         assert!(got.status.success(), "{}", text(&got.stderr));
+    }
+}
+
+#[test]
+fn of_two_shapes_in_a_line_the_one_that_is_not_read_is_told() {
+    let said = r#""prompt": "what is the code of it", "completion": "b""#;
+    let list = r#""messages": [{"role": "user", "content": "what is the code of that"}, {"role": "assistant", "content": "b"}]"#;
+    for (line, told) in [
+        (format!("{{{list}, {said}}}"), vec!["prompt", "completion"]),
+        (format!(r#"{{{said}, "text": "t"}}"#), vec!["text"]),
+        (
+            format!(r#"{{{said}, "text": null, "messages": null}}"#),
+            vec![],
+        ),
+        (
+            format!(r#"{{{list}, "text": null, "prompt": null}}"#),
+            vec![],
+        ),
+    ] {
+        let got = run(&mut tool(), &line);
+        let said = text(&got.stderr);
+        assert!(got.status.success(), "{line}: {said}");
+        assert_eq!(
+            said.matches(" is not read beside ").count(),
+            told.len(),
+            "{said}"
+        );
+        for key in told {
+            let want = format!("<stdin>:1: key {key:?} is not read beside ");
+            assert!(said.contains(&want), "{said}");
+        }
+    }
+    let none = run(&mut tool(), r#"{"messages": null, "text": null}"#);
+    let said = text(&none.stderr);
+    assert!(
+        said.contains("error missing_messages_list: 1 found"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_line_of_very_many_unknown_keys_is_read_in_no_time() {
+    let keys = |of: usize| {
+        let key = |n: usize| format!(r#", "key{}": 0"#, n % of);
+        (0..80_000).map(key).collect::<String>()
+    };
+    let start = std::time::Instant::now();
+    let got = run(&mut tool(), &odd(&keys(80_000), "", &keys(60_000)));
+    assert!(
+        start.elapsed().as_secs() < 20,
+        "80,000 x 80,000 comparisons"
+    );
+    let said = text(&got.stderr);
+    for want in [
+        "<stdin>:1: key \"key1\" is not read\n",
+        "warning unknown_key: 6 found",
+        "error message_unrecognized_key: 6 found",
+        "error duplicate_key: 6 found",
+    ] {
+        assert!(said.contains(want), "{want}: {said}");
     }
 }
 

@@ -33,10 +33,14 @@ impl<'a> Names<'a> {
     }
 }
 
-/// The first message that says nothing and calls nothing.
+/// The list itself, or the first message that says nothing and calls nothing.
 pub(super) fn empty_content(record: &Record, shape: Shape) -> Option<String> {
     let names = Names::of(record, shape);
-    let said = record.columns.get(names.list)?.as_array()?;
+    let list = record.columns.get(names.list)?;
+    if is_empty(list) {
+        return Some(names.list.to_owned());
+    }
+    let said = list.as_array()?;
     let says_nothing = |message: &Value| {
         let (content, role) = (message.get(names.content), message.get(names.role));
         let is_result = content.is_some_and(Value::is_string)
