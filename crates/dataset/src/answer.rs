@@ -8,6 +8,7 @@ use crate::check::Options;
 use crate::facts::Facts;
 use crate::finding::Findings;
 use crate::keys;
+use crate::members::{self, NoValue};
 use crate::record::AnswerKeys;
 use crate::rules::Rule;
 
@@ -22,14 +23,14 @@ pub(crate) struct Answer<'a> {
 /// Judges last answers.
 pub(crate) struct Answers<'o> {
     options: &'o Options,
-    keys: Vec<u64>,
+    read: AnswerKeys,
 }
 
 impl<'o> Answers<'o> {
     pub fn new(options: &'o Options) -> Answers<'o> {
         Answers {
             options,
-            keys: Vec::new(),
+            read: AnswerKeys::default(),
         }
     }
 
@@ -52,8 +53,12 @@ impl<'o> Answers<'o> {
         findings: &mut Findings,
         facts: &mut Facts,
     ) {
-        if let (true, Some(answer)) = (self.options.assistant_json, answer) {
-            self.json(answer, findings, facts);
+        match answer {
+            _ if !self.options.assistant_json => {}
+            Some(answer) => self.json(answer, findings, facts),
+            None => findings.add(Rule::AssistantNotJson, || {
+                "has no answer in words that could be JSON".into()
+            }),
         }
         if let Some(path) = &self.options.label {
             let label = match line {
@@ -70,9 +75,10 @@ impl<'o> Answers<'o> {
 
     fn json(&mut self, answer: Answer, findings: &mut Findings, facts: &mut Facts) {
         let Answer { text, place } = answer;
-        self.keys.clear();
+        self.read.keys.clear();
+        self.read.has_twice = false;
         let mut parser = serde_json::Deserializer::from_str(text);
-        let parsed = AnswerKeys(&mut self.keys)
+        let parsed = (&mut self.read)
             .deserialize(&mut parser)
             .and_then(|()| parser.end());
         if let Err(error) = parsed {
@@ -82,7 +88,12 @@ impl<'o> Answers<'o> {
             });
             return;
         }
-        if !self.keys.is_empty() {
+        if self.read.has_twice
+            && let Err(NoValue::Twice(what)) = members::value(text, &place())
+        {
+            findings.add(Rule::DuplicateKey, || what);
+        }
+        if !self.read.keys.is_empty() {
             facts.more().answer_keys = Some(self.key_hashes());
         }
         if let Some(schema) = &self.options.schema {
@@ -103,9 +114,10 @@ impl<'o> Answers<'o> {
             keys.iter()
                 .fold(0, |hash: u64, key| xxh3_64(&(hash ^ key).to_le_bytes()))
         };
-        let order = hash(&self.keys);
-        self.keys.sort_unstable();
-        (hash(&self.keys), order)
+        let keys = &mut self.read.keys;
+        let order = hash(keys);
+        keys.sort_unstable();
+        (hash(keys), order)
     }
 }
 

@@ -461,16 +461,22 @@ impl<'de> Deserialize<'de> for Key<'de> {
 }
 
 /// The keys of a JSON object in their order, when the text is one, and whether the text is JSON.
-pub(crate) struct AnswerKeys<'k>(pub &'k mut Vec<u64>);
+#[derive(Debug, Default)]
+pub(crate) struct AnswerKeys {
+    /// By hash; those of an object below only as long as it is read.
+    pub keys: Vec<u64>,
+    /// An object, or one below, has a key twice.
+    pub has_twice: bool,
+}
 
-impl<'de> DeserializeSeed<'de> for AnswerKeys<'_> {
+impl<'de> DeserializeSeed<'de> for &mut AnswerKeys {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for AnswerKeys<'_> {
+impl<'de> Visitor<'de> for &mut AnswerKeys {
     type Value = ();
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("JSON")
@@ -478,14 +484,30 @@ impl<'de> Visitor<'de> for AnswerKeys<'_> {
     otherwise!(|_: &str| (); visit_bool bool => "", visit_i64 i64 => "", visit_u64 u64 => "",
         visit_f64 f64 => "", visit_str &str => "");
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(Key(key)) = map.next_key()? {
-            self.0.push(xxhash_rust::xxh3::xxh3_64(key.as_bytes()));
-            map.next_value::<IgnoredAny>()?;
+        let start = self.keys.len();
+        while seq.next_element_seed(&mut *self)?.is_some() {
+            self.keys.truncate(start); // those of an element
         }
         Ok(())
     }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let start = self.keys.len();
+        while let Some(Key(key)) = map.next_key()? {
+            self.keys.push(xxhash_rust::xxh3::xxh3_64(key.as_bytes()));
+            let end = self.keys.len();
+            map.next_value_seed(&mut *self)?;
+            self.keys.truncate(end);
+        }
+        self.has_twice |= has_twice(&self.keys[start..]);
+        Ok(())
+    }
+}
+
+fn has_twice(keys: &[u64]) -> bool {
+    if keys.len() <= 16 {
+        return (1..keys.len()).any(|at| keys[..at].contains(&keys[at]));
+    }
+    let mut sorted = keys.to_vec();
+    sorted.sort_unstable();
+    sorted.windows(2).any(|pair| pair[0] == pair[1])
 }

@@ -171,7 +171,7 @@ rules! {
         "A value has the wrong type: the line is no object, messages is no list, content is no text; or it is one that the other tools cannot read."
         r#"{"messages": [["user", "a"]]}"#;
     DuplicateKey "duplicate_key" Error
-        "A key occurs twice in one object; parsers differ in which one they believe."
+        "A key occurs twice in one object, with --assistant-json one of the answer, too; parsers differ in which one they believe."
         r#"{"messages": [{"role": "user", "role": "system", "content": "a question"}, {"role": "assistant", "content": "b"}]}"#;
     UnknownKey "unknown_key" Warning
         "The line has a key that is not read: none of messages, prompt, completion, text, input_ids, nor what belongs beside them, or one of a second shape: messages are read before prompt and completion, and these before text. metadata is the place for your own."
@@ -234,7 +234,7 @@ rules! {
         "A user message is shorter than --min-user-chars; often a fragment of a broken export."
         r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
     AssistantNotJson "assistant_not_json" Error
-        "With --assistant-json or --schema: the last answer is not JSON, so the model would learn to break the format."
+        "With --assistant-json or --schema: the last answer is not JSON, or there is none in words (a text, token ids, a call), so the model would learn to break the format."
         r#"{"messages": [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "{\"code\": \"B35\""}]}"#;
     AssistantSchema "assistant_schema" Error
         "With --schema: the last answer is JSON that does not match the schema."

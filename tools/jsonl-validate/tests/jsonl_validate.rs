@@ -468,6 +468,53 @@ fn answers_are_held_to_their_schema() {
     );
 }
 
+#[test]
+fn an_answer_that_is_not_there_or_says_a_thing_twice_is_no_json() {
+    let call = r#", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]"#;
+    let ends_in_a_call = odd("", call, "").replace(r#""content": "b""#, r#""content": null"#);
+    let twice = |answer: &str| Some(format!("messages[1].content{answer} is there twice"));
+    let none = || Some("has no answer in words that could be JSON".to_owned());
+    for (line, says) in [
+        (
+            chat(
+                "what is the code of it",
+                r#"{"code": 1, "a": [{"code": 1}]}"#,
+            ),
+            None,
+        ),
+        (
+            chat("what is the code of it", r#"{"code": 1, "c\u006fde": 2}"#),
+            twice(": key \"code\""),
+        ),
+        (
+            chat("what is the code of it", r#"[{"a": {"b": 1, "b": 1}}]"#),
+            twice("[0].a: key \"b\""),
+        ),
+        (r#"{"text": "a text of some words"}"#.to_owned(), none()),
+        (
+            r#"{"input_ids": [1, 5, 2], "labels": [-100, 5, 2]}"#.to_owned(),
+            none(),
+        ),
+        (ends_in_a_call, none()),
+    ] {
+        let got = run(tool().arg("--assistant-json"), &line);
+        let said = text(&got.stderr);
+        match says {
+            None => assert!(got.status.success(), "{said}"),
+            Some(says) => assert!(
+                said.contains(&format!("<stdin>:1: {says}\n")),
+                "{line}: {said}"
+            ),
+        }
+        let unasked = run(&mut tool(), &line);
+        assert!(
+            unasked.status.success(),
+            "{line}: {}",
+            text(&unasked.stderr)
+        );
+    }
+}
+
 /// The same conversation as `chat`, in TRL's two lists.
 fn two_lists(user: &str, assistant: &str) -> String {
     serde_json::json!({"prompt": [{"role": "user", "content": user}],
