@@ -85,10 +85,11 @@ fn shape_by(has: &dyn Fn(&str) -> bool, alpaca: Option<AlpacaPrompt>) -> Option<
 }
 
 /// Refuses a record that holds an answer not to give; a name that the file gives to one of our keys is
-/// meant, and what stands beside `chosen` then is meant to be lost.
+/// meant, and what stands beside `chosen` then is meant to be lost. What is `kept` is somebody's own.
 pub fn refuse_preference(
     record: &Map<String, Value>,
     names: &NameMap,
+    kept: &[String],
     place: Place,
 ) -> Result<(), Error> {
     let is_meant = |key: &str| names.values().any(|own| own == key);
@@ -96,9 +97,36 @@ pub fn refuse_preference(
         let value = record.get(key).filter(|value| !value.is_null());
         value.filter(|_| !is_meant(key) && !is_meant("chosen"))
     };
-    match example::preference(found("rejected").is_some(), found("label")) {
+    let shape = shape_of(record, names, None);
+    let is_kept = kept.iter().any(|kept| kept == "label");
+    // In the shapes that preference data has; a text with a label is a classifier's.
+    let is_judged = !is_kept
+        && matches!(
+            shape,
+            Some(Shape::Messages | Shape::ShareGpt | Shape::PromptCompletion)
+        );
+    let what = match example::preference(found("rejected").is_some(), found("label")) {
+        None if is_judged && found("label").is_some_and(says_no) => Some(LABEL_SAYS_NO),
+        what => what,
+    };
+    match what {
         Some(what) => Err(Error::PreferenceAt { place, what }),
         None => Ok(()),
+    }
+}
+
+/// What is said of a label that is no JSON `false`, and may be another thing.
+pub const LABEL_SAYS_NO: &str =
+    "label says no: if the answer is one not to give, this is preference data, as for KTO";
+
+/// `false` as tables write it.
+fn says_no(label: &Value) -> bool {
+    match label {
+        Value::String(text) => {
+            let text = text.trim().to_ascii_lowercase();
+            matches!(&*text, "false" | "f" | "no" | "n" | "0")
+        }
+        label => label.as_f64() == Some(0.0),
     }
 }
 

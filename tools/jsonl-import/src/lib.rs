@@ -193,7 +193,7 @@ impl<'a> Converter<'a> {
                 args,
                 left_behind,
             } => {
-                convert::refuse_preference(&row.columns, names, place)?;
+                convert::refuse_preference(&row.columns, names, &args.keep, place)?;
                 let alpaca = args.alpaca_prompt.map(Into::into);
                 let shape = convert::shape_of(&row.columns, names, alpaca).ok_or_else(|| {
                     let columns: Vec<&str> = row.columns.keys().map(String::as_str).collect();
@@ -277,6 +277,10 @@ fn explained(error: Error, name: &str) -> anyhow::Error {
         ),
         Error::EmptyCell { .. } | Error::EmptyMessage { .. } => Some("--on-empty skip leaves such rows out, --on-empty keep writes them".to_owned()),
         Error::WholeRow { .. } => Some("row[\"row\"] is the column".to_owned()),
+        Error::PreferenceAt { what, .. } if *what == convert::LABEL_SAYS_NO => Some(
+            "leave out the rows whose label says no; where label is no verdict, --keep label takes it along"
+                .to_owned(),
+        ),
         Error::PreferenceAt { .. } => Some(
             "take the answer that is wanted and drop the other: jq -c 'select(.label != false)' before, \
              --map completion=chosen, --map messages=chosen, or --user and --assistant templates"

@@ -417,6 +417,39 @@ fn an_answer_not_to_give_is_not_imported_as_one_to_give() {
 }
 
 #[test]
+fn a_label_of_a_table_that_says_no_is_read_as_false() {
+    for no in ["False", "f", "false", " NO", "0"] {
+        let table = format!("prompt,completion,label\nq,a,True\nq,I hate you.,{no}\n");
+        let got = run(&mut tool(), &table);
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(2), "{said}");
+        assert!(said.contains("<stdin>:3: label says no: "), "{said}");
+        assert!(said.contains("--keep label takes it along"), "{said}");
+        for flags in [
+            vec!["--keep=label"],
+            vec!["--user={{ prompt }}", "--assistant={{ completion }}"],
+        ] {
+            let got = run(tool().args(flags), &table);
+            assert_eq!(
+                text(&got.stdout).lines().count(),
+                2,
+                "{}",
+                text(&got.stderr)
+            );
+        }
+    }
+    for line in [
+        r#"{"prompt":"q","completion":"a","label":0}"#,
+        r#"{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}],"label":"f"}"#,
+    ] {
+        let number = run(&mut tool(), line);
+        assert_eq!(number.status.code(), Some(2), "{line}");
+    }
+    let class = run(&mut tool(), r#"{"text":"t","label":0}"#);
+    assert_eq!(class.status.code(), Some(0), "{}", text(&class.stderr));
+}
+
+#[test]
 fn what_a_record_brings_besides_is_kept_or_told() {
     let beside = r#""system":"Be terse.","chat_template_kwargs":{"k":1},"metadata":{"id":7},"mine":1,"other":null"#;
     let kept = r#""chat_template_kwargs":{"k":1},"metadata":{"id":7}"#;
