@@ -342,6 +342,26 @@ fn an_integer_beyond_64_bits_is_refused_not_rounded() {
 }
 
 #[test]
+fn a_decimal_that_would_be_rounded_is_refused() {
+    let flags = ["--user", "{{ q }}", "--assistant", "{{ amount }}"];
+    let got = run(
+        tool().args(flags),
+        r#"{"q":"x","amount":12345678901234567.89}"#,
+    );
+    let said = text(&got.stderr);
+    assert_eq!(got.status.code(), Some(2), "{said}");
+    let want =
+        "<stdin>:1: \"amount\" is 12345678901234567.89, a decimal of more digits than are kept";
+    assert!(said.contains(want) && said.contains("quote it"), "{said}");
+    let got = run(tool().args(flags), r#"{"q":"x","amount":1.10}"#);
+    assert!(
+        text(&got.stdout).contains(r#""content":"1.1""#),
+        "{}",
+        text(&got.stdout)
+    );
+}
+
+#[test]
 fn a_call_written_as_text_is_read_as_exactly_as_a_column() {
     let line = |arguments: &str| {
         let call = format!(r#"{{\"name\":\"w\",\"arguments\":{{{arguments}}}}}"#);

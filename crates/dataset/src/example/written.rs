@@ -17,7 +17,7 @@ impl Example {
         if let Some(input_ids) = line.input_ids {
             return tokens(input_ids, line.labels);
         }
-        if line.values().any(integers::may_differ) {
+        if line.values().any(integers::may_differ) || integers::has_long_number(text) {
             line = exact(text)?;
         }
         if let Some(messages) = line.messages {
