@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::rows::{Place, Row};
 use crate::template::OnEmpty;
-use crate::{Error, example};
+use crate::{Error, example, members};
 use messages::{messages, wrapped_tools};
 
 /// The shape of a record.
@@ -165,10 +165,9 @@ pub fn convert(
     on_empty: OnEmpty,
 ) -> Result<Option<Map<String, Value>>, Error> {
     let place = row.place;
-    let record = Record {
-        columns: row.columns,
-        names,
-    };
+    let mut columns = row.columns;
+    open_json(&mut columns, names).map_err(|what| Error::at(place, what))?;
+    let record = Record { columns, names };
     if let Some(column) = record.empty_cell(shape) {
         match on_empty {
             OnEmpty::Error => return Err(Error::EmptyCell { place, column }),
@@ -218,6 +217,33 @@ pub fn convert(
         Ok(line)
     };
     converted().map(Some).map_err(|what| Error::at(place, what))
+}
+
+/// What is no text in any shape; a table has to write it as text.
+const NO_TEXT: [&str; 5] = [
+    "messages",
+    "conversations",
+    "history",
+    "chat_template_kwargs",
+    "parallel_tool_calls",
+];
+
+/// Reads the JSON that a table, which knows nothing but text, holds in its cells.
+fn open_json(columns: &mut Map<String, Value>, names: &NameMap) -> Result<(), String> {
+    for name in NO_TEXT.into_iter().chain(["metadata"]) {
+        let column = own(names, name);
+        let Some(value) = columns.get_mut(column) else {
+            continue;
+        };
+        if let Value::String(text) = value
+            && !text.trim().is_empty()
+            // Somebody's own may be text.
+            && (name != "metadata" || text.trim_start().starts_with('{'))
+        {
+            *value = members::exact(text, column)?;
+        }
+    }
+    Ok(())
 }
 
 struct Record<'a> {
@@ -294,6 +320,7 @@ fn own<'a>(names: &'a NameMap, name: &'a str) -> &'a str {
 fn alpaca(record: &Record, prompt: AlpacaPrompt) -> Result<Vec<Value>, String> {
     let instruction = record.text("instruction")?;
     let input = record.text_or_empty("input")?;
+    let input = if input.trim().is_empty() { "" } else { input };
     let mut messages = Vec::new();
     if let Some(history) = record.get("history") {
         let pairs: Vec<[String; 2]> = serde_json::from_value(history.clone())

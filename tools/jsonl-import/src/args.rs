@@ -25,8 +25,8 @@ tsv, most corpora). Unless --quoting says which, quotes quote, and where that co
 is an error.
 Without --user and --assistant every record tells its shape by its keys: messages (OpenAI),
 conversations (ShareGPT), instruction and output (Alpaca), prompt and completion, text. Beside these
-system, tools, functions, chat_template_kwargs, parallel_tool_calls and metadata are kept; other
-keys are named at the end. Preference data (rejected, or label: false, in a table False, f, no, n or
+system, tools, functions, chat_template_kwargs, parallel_tool_calls and metadata are kept; lists
+and objects may be JSON in the cell of a table. Other keys are named at the end. Preference data (rejected, or label: false, in a table False, f, no, n or
 0, unless --keep label) is an error.";
 
 /// Turns tables and other people's training data into chat JSONL

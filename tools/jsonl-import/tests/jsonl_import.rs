@@ -523,6 +523,50 @@ fn what_a_record_brings_besides_is_kept_or_told() {
 }
 
 #[test]
+fn json_in_the_cells_of_a_table_is_opened() {
+    let quoted = |json: &str| format!("\"{}\"", json.replace('"', "\"\""));
+    let messages = r#"[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]"#;
+    let sharegpt = r#"[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]"#;
+    let beside =
+        r#""chat_template_kwargs":{"k":1},"parallel_tool_calls":false,"metadata":{"id":7}"#;
+    let cells = [r#"{"k":1}"#, "false", r#"{"id":7}"#].map(quoted).join(",");
+    let header = "chat_template_kwargs,parallel_tool_calls,metadata";
+    for (column, list) in [("messages", messages), ("conversations", sharegpt)] {
+        let table = format!("{column},{header}\n{},{cells}\n", quoted(list));
+        let got = run(&mut tool(), &table);
+        let want = format!("{{\"messages\":{messages},{beside}}}\n");
+        assert_eq!(text(&got.stdout), want, "{}", text(&got.stderr));
+    }
+    let table = format!(
+        "instruction,input,output,history\nx, ,y,{}\n",
+        quoted(r#"[["q","a"]]"#)
+    );
+    let got = run(tool().arg("--alpaca-prompt=plain"), &table);
+    let turns = r#"{"role":"user","content":"x"},{"role":"assistant","content":"y"}]"#;
+    let want = format!(
+        "{{\"messages\":{},{turns}}}\n",
+        messages.trim_end_matches(']')
+    );
+    assert_eq!(text(&got.stdout), want, "{}", text(&got.stderr));
+    for (table, says) in [
+        (
+            "messages\nhello\n",
+            "<stdin>:2: messages holds no JSON: expected value",
+        ),
+        (
+            "prompt,completion,chat_template_kwargs\nq,a,k=1\n",
+            "<stdin>:2: chat_template_kwargs holds no JSON",
+        ),
+        ("messages\n{}\n", "<stdin>:2: messages is no list"),
+    ] {
+        let said = run(&mut tool(), table).stderr;
+        assert!(text(&said).contains(says), "{}", text(&said));
+    }
+    let own = run(&mut tool(), "prompt,completion,metadata\nq,a,mine\n");
+    assert!(text(&own.stdout).contains(r#""metadata":"mine""#));
+}
+
+#[test]
 fn a_shape_whose_cell_is_empty_makes_way_for_another() {
     let said = r#""prompt":"q","completion":"a""#;
     let list = r#""messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]"#;
