@@ -158,7 +158,7 @@ impl<'o> Checker<'o> {
             }
             _ => bytes,
         };
-        if let Some(what) = rows::utf16(bytes).filter(|_| is_first_of_file) {
+        if let Some(what) = rows::no_text(bytes).filter(|_| is_first_of_file) {
             findings.add(Rule::BrokenUtf8, || what);
             return None;
         }

@@ -281,7 +281,7 @@ fn newlines(bytes: &[u8]) -> u64 {
 
 fn skip_byte_order_mark<R: BufRead>(reader: &mut R) -> Result<(), Error> {
     let start = reader.fill_buf()?;
-    if let Some(what) = utf16(start) {
+    if let Some(what) = no_text(start) {
         return Err(Error::Shape(what));
     }
     if start.starts_with(BYTE_ORDER_MARK) {
@@ -290,8 +290,34 @@ fn skip_byte_order_mark<R: BufRead>(reader: &mut R) -> Result<(), Error> {
     Ok(())
 }
 
-/// What is said about a file that begins as UTF-16 does.
-pub(crate) fn utf16(start: &[u8]) -> Option<String> {
+/// What is said about a file that begins as no text in UTF-8 does.
+pub(crate) fn no_text(start: &[u8]) -> Option<String> {
+    for (magic, what) in [
+        (
+            &b"\x1F\x8B"[..],
+            "is compressed; gunzip -c FILE writes what is in it",
+        ),
+        (
+            b"\x28\xB5\x2F\xFD",
+            "is compressed; zstd -dc FILE writes what is in it",
+        ),
+        (
+            b"PK\x03\x04",
+            "is a zip archive or a spreadsheet (xlsx, ods); save the sheet as CSV UTF-8",
+        ),
+        (
+            b"PAR1",
+            "is Parquet; duckdb -json -c \"from 'FILE'\" writes its rows",
+        ),
+        (
+            b"SQLite format 3\0",
+            "is a database of SQLite; sqlite3 -json FILE 'select …' writes rows",
+        ),
+    ] {
+        if start.starts_with(magic) {
+            return Some(what.to_owned());
+        }
+    }
     let encoding = match start {
         [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => "UTF-16",
         [0, ..] => "UTF-16BE", // no table and no JSON has a NUL at its beginning

@@ -162,10 +162,10 @@ macro_rules! rules {
 
 rules! {
     BrokenUtf8 "broken_utf8" Error
-        "The line is not UTF-8. Latin-1 exports are the usual cause: iconv -f LATIN1 -t UTF-8. A file in UTF-16 is named at its first line."
+        "The line is not UTF-8. Latin-1 exports are the usual cause: iconv -f LATIN1 -t UTF-8. A file in UTF-16, gzip, Parquet or xlsx is named at its first line."
         r#"{"messages": [{"role": "user", "content": "a caf<E9> question"}, {"role": "assistant", "content": "b"}]}"#;
     BrokenJson "broken_json" Error
-        "The line is not JSON, or holds a number too large, half a surrogate pair, or brackets too deep. The column says where the parser gave up."
+        "The line is not JSON, or holds a number too large, half a surrogate pair, or brackets too deep. The column says where the parser gave up. Of objects that go over several lines jq -c . makes lines."
         r#"{"messages": [{"role": "user", "content": "a"}"#;
     DataType "data_type" Error
         "A value has the wrong type: the line is no object, messages is no list, content is no text; or it is one that the other tools cannot read."

@@ -286,6 +286,15 @@ fn explained(error: Error, name: &str) -> anyhow::Error {
              --map completion=chosen, --map messages=chosen, or --user and --assistant templates"
                 .to_owned(),
         ),
+        Error::At { what, .. } if what.contains(" is not UTF-8") => Some(
+            "iconv -f CP1252 -t UTF-8 converts what Windows writes, iconv -f LATIN1 older files".to_owned(),
+        ),
+        Error::At { place: Place::Line(_), what } if what.starts_with("EOF while parsing") => Some(
+            "a line is a whole object: jq -c . makes lines of objects that go over several".to_owned(),
+        ),
+        Error::At { what, .. } if what.starts_with("invalid type: sequence") => {
+            Some("--format json reads arrays of objects".to_owned())
+        }
         Error::At { what, .. } if what.starts_with("no known shape") => Some(
             "give --user and --assistant templates; for Alpaca's columns give --alpaca-prompt plain or stanford"
                 .to_owned(),

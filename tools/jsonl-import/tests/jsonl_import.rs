@@ -567,6 +567,82 @@ fn json_in_the_cells_of_a_table_is_opened() {
 }
 
 #[test]
+fn sharegpt_is_read_in_all_its_dialects() {
+    let call = r#"{\"name\":\"f\",\"arguments\":{}}"#;
+    let calling = format!(
+        r#"{{"conversations":[{{"from":"Human","value":"q"}},{{"from":"tool_call","value":"{call}"}},{{"from":"tool_response","value":""}},{{"from":"AI","value":"a"}}]}}"#
+    );
+    let got = run(&mut tool(), &calling);
+    let said = text(&got.stderr);
+    let line: serde_json::Value = serde_json::from_slice(&got.stdout).expect(said);
+    let roles = ["user", "assistant", "tool", "assistant"];
+    for (index, role) in roles.into_iter().enumerate() {
+        assert_eq!(line["messages"][index]["role"], role);
+    }
+    assert_eq!(line["messages"][2]["tool_call_id"], "call_0");
+    let want = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#;
+    for conversations in [
+        r#"[{"from":"prompter","value":"q"},{"from":"GPT","value":"a"}]"#,
+        r#"[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]"#,
+        r#"[{"role":"human","value":"q"},{"role":"gpt","value":"a"}]"#,
+    ] {
+        let got = run(
+            &mut tool(),
+            &format!(r#"{{"conversations":{conversations}}}"#),
+        );
+        assert_eq!(
+            text(&got.stdout),
+            format!("{want}\n"),
+            "{}",
+            text(&got.stderr)
+        );
+    }
+}
+
+#[test]
+fn what_is_laid_out_otherwise_is_told_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--user={{ q }}", "--assistant={{ a }}"];
+    let object = "{\n \"q\": \"x\",\n \"a\": \"y\"\n}\n";
+    for (name, bytes, says) in [
+        (
+            "a",
+            object.as_bytes(),
+            "hint: a line is a whole object: jq -c .",
+        ),
+        (
+            "a.jsonl",
+            b"[{\"q\":\"x\",\"a\":\"y\"}]\n",
+            "hint: --format json reads arrays",
+        ),
+        (
+            "a.csv",
+            b"q,a\nx,caf\xE9\n",
+            "is not UTF-8\nhint: iconv -f CP1252 -t UTF-8",
+        ),
+        (
+            "a.csv",
+            b"sep=;\nq;a\nx;y\n",
+            ":1: is Excel's word for the delimiter",
+        ),
+        ("a.csv", b"\x1F\x8B\x08\0\0", ": is compressed; gunzip -c"),
+        (
+            "a.xlsx",
+            b"PK\x03\x04\x14\0",
+            ": is a zip archive or a spreadsheet",
+        ),
+        ("a.parquet", b"PAR1\x15\0", ": is Parquet; duckdb -json"),
+    ] {
+        let file = folder.path().join(name);
+        fs::write(&file, bytes).unwrap();
+        let got = run(tool().args(flags).arg(&file), "");
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(2), "{said}");
+        assert!(said.contains(says), "{name}: {said}");
+    }
+}
+
+#[test]
 fn a_shape_whose_cell_is_empty_makes_way_for_another() {
     let said = r#""prompt":"q","completion":"a""#;
     let list = r#""messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]"#;

@@ -828,6 +828,19 @@ fn a_file_in_utf16_is_named() {
 }
 
 #[test]
+fn a_file_that_is_compressed_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("in");
+    fs::write(&file, b"\x1F\x8B\x08\0\0\n\xFF").unwrap();
+    let got = run(tool().arg(&file), "");
+    let said = text(&got.stderr);
+    assert!(
+        said.contains("in:1: is compressed; gunzip -c FILE"),
+        "{said}"
+    );
+}
+
+#[test]
 fn the_first_failure_ends_every_thread() {
     let input: String = (0..20_000)
         .map(|n| chat(&format!("question number {n}"), "x") + "\n")

@@ -25,10 +25,21 @@ impl<'a> Names<'a> {
             Some(name) => name.as_str(),
             None => own(record.names, theirs),
         };
+        let list = own(record.names, list);
+        // Some files have ShareGPT's name for the list, and OpenAI's for what is in it.
+        let first = record.columns.get(list).and_then(|list| list.get(0));
+        let has = |key: &str| first.is_some_and(|first| first.get(key).is_some());
+        let said = |key: &'static str, openai: &'static str| {
+            if has(openai) && !has(key) {
+                openai
+            } else {
+                key
+            }
+        };
         Names {
-            list: own(record.names, list),
-            role: named("role", role),
-            content: named("content", content),
+            list,
+            role: named("role", said(role, "role")),
+            content: named("content", said(content, "content")),
         }
     }
 }
@@ -63,7 +74,10 @@ fn is_call(written: Option<&Value>) -> bool {
 
 /// What a tool returns may be empty.
 fn is_tool(role: &str) -> bool {
-    matches!(role, "tool" | "function" | "observation")
+    matches!(
+        &*role.to_ascii_lowercase(),
+        "tool" | "function" | "observation" | "tool_response"
+    )
 }
 
 /// A list of messages in anybody's names.
@@ -111,19 +125,19 @@ fn one_message(
         }
     };
     let content = message.get(content_key).cloned();
-    let converted = match role {
-        "function_call" => {
+    let converted = match &*role.to_ascii_lowercase() {
+        "function_call" | "tool_call" => {
             let text = content.as_ref().and_then(Value::as_str).ok_or(format!(".{content_key} is no text"))?;
             let place = format!(".{content_key}");
             let calls = called(members::exact(text, &place)?, &place, calls)?;
             return Ok(json!({"role": "assistant", "tool_calls": calls}));
         }
-        "human" | "user" => "user",
-        "gpt" | "assistant" | "model" | "bot" | "chatgpt" => "assistant",
-        "observation" => "tool",
+        "human" | "user" | "prompter" => "user",
+        "gpt" | "assistant" | "model" | "bot" | "chatgpt" | "ai" => "assistant",
+        "observation" | "tool_response" => "tool",
         "function" if !calls.waiting.is_empty() => "tool",
         other => Role::from_name(other).map(Role::name).ok_or_else(|| {
-            format!(".{role_key} {other:?} is no known role; known are human, gpt, system, observation, function_call and OpenAI's")
+            format!(".{role_key} {role:?} is no known role; known are human, gpt, system, observation, function_call and OpenAI's")
         })?,
     };
     let mut written = Map::from_iter([("role".to_owned(), Value::from(converted))]);

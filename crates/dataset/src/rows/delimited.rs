@@ -60,6 +60,11 @@ pub(super) fn open<R: BufRead>(
             let name = |(index, name): (usize, &[u8])| {
                 utf8(name).map_err(|what| Error::at(place, format!("column {}: {what}", index + 1)))
             };
+            if let Some(b"sep=") = table.record.get(0).and_then(|cell| cell.get(..4)) {
+                let what = "is Excel's word for the delimiter and no header: take the line off (tail -n +2) and \
+                            give --delimiter";
+                return Err(Error::at(place, what));
+            }
             let names = table.record.iter().enumerate().map(name);
             names.collect::<Result<_, _>>()?
         }
