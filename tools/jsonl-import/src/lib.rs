@@ -140,8 +140,16 @@ impl<'a> Converter<'a> {
             pair.split_once('=')
                 .map(|(ours, theirs)| (ours.to_owned(), theirs.to_owned()))
         };
+        let mut names = NameMap::new();
+        for (ours, theirs) in args.map.iter().filter_map(split) {
+            if let Some(other) = names.insert(ours.clone(), theirs.clone()) {
+                return Err(anyhow::anyhow!(
+                    "--map names {ours:?} twice: {other:?} and {theirs:?}"
+                ));
+            }
+        }
         Ok(Converter::Shapes {
-            names: args.map.iter().filter_map(split).collect(),
+            names,
             args,
             left_behind: BTreeMap::new(),
         })

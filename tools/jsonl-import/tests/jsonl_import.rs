@@ -267,6 +267,16 @@ fn a_flag_that_would_be_ignored_is_refused() {
         said.contains(r#"no key "mesages" is known here; known are messages, role"#),
         "{said}"
     );
+    let got = run(
+        tool().args(["--map=prompt=prompt", "--map=prompt=completion"]),
+        lines,
+    );
+    let said = text(&got.stderr);
+    assert_eq!(got.status.code(), Some(2));
+    assert!(
+        said.contains(r#"--map names "prompt" twice: "prompt" and "completion""#),
+        "{said}"
+    );
     let got = run(tool().args(templates), "q,q\nx,y\n");
     let said = text(&got.stderr);
     assert!(

@@ -49,7 +49,12 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub report: Option<Output>,
     /// How the report is written
-    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "json",
+        requires = "report"
+    )]
     pub format: ReportFormat,
     /// Write the fate of every line to this CSV
     #[arg(long, value_name = "FILE")]
@@ -78,8 +83,8 @@ pub struct Args {
     /// The field that is the label: a key of the line, or of the JSON in the answer
     #[arg(long, value_name = "FIELD")]
     pub label: Option<String>,
-    /// Remark on labels with fewer examples
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    /// With --label: remark on labels with fewer examples
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "label")]
     pub min_per_label: u64,
     /// A base folder: also check each example as the model will read it, with its tokenizer and
     /// chat template
@@ -97,7 +102,8 @@ pub struct Args {
     /// Another seed is another sample
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// A review sheet that came back: what is rejected there does not pass
+    /// A review sheet that came back, whatever a spreadsheet made of its commas and encoding: what is
+    /// rejected there does not pass
     #[arg(long, value_name = "FILE")]
     pub verdicts: Vec<PathBuf>,
     /// Explain a rule with an example, or list all of them, and stop

@@ -1,8 +1,8 @@
 //! What do the experts say? A sample goes out as a sheet, and its verdicts come back as a rule.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -228,21 +228,26 @@ impl Verdicts {
     }
 }
 
-/// Reads sheets that came back; a spreadsheet may have changed the comma to a semicolon.
+/// Reads sheets that came back; a spreadsheet may have changed the comma to a semicolon or a tab, and
+/// UTF-8 to an encoding in which ids and verdicts are the same, and only a comment suffers.
 pub fn read_verdicts(files: &[PathBuf]) -> anyhow::Result<Verdicts> {
     let mut verdicts = Verdicts::default();
     for path in files {
         let name = path.display().to_string();
-        let mut reader = BufReader::new(File::open(path).with_context(|| name.clone())?);
-        let start = std::io::BufRead::fill_buf(&mut reader).with_context(|| name.clone())?;
-        let header = start
-            .split(|byte| *byte == b'\n')
-            .next()
-            .unwrap_or_default();
-        let delimiter = if header.contains(&b';') { b';' } else { b',' };
+        let sheet = std::fs::read(path).with_context(|| name.clone())?;
+        let sheet = match String::from_utf8_lossy(&sheet) {
+            Cow::Owned(text) if !sheet.contains(&0) => text.into_bytes(),
+            _ => sheet, // UTF-8, or UTF-16, which has a word of its own
+        };
+        let header = sheet.split(|byte| *byte == b'\n').next();
+        let header = header.unwrap_or_default();
+        let delimiter = [b';', b'\t']
+            .into_iter()
+            .find(|delimiter| header.contains(delimiter))
+            .unwrap_or(b',');
         let quoting = Quoting::Minimal;
         let format = Format::Delimited { delimiter, quoting };
-        for row in Rows::new(reader, format, None).with_context(|| name.clone())? {
+        for row in Rows::new(&sheet[..], format, None).with_context(|| name.clone())? {
             let row = row.map_err(|error| anyhow::anyhow!("{name}:{error}"))?;
             let cell = |column: &str| {
                 row.columns

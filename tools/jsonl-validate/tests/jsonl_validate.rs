@@ -595,6 +595,50 @@ fn an_experts_no_comes_back_as_a_rule() {
 }
 
 #[test]
+fn a_sheet_that_went_through_a_spreadsheet_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let input = chat("a question of an expert", "x");
+    run(
+        tool().args(["--sample=1", "--review"]).arg(file("sheet")),
+        &input,
+    );
+    let csv = fs::read_to_string(file("sheet.csv")).unwrap();
+    let id = csv.lines().nth(1).unwrap().split(',').next().unwrap();
+    for delimiter in [",", ";", "\t"] {
+        let row = [
+            "id,line,verdict,comment,prompt,answer",
+            &format!("{id},1,reject,caf#,q,x"),
+        ];
+        let sheet = row.join("\n").replace(',', delimiter);
+        let bytes: Vec<u8> = sheet
+            .bytes()
+            .map(|byte| if byte == b'#' { 0xE9 } else { byte })
+            .collect();
+        fs::write(file("back"), bytes).unwrap();
+        let got = run(tool().arg("--verdicts").arg(file("back")), &input);
+        let said = text(&got.stderr);
+        assert!(
+            said.contains("a reviewer rejected it: caf\u{fffd}"),
+            "{delimiter:?}: {said}"
+        );
+    }
+}
+
+#[test]
+fn a_flag_that_would_be_ignored_is_refused() {
+    for (flag, wants) in [
+        ("--min-per-label=9", "--label"),
+        ("--format=csv", "--report"),
+    ] {
+        let got = run(tool().arg(flag), &chat("a sound question", "x"));
+        let said = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(2), "{said}");
+        assert!(said.contains(wants), "{said}");
+    }
+}
+
+#[test]
 fn a_run_that_fails_leaves_review_sheets_as_they_were() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
