@@ -180,7 +180,7 @@ impl Templates {
             .get_template(part.role.name())
             .expect("added in new");
         template
-            .render(variables(&row.columns, &part.asked.called))
+            .render(variables(&row.columns, &part.asked))
             .map_err(|error| {
                 Error::at(row.place, format!("--{}: {}", part.role, described(&error)))
             })
@@ -195,15 +195,29 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// A column by the name of a function that the template calls is not in its way.
-fn variables(columns: &Map<String, Value>, called: &BTreeSet<String>) -> Jinja {
+/// A null is an empty text, and no word None for filters to work on, unless the template knows it; a column
+/// by the name of a function that the template calls is not in its way.
+fn variables(columns: &Map<String, Value>, asked: &Asked) -> Jinja {
+    let is_in_the_way = |(name, value): (&String, &Value)| {
+        asked.called.contains(name) || (value.is_null() && !asked.nulls.contains(name))
+    };
     let row = Jinja::from(Serde(columns));
-    if called.iter().all(|name| !columns.contains_key(name)) {
+    if !columns.iter().any(is_in_the_way) {
         return context! { row => row.clone(), ..row };
     }
-    let mut others = columns.clone();
-    others.retain(|name, _| !called.contains(name));
-    context! { row => row, ..Jinja::from(Serde(&others)) }
+    let mut texts = columns.clone();
+    for (name, value) in &mut texts {
+        if value.is_null() && !asked.nulls.contains(name) {
+            *value = "".into();
+        }
+    }
+    let row = if asked.whole_row {
+        row
+    } else {
+        Jinja::from(Serde(&texts))
+    };
+    texts.retain(|name, _| !asked.called.contains(name));
+    context! { row => row, ..Jinja::from(Serde(&texts)) }
 }
 
 /// One line for what minijinja reports in several.
@@ -343,6 +357,21 @@ mod tests {
         let messages = templates.render(&row, OnEmpty::Keep).unwrap().unwrap();
         assert_eq!(messages[0].content.as_deref(), Some("q "));
         assert_eq!(messages[1].content.as_deref(), Some("[null]"));
+        for (user, want) in [
+            ("q {{ a | trim }}{{ 'x' ~ row['a'] }}{{ a.strip() }}", "q x"),
+            ("q {{ a | trim | default('x', true) }}", "q x"),
+            ("q {% if a is none %}x{% endif %}{{ a == none }}", "q xTrue"),
+            (
+                "q {{ {'a': a, 'b': a | default('x')} | tojson }}",
+                r#"q {"a": null, "b": null}"#,
+            ),
+            ("q {{ {'a': a | trim} | tojson }}", r#"q {"a": ""}"#),
+            ("q {{ row | tojson }}", r#"q {"a": null, "b": {"c": null}}"#),
+        ] {
+            let templates = Templates::new(None, user, "x").unwrap();
+            let messages = templates.render(&row, OnEmpty::Keep).unwrap().unwrap();
+            assert_eq!(messages[0].content.as_deref(), Some(want), "{user}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(super) struct Asked {
     pub columns: BTreeMap<String, Without>,
     /// It says `row`, and not which column of it.
     pub whole_row: bool,
+    /// Columns whose null it writes as JSON or compares; anywhere else a null is an empty text.
+    pub nulls: BTreeSet<String>,
     /// Functions of Jinja's that it calls; a column of that name is not meant.
     pub called: BTreeSet<String>,
 }
@@ -60,6 +62,9 @@ impl Asked {
                 (name, _) => (name, 0),
             };
             let without = without(before, rest, length, condition.is_open());
+            if wants_null(&rest[length..]) {
+                asked.nulls.insert(column.to_owned());
+            }
             let known = asked.columns.entry(column.to_owned()).or_default();
             known.missing |= without.missing;
             known.empty |= without.empty;
@@ -127,7 +132,7 @@ fn without(before: &[&str], rest: &[&str], length: usize, is_in_condition: bool)
     );
     let is_operand = matches!(rest, ["or" | "and", ..]) || matches!(before, [.., "not"]);
     let mut without = Without {
-        missing: asks_presence || name.contains(&"get"), // Python's, which gives None
+        missing: asks_presence || name.get(1..3) == Some(&["get", "("]), // which gives None
         empty: (is_in_condition && !asks_presence) || is_operand,
     };
     let mut rest = rest;
@@ -141,6 +146,14 @@ fn without(before: &[&str], rest: &[&str], length: usize, is_in_condition: bool)
         (rest, is_first) = (after, false);
     }
     without
+}
+
+/// Is a column written as JSON or compared with none in the tag that goes on so, and not made a text first?
+fn wants_null(rest: &[&str]) -> bool {
+    let is_text =
+        matches!(rest, ["|", filter, ..] if !matches!(*filter, "tojson" | "default" | "d"));
+    let mut tag = rest.iter().take_while(|word| **word != END);
+    !is_text && tag.any(|word| matches!(*word, "tojson" | "none" | "None"))
 }
 
 /// The words between the parentheses that follow, if any do, and those after them.
