@@ -7,6 +7,7 @@ pub use process::{bin, exits, hostile, run, shell, succeed, text, tool};
 pub use scene::Scene;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
@@ -16,6 +17,23 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("tests/ lies in the workspace")
+}
+
+/// Says that the running test is skipped for want of something that can be had; where FORBID_SKIPPED_TESTS is set that
+/// is a failure.
+#[track_caller]
+pub fn skip(want: &str) {
+    let forbidden = std::env::var_os("FORBID_SKIPPED_TESTS").is_some();
+    assert!(!forbidden, "FORBID_SKIPPED_TESTS is set, and {want}");
+    skip_here(want);
+}
+
+/// The same where this machine is not one on which the test means anything. Not by `eprintln!`, which the harness keeps
+/// to itself as long as a test passes.
+pub fn skip_here(why: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
 }
 
 /// The names of all tools.

@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn a_gpu_that_is_not_there_is_an_error_and_auto_finds_the_cpu() {
         if !matches!(first_gpu(), Ok(None)) {
-            return eprintln!("skipped: there is a GPU here");
+            return workspace_tests::skip_here("there is a GPU here");
         }
         assert_eq!("auto".parse::<DeviceChoice>().ok(), Some(DeviceChoice::Cpu));
         let error = "cuda:7"

@@ -19,7 +19,8 @@ fn devices() -> Vec<DeviceChoice> {
             let required = std::env::var("REQUIRE_CUDA").is_ok_and(|v| v == "1");
             assert!(!required, "REQUIRE_CUDA=1: {error}");
             if cfg!(feature = "cuda") {
-                eprintln!("skipped on a GPU: {error}; REQUIRE_CUDA=1 makes this an error");
+                let why = format!("on a GPU: {error}; REQUIRE_CUDA=1 makes this an error");
+                workspace_tests::skip_here(&why);
             }
             None
         }

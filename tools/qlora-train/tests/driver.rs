@@ -18,7 +18,7 @@ use workspace_tests::{data, root, tool};
 /// were compiled once stay in it.
 fn driver() -> Option<PathBuf> {
     if Command::new("g++").arg("--version").output().is_err() {
-        eprintln!("skipped: no g++, which compiles the driver and the kernels");
+        workspace_tests::skip("there is no g++ to compile the driver and the kernels");
         return None;
     }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("driver");
