@@ -54,6 +54,11 @@ impl AtomicDir {
         })
     }
 
+    /// Refuses what [`create`](Self::create) would refuse, long before there is anything to write.
+    pub fn check(target: &Path, is_ours: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+        refuse_foreign(target, is_ours)
+    }
+
     /// Where to write the files.
     pub fn path(&self) -> &Path {
         self.staged.path()

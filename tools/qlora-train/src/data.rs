@@ -140,6 +140,9 @@ pub struct Plan {
     pub batch_size: usize,
     pub accumulation: usize,
     pub total_steps: u64,
+    /// Whether there is anything to evaluate on, and every how many steps beside the epochs' ends.
+    evaluates: bool,
+    eval_steps: Option<u64>,
 }
 
 impl Plan {
@@ -156,11 +159,22 @@ impl Plan {
             batch_size,
             accumulation,
             total_steps: 0,
+            evaluates: false,
+            eval_steps: None,
         };
         let whole = plan.steps_per_epoch() * u64::from(epochs);
         Self {
             total_steps: max_steps.unwrap_or(whole),
             ..plan
+        }
+    }
+
+    /// The same with evaluations: before the first step, at each epoch's end, and every `eval_steps`.
+    pub fn with_evaluations(self, eval_steps: Option<u64>) -> Self {
+        Self {
+            evaluates: true,
+            eval_steps,
+            ..self
         }
     }
 
@@ -183,9 +197,23 @@ impl Plan {
         start..(start + step_rows).min(self.rows)
     }
 
-    /// Whether an epoch, or the run, ends with `steps_done`.
-    pub fn ends_epoch(&self, steps_done: u64) -> bool {
-        steps_done == self.total_steps || steps_done.is_multiple_of(self.steps_per_epoch())
+    /// Whether the run looks around after so many steps, logs and saves: at the end of an epoch, at its
+    /// own, and where it evaluates.
+    pub fn pauses_after(&self, steps_done: u64) -> bool {
+        let is_multiple_of = |n: u64| steps_done.is_multiple_of(n);
+        steps_done == self.total_steps
+            || is_multiple_of(self.steps_per_epoch())
+            || self.eval_steps.is_some_and(is_multiple_of)
+    }
+
+    /// Whether an evaluation follows so many steps.
+    pub fn evaluates_after(&self, steps_done: u64) -> bool {
+        self.evaluates && self.pauses_after(steps_done)
+    }
+
+    /// Epochs that so many steps are.
+    pub fn epochs(&self, steps_done: u64) -> f64 {
+        steps_done as f64 / self.steps_per_epoch() as f64
     }
 }
 

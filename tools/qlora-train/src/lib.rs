@@ -102,6 +102,10 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         args.schedule.epochs,
         args.schedule.max_steps,
     );
+    let plan = match eval.len() {
+        0 => plan,
+        _ => plan.with_evaluations(args.run.eval_steps),
+    };
     let schedule = Schedule::new(
         args.schedule.lr_scheduler,
         args.schedule.learning_rate,
@@ -135,23 +139,40 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
     }
     if args.run.dry_run {
         let state = Start::find(&args, &inputs)?.state()?;
-        let done = match state.ended(&schedule, patience) {
-            true => plan.total_steps,
-            false => state.step,
+        let ended = state.ended(&plan, &schedule, patience);
+        if !ended {
+            run_dir::check_result(&args.out_dir)?;
+        }
+        let (run, done) = match state.step {
+            _ if ended => ("is finished".to_owned(), plan.total_steps),
+            0 => ("begins".to_owned(), 0),
+            step => (format!("resumes after step {step}"), step),
         };
-        dry_run::print(&args, base.config(), size, &plan, &train, recompute, done)?;
+        let report = dry_run::Report {
+            args: &args,
+            config: base.config(),
+            adapter: size,
+            plan: &plan,
+            train: &train,
+            recompute,
+            run,
+            steps_done: done,
+        };
+        report.print()?;
         return Ok(Outcome::Done);
     }
 
     let run_dir = RunDir::open(&args, &inputs, plan.total_steps, prompting)?;
     let state = run_dir.restore()?;
-    if state.ended(&schedule, patience) && run_dir.adapter().exists() {
+    let ended = state.ended(&plan, &schedule, patience);
+    if ended && run_dir.is_published(result_step(&state)) {
         cli::note(format_args!(
             "{}: this run is finished",
             run_dir.adapter().display()
         ));
         return Ok(verdict(&state));
     }
+    run_dir::check_result(&args.out_dir)?;
     let mut model = load(&base, &args)?;
     let adapter = match (run_dir.resume_from(), init) {
         (Some(checkpoint), _) => {
@@ -201,10 +222,12 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
     };
     match trainer.run()? {
         End::Interrupted(signal) => {
-            let step = trainer.state.step;
-            cli::reason(format_args!(
-                "stopped after step {step}, saved; the same command goes on from there"
-            ));
+            cli::reason(match trainer.state.step {
+                0 => "stopped before the first step; the same command begins again".to_owned(),
+                step => {
+                    format!("stopped after step {step}, saved; the same command goes on from there")
+                }
+            });
             Ok(Outcome::Interrupted(signal))
         }
         End::EarlyStop => {
@@ -218,13 +241,16 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
 /// The way out where a file of a checkpoint cannot be read.
 const DAMAGED_CHECKPOINT: &str = "remove that checkpoint folder to go on from the one before it";
 
-/// The best evaluated checkpoint, or the last one, becomes the result; the answer is no when no
-/// epoch was better than the start.
+/// The best evaluated checkpoint, or the last one, becomes the result.
+fn result_step(state: &State) -> u64 {
+    state.best_trained().map_or(state.step, |best| best.step)
+}
+
+/// Puts the result in its place; the answer is no when no epoch was better than the start.
 fn publish(run_dir: &RunDir, state: &State) -> anyhow::Result<Outcome> {
-    let best = state.best_trained();
-    run_dir.publish(best.map_or(state.step, |best| best.step))?;
+    run_dir.publish(result_step(state))?;
     let target = run_dir.adapter();
-    let Some(best) = best else {
+    let Some(best) = state.best_trained() else {
         cli::note(format_args!(
             "{}: the adapter after step {}",
             target.display(),

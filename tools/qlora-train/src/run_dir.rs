@@ -20,16 +20,16 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-use cli::{Files, Hint, Lock, Output};
+use cli::{AtomicDir, Files, Hint, Lock, Output};
 use serde_json::Value;
 use tokens::Prompting;
 
 use crate::{
     args::{Args, Resume},
-    state::State,
+    state::{Row, State},
 };
 pub use checkpoints::read_moments;
-use checkpoints::{STATE_FILE, newest_checkpoint};
+use checkpoints::{STATE_FILE, is_adapter_file, newest_checkpoint};
 
 /// Flags that change neither what is computed nor what is written.
 const INDIFFERENT: [&str; 8] = [
@@ -83,7 +83,7 @@ pub struct RunDir {
 
 /// metrics.jsonl and how many of the state's rows are in it.
 struct Log {
-    file: File,
+    path: PathBuf,
     written: usize,
 }
 
@@ -159,29 +159,22 @@ impl RunDir {
         remove_unfinished(&root)?;
         let start = Start::find(args, inputs)?;
         if start.resume_from.is_none() {
+            check_result(&root)?;
             clear(&root)?;
             write_json(&root.join("inputs.json"), inputs)?;
         }
         if start.resume_from.is_none() || start.changed {
             write_json(&root.join("config.json"), &serde_json::to_value(args)?)?;
         }
-        let append = |name: &str| {
-            let path = root.join(name);
-            OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&path)
-                .with_context(|| format!("writing {}", path.display()))
-        };
         Ok(Self {
             total_steps,
             epochs: args.schedule.epochs,
             prompting,
             metrics: RefCell::new(Log {
-                file: append("metrics.jsonl")?,
+                path: root.join("metrics.jsonl"),
                 written: 0,
             }),
-            timing: RefCell::new(append("timing.jsonl")?),
+            timing: RefCell::new(append(&root.join("timing.jsonl"))?),
             start,
             _lock: lock,
             root,
@@ -193,26 +186,29 @@ impl RunDir {
         self.start.resume_from.as_deref()
     }
 
-    /// Takes up the saved state, if there is one: metrics.jsonl is cut back to it.
+    /// Takes up the saved state, if there is one: metrics.jsonl is cut back to it. One that says the same
+    /// already is not touched.
     pub fn restore(&self) -> anyhow::Result<State> {
         let state = self.start.state()?;
         let mut log = self.metrics.borrow_mut();
-        log.file.set_len(0).context("writing metrics.jsonl")?;
-        log.written = 0;
+        let text = lines(&state.log)?;
+        if fs::read(&log.path).ok().as_ref() != Some(&text) {
+            let mut out = Output::File(log.path.clone()).create()?;
+            out.write_all(&text)?;
+            out.commit()?;
+        }
+        log.written = state.log.len();
         drop(log);
-        self.write_metrics(&state)?;
         Ok(state)
     }
 
     /// Appends the rows that are not in metrics.jsonl yet.
     pub fn write_metrics(&self, state: &State) -> anyhow::Result<()> {
         let mut log = self.metrics.borrow_mut();
-        let mut text = Vec::new();
-        for row in &state.log[log.written..] {
-            serde_json::to_writer(&mut text, row)?;
-            text.push(b'\n');
-        }
-        log.file.write_all(&text).context("writing metrics.jsonl")?;
+        let text = lines(&state.log[log.written..])?;
+        append(&log.path)?
+            .write_all(&text)
+            .context("writing metrics.jsonl")?;
         log.written = state.log.len();
         Ok(())
     }
@@ -261,16 +257,23 @@ fn refuse(args: &Args) -> anyhow::Result<()> {
     Err(anyhow::anyhow!("{}: {why}", root.display())).hint("choose another --out-dir")
 }
 
-/// Checkpoints and adapters that a killed run was writing. The lock is held: nobody is writing now.
+/// Refuses a folder of the result that holds more than an adapter: it would be replaced. Asked before the
+/// first step, not after the last one.
+pub fn check_result(root: &Path) -> anyhow::Result<()> {
+    AtomicDir::check(&root.join("adapter"), is_adapter_file)
+}
+
+/// What a killed run was writing. The lock is held: nobody is writing now.
 fn remove_unfinished(root: &Path) -> anyhow::Result<()> {
+    let ours = |name: &str| {
+        name.starts_with(".checkpoint-")
+            || ENTRIES.iter().any(|e| name.starts_with(&format!(".{e}.")))
+    };
     for folder in [root.to_owned(), root.join("checkpoints")] {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let unfinished = name.starts_with(".checkpoint-") || name.starts_with(".adapter.");
-            if unfinished && name.ends_with(".tmp") {
-                let path = entry.path();
-                fs::remove_dir_all(&path)
-                    .with_context(|| format!("removing {}", path.display()))?;
+            if ours(&name) && name.ends_with(".tmp") {
+                remove(&entry.path())?;
             }
         }
     }
@@ -324,23 +327,41 @@ fn settings<'a>(value: &'a Value, ignored: &[&str]) -> BTreeMap<&'a str, &'a Val
         .collect()
 }
 
-/// Removes what an earlier run left; the lock stays.
+/// Removes what an earlier run left, but the lock, and inputs.json, which says that the folder is a run's:
+/// stopped in the middle, it can be done again. config.json goes first: nobody goes on with half a run.
 fn clear(root: &Path) -> anyhow::Result<()> {
-    for name in ENTRIES {
-        let path = root.join(name);
-        let removed = if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing {}", path.display()));
-            }
-            _ => {}
+    let names = ENTRIES.iter().filter(|name| **name != "inputs.json");
+    names
+        .map(|name| root.join(name))
+        .try_for_each(|path| remove(&path))
+}
+
+/// Removes a file or a folder, if it is there.
+fn remove(path: &Path) -> anyhow::Result<()> {
+    let removed = match path.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
         }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+fn append(path: &Path) -> anyhow::Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.with_context(|| format!("writing {}", path.display()))
+}
+
+fn lines(rows: &[Row]) -> anyhow::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for row in rows {
+        serde_json::to_writer(&mut text, row)?;
+        text.push(b'\n');
+    }
+    Ok(text)
 }
 
 fn write_json(path: &Path, value: &Value) -> anyhow::Result<()> {
@@ -348,4 +369,22 @@ fn write_json(path: &Path, value: &Value) -> anyhow::Result<()> {
     serde_json::to_writer_pretty(&mut out, value)?;
     writeln!(out)?;
     out.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_being_cleared_is_a_runs_until_the_next_run_has_begun() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| root.path().join(name);
+        for name in &ENTRIES[..FILES] {
+            fs::write(path(name), "{}").expect("it is written");
+        }
+        fs::create_dir_all(path("checkpoints/checkpoint-2")).expect("it is made");
+        clear(root.path()).expect("it goes");
+        let left: Vec<_> = ENTRIES.iter().filter(|name| path(name).exists()).collect();
+        assert_eq!(left, [&"inputs.json"]);
+    }
 }

@@ -7,7 +7,7 @@ use cli::Hint;
 use model::Loss;
 use serde::{Deserialize, Serialize};
 
-use crate::schedule::Schedule;
+use crate::{data::Plan, schedule::Schedule};
 
 /// What one optimizer step did.
 pub struct Step {
@@ -133,12 +133,18 @@ impl State {
         since.filter(|e| schedule.has_moved(e.step)).count()
     }
 
+    /// Whether an evaluation is due where the run stands, and not made yet: it was stopped before.
+    pub fn owes_evaluation(&self, plan: &Plan) -> bool {
+        plan.evaluates_after(self.step) && self.evals().all(|eval| eval.step != self.step)
+    }
+
     /// Whether there is nothing left to do: all steps are done, or the newest row is an evaluation
     /// that made `patience` (0: endless) of them without improvement.
-    pub fn ended(&self, schedule: &Schedule, patience: u32) -> bool {
+    pub fn ended(&self, plan: &Plan, schedule: &Schedule, patience: u32) -> bool {
         let evaluated = matches!(self.log.last(), Some(Row::Eval { .. }));
         let impatient = patience > 0 && self.evals_since_best(schedule) >= patience as usize;
-        self.step >= schedule.total_steps || (evaluated && impatient)
+        let done = self.step >= plan.total_steps || (evaluated && impatient);
+        done && !self.owes_evaluation(plan)
     }
 
     /// The loss of the newest training row.
@@ -273,6 +279,30 @@ mod tests {
         assert_eq!(state.best().expect("four were logged").step, 5);
         let schedule = |steps| Schedule::new(Scheduler::Cosine, 1.0, Warmup::Steps(steps), 20);
         assert_eq!(state.evals_since_best(&schedule(0)), 2);
+    }
+
+    #[test]
+    fn a_run_that_was_stopped_in_its_last_evaluation_has_not_ended() {
+        let schedule = Schedule::new(Scheduler::Cosine, 1.0, Warmup::Steps(0), 2);
+        let plan = Plan::new(4, 2, 1, 1, None);
+        let evaluating = plan.with_evaluations(None);
+        let mut state = State::default();
+        assert!(evaluating.evaluates_after(0) && state.owes_evaluation(&evaluating));
+        let eval = |step, loss| Eval {
+            step,
+            epoch: 0.0,
+            loss,
+        };
+        state.log_eval(eval(0, 3.0));
+        for number in 1..=2 {
+            assert!(!state.owes_evaluation(&evaluating));
+            state.advance(20);
+            state.log_step(step(number, 2.0), 1, number == 2);
+        }
+        assert!(state.ended(&plan, &schedule, 0), "nothing to evaluate on");
+        assert!(state.owes_evaluation(&evaluating) && !state.ended(&evaluating, &schedule, 0));
+        state.log_eval(eval(2, 2.0));
+        assert!(state.ended(&evaluating, &schedule, 0));
     }
 
     #[test]

@@ -40,27 +40,23 @@ pub enum End {
 impl Trainer<'_> {
     /// Runs to the end of the plan, or to a signal after saving.
     pub fn run(&mut self) -> anyhow::Result<End> {
-        // Asked once, a signal waits for the step to end; before the first step nothing is lost.
+        // Asked once, a signal waits until the run can save; before the first step nothing is lost.
         cli::interrupted();
         let progress = Progress::new(
             "train",
             Some(self.plan.total_steps),
             cli::Unit::Items("steps"),
         );
-        if self.state.step == 0 && self.eval.len() > 0 {
-            let loss = self.evaluate("eval of the start")?;
-            progress.note(format_args!("step 0: eval loss {:.4}", loss.mean()));
-            self.state.log_eval(Eval {
-                step: 0,
-                epoch: 0.0,
-                loss: loss.mean(),
-            });
-            self.run_dir.write_metrics(&self.state)?;
+        // Of the start, or of the step whose evaluation a signal stopped.
+        if self.state.owes_evaluation(&self.plan) {
+            self.evaluate_and_save(&progress)?;
+            if let Some(signal) = self.stopped() {
+                return Ok(End::Interrupted(signal));
+            }
         }
         progress.set(self.state.step);
         let mut order = (u64::MAX, Vec::new());
-        let patience = self.args.schedule.early_stopping_patience;
-        while !self.state.ended(&self.schedule, patience) {
+        while !self.ended() {
             let started = Instant::now();
             let epoch = self.plan.epoch_of(self.state.step);
             if order.0 != epoch {
@@ -79,22 +75,22 @@ impl Trainer<'_> {
             self.run_dir
                 .write_timing(step.number, step.tokens, seconds)?;
 
-            let number = step.number;
-            let every = |n: Option<u64>| n.is_some_and(|n| number.is_multiple_of(n));
-            let evaluates = self.plan.ends_epoch(number) || every(self.args.run.eval_steps);
+            let pauses = self.plan.pauses_after(step.number);
+            let saves = self.args.run.save_steps;
+            let saves = saves.is_some_and(|n| step.number.is_multiple_of(n));
             if self
                 .state
-                .log_step(step, self.args.run.logging_steps, evaluates)
+                .log_step(step, self.args.run.logging_steps, pauses)
             {
                 self.run_dir.write_metrics(&self.state)?;
             }
-            if evaluates {
+            if pauses {
                 self.evaluate_and_save(&progress)?;
-            } else if every(self.args.run.save_steps) {
+            } else if saves {
                 self.save()?;
             }
-            if let Some(signal) = cli::interrupted() {
-                if !evaluates {
+            if let Some(signal) = self.stopped() {
+                if !pauses && !saves {
                     self.save()?;
                 }
                 return Ok(End::Interrupted(signal));
@@ -105,6 +101,16 @@ impl Trainer<'_> {
         } else {
             End::Finished
         })
+    }
+
+    fn ended(&self) -> bool {
+        let patience = self.args.schedule.early_stopping_patience;
+        self.state.ended(&self.plan, &self.schedule, patience)
+    }
+
+    /// The signal that stops the run. Where nothing is left to do but to publish, none does.
+    fn stopped(&self) -> Option<i32> {
+        cli::interrupted().filter(|_| !self.ended())
     }
 
     /// One optimizer step over the rows that the plan gives it.
@@ -152,7 +158,7 @@ impl Trainer<'_> {
         self.state.advance(tokens);
         Ok(Step {
             number,
-            epoch: number as f64 / self.plan.steps_per_epoch() as f64,
+            epoch: self.plan.epochs(number),
             loss,
             grad_norm,
             learning_rate,
@@ -165,36 +171,34 @@ impl Trainer<'_> {
         (p > 0.0).then(|| Dropout::new(p, self.args.schedule.seed, step, micro as u64))
     }
 
+    /// Evaluates if it is due, saves, and says how the run stands. An evaluation that a signal stops is
+    /// owed in the saved state: the run that goes on begins with it.
     fn evaluate_and_save(&mut self, progress: &Progress) -> anyhow::Result<()> {
-        let step = self.state.step;
-        let epoch = step as f64 / self.plan.steps_per_epoch() as f64;
-        let train_loss = self.state.last_train_loss();
-        if self.eval.len() > 0 {
-            let loss = self.evaluate("eval")?.mean();
-            let best = self.state.best().map(|best| best.loss);
-            self.state.log_eval(Eval { step, epoch, loss });
-            self.run_dir.write_metrics(&self.state)?;
-            let verdict = match best {
-                Some(best) if loss >= best && self.schedule.has_moved(step) => {
-                    ", no better than before: watch for overfitting"
-                }
-                _ => "",
-            };
-            progress.note(format_args!(
-                "epoch {epoch:.2}: train loss {train_loss:.4}, eval loss {loss:.4}{verdict}"
-            ));
-        } else {
-            progress.note(format_args!("epoch {epoch:.2}: train loss {train_loss:.4}"));
+        let evaluated = !self.state.owes_evaluation(&self.plan) || self.evaluate()?;
+        if self.state.step > 0 {
+            self.save()?;
         }
-        self.save()
+        if evaluated {
+            progress.note(self.standing());
+        }
+        Ok(())
     }
 
-    /// Nats a target over the evaluation rows.
-    fn evaluate(&self, label: &str) -> anyhow::Result<Loss> {
+    /// Logs nats a target over the evaluation rows; `false` where a signal came before that was known.
+    fn evaluate(&mut self) -> anyhow::Result<bool> {
+        let step = self.state.step;
+        let label = if step == 0 {
+            "eval of the start"
+        } else {
+            "eval"
+        };
         let rows: Vec<usize> = (0..self.eval.len()).collect();
         let progress = Progress::new(label, Some(rows.len() as u64), cli::Unit::Items("rows"));
         let mut loss = Loss::default();
         for rows in rows.chunks(self.plan.batch_size) {
+            if cli::interrupted().is_some() {
+                return Ok(false);
+            }
             loss += self
                 .model
                 .loss(&self.eval.batch(rows))
@@ -202,7 +206,32 @@ impl Trainer<'_> {
             progress.inc(rows.len() as u64);
         }
         progress.finish();
-        Ok(loss)
+        self.state.log_eval(Eval {
+            step,
+            epoch: self.plan.epochs(step),
+            loss: loss.mean(),
+        });
+        self.run_dir.write_metrics(&self.state)?;
+        Ok(true)
+    }
+
+    /// The losses after the newest step, in words.
+    fn standing(&self) -> String {
+        let (step, train_loss) = (self.state.step, self.state.last_train_loss());
+        let epoch = self.plan.epochs(step);
+        let mut evals: Vec<Eval> = self.state.evals().collect();
+        let Some(Eval { loss, .. }) = evals.pop_if(|eval| eval.step == step) else {
+            return format!("epoch {epoch:.2}: train loss {train_loss:.4}");
+        };
+        if step == 0 {
+            return format!("step 0: eval loss {loss:.4}");
+        }
+        let is_no_better = evals.iter().any(|before| loss >= before.loss);
+        let verdict = match is_no_better && self.schedule.has_moved(step) {
+            true => ", no better than before: watch for overfitting",
+            false => "",
+        };
+        format!("epoch {epoch:.2}: train loss {train_loss:.4}, eval loss {loss:.4}{verdict}")
     }
 
     fn save(&self) -> anyhow::Result<()> {

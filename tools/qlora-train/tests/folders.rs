@@ -150,6 +150,9 @@ fn what_a_killed_run_was_writing_is_removed_by_the_next() {
         fs::create_dir(work.path(left)).unwrap();
         fs::write(work.path(left).join("adapter_model.safetensors"), "half").unwrap();
     }
+    for left in ["config.json", "inputs.json", "metrics.jsonl"] {
+        fs::write(work.path(&format!("run/.{left}.x1Yz.tmp")), "half").unwrap();
+    }
     succeed(&mut work.train_with("run", &["--max-steps", "2"]));
     for folder in ["run", "run/checkpoints"] {
         let names = fs::read_dir(work.path(folder)).unwrap().flatten();

@@ -127,11 +127,13 @@ fn a_finished_run_asked_for_again_is_left_as_it_is() {
             .and_then(|m| m.modified())
             .expect("it is there")
     };
-    let checkpoint = work.path("run/adapter/adapter_model.safetensors");
-    let time = written(&checkpoint);
+    let names = ["adapter/adapter_model.safetensors", "metrics.jsonl"];
+    let files = names.map(|name| work.path("run").join(name));
+    let times = files.each_ref().map(|file| written(file));
     succeed(&mut work.train("run"));
     assert!(before == work.read("run/adapter/adapter_model.safetensors"));
-    assert_eq!(time, written(&checkpoint), "a finished run writes nothing");
+    let now = files.each_ref().map(|file| written(file));
+    assert_eq!(times, now, "a finished run writes nothing");
 }
 
 #[test]

@@ -16,7 +16,8 @@ use tokens::Prompting;
 use super::RunDir;
 use crate::state::State;
 
-const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", WEIGHTS_FILE];
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub(super) const STATE_FILE: &str = "trainer_state.json";
 
@@ -64,6 +65,17 @@ impl RunDir {
         }
         self.prompting.write(folder.path())?;
         folder.publish()
+    }
+
+    /// Whether `step`'s adapter is the one that stands as the result. Another one may: that of an early stop
+    /// after which the run was gone on with.
+    pub fn is_published(&self, step: u64) -> bool {
+        let (result, checkpoint) = (self.adapter(), self.checkpoint(step));
+        if !checkpoint.exists() {
+            return result.exists(); // somebody made room
+        }
+        let weights = |folder: &Path| fs::read(folder.join(WEIGHTS_FILE));
+        matches!((weights(&result), weights(&checkpoint)), (Ok(a), Ok(b)) if a == b)
     }
 
     fn checkpoint(&self, step: u64) -> PathBuf {
@@ -140,6 +152,6 @@ fn is_checkpoint_file(name: &str) -> bool {
     is_adapter_file(name) || [OPTIMIZER_FILE, STATE_FILE].contains(&name)
 }
 
-fn is_adapter_file(name: &str) -> bool {
+pub(super) fn is_adapter_file(name: &str) -> bool {
     ADAPTER_FILES.contains(&name) || name == Prompting::FILE
 }
