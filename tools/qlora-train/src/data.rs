@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokens::{Fingerprint, Prompting, Shard};
 
-/// The rows of several shards, one after the other.
+/// The rows of several shards that have a target, one after the other.
 pub struct Rows {
     shards: Vec<Shard>,
     /// (shard, row within it)
@@ -16,30 +16,40 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Opens shards, each of which must be packed for this base and have something to learn.
+    /// Opens shards, each of which must be packed for this base and have something to learn. A row
+    /// without a target, such as a long prompt fills, teaches nothing and tells nothing: it is left out, and
+    /// how many are is said.
     pub fn open(
         paths: &[PathBuf],
         fingerprint: &Fingerprint,
         vocab_size: usize,
     ) -> anyhow::Result<Self> {
         let mut shards = Vec::with_capacity(paths.len());
+        let mut places = Vec::new();
         for path in paths {
             let shard =
                 Shard::open(path).hint("pack the data with tokenize-pack --base BASE first")?;
             shard
                 .check_base(fingerprint, vocab_size)
                 .hint("pack the data again with tokenize-pack and the --base that is trained")?;
-            if (0..shard.rows()).all(|row| shard.row_targets(row) == 0) {
+            let before = places.len();
+            let rows = (0..shard.rows()).filter(|&row| shard.row_targets(row) > 0);
+            places.extend(rows.map(|row| (shards.len(), row)));
+            let learned = places.len() - before;
+            if learned == 0 {
                 let error = anyhow::anyhow!("{}: not one token is supervised", path.display());
                 return Err(error).hint("tokenize-pack --show-mask 3 shows what would be learned");
             }
+            if learned < shard.rows() {
+                cli::note(format_args!(
+                    "warning: {}: {} of {} rows have no supervised token and are left out",
+                    path.display(),
+                    shard.rows() - learned,
+                    shard.rows()
+                ));
+            }
             shards.push(shard);
         }
-        let places = shards
-            .iter()
-            .enumerate()
-            .flat_map(|(shard, s)| (0..s.rows()).map(move |row| (shard, row)))
-            .collect();
         Ok(Self { shards, places })
     }
 

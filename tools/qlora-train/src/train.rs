@@ -118,21 +118,12 @@ impl Trainer<'_> {
         let rows = &order[self.plan.rows_of(self.state.step)];
         let targets: usize = rows.iter().map(|&row| self.train.targets(row)).sum();
         let number = self.state.step + 1;
-        if targets == 0 {
-            bail!(
-                "step {number}: none of its {} rows has a supervised token",
-                rows.len()
-            );
-        }
         let adapter = self.model.adapter().expect("training has an adapter");
         let mut gradients = Gradients::new(adapter);
         let mut loss = Loss::default();
         let mut tokens = 0;
         for (micro, rows) in rows.chunks(self.plan.batch_size).enumerate() {
             let batch = self.train.batch(rows);
-            if batch.targets() == 0 {
-                continue;
-            }
             tokens += batch.len();
             let dropout = self.dropout(number, micro);
             loss += self

@@ -171,6 +171,34 @@ fn other_data_under_the_same_name_is_another_run() {
 }
 
 #[test]
+fn rows_without_a_supervised_token_are_left_out_and_told() {
+    let work = Work::new();
+    let base = data("models/llama-tied");
+    // Cut at 16 tokens, every other row is a part of a prompt.
+    let long_prompts = examples(12, 4).map(|(ids, _)| {
+        let ids: Vec<i64> = ids.iter().cycle().take(32).copied().collect();
+        let labels = ids.iter().enumerate();
+        let labels = labels.map(|(i, &id)| if i < 20 { -100 } else { id });
+        (ids.clone(), labels.collect())
+    });
+    let flags = ["--packing", "wrapped", "--max-seq-length", "16"];
+    pack(long_prompts, &base, &flags, &work.path("train.safetensors"));
+    let one_row = ["--batch-size", "1", "--gradient-accumulation-steps", "1"];
+    let output = succeed(work.train_with("run", &one_row).arg("--dry-run"));
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    assert_eq!(plan["rows"], 12, "{plan}");
+    let output = work
+        .train_with("run", &one_row)
+        .output()
+        .expect("it starts");
+    let said = text(&output.stderr);
+    let told = "train.safetensors: 12 of 24 rows have no supervised token and are left out";
+    assert_eq!(said.matches(told).count(), 1, "{said}");
+    assert!(output.status.code() < Some(2), "{said}");
+    assert_eq!(work.steps("run"), 24);
+}
+
+#[test]
 fn the_config_of_a_run_names_the_type_that_auto_came_to() {
     let work = Work::new();
     succeed(&mut work.train("run"));
