@@ -88,6 +88,35 @@ impl Rows {
         lengths.iter().take(batch_size).sum()
     }
 
+    /// All rows in their order, cut into micro-batches of so many rows and tokens at the most; a row that is
+    /// longer is one alone.
+    pub fn batches(&self, batch_size: usize, most_tokens: usize) -> Vec<Range<usize>> {
+        let mut batches: Vec<Range<usize>> = Vec::new();
+        let mut held = 0;
+        for row in 0..self.len() {
+            let tokens = self.tokens(row);
+            match batches.last_mut() {
+                Some(batch) if batch.len() < batch_size && held + tokens <= most_tokens => {
+                    batch.end += 1;
+                    held += tokens;
+                }
+                _ => {
+                    batches.push(row..row + 1);
+                    held = tokens;
+                }
+            }
+        }
+        batches
+    }
+
+    /// Tokens of the longest row.
+    pub fn longest_row(&self) -> usize {
+        (0..self.len())
+            .map(|row| self.tokens(row))
+            .max()
+            .unwrap_or(0)
+    }
+
     /// These rows end to end, without padding.
     pub fn batch(&self, rows: &[usize]) -> Batch {
         let places = rows.iter().map(|&row| self.places[row]);
@@ -214,6 +243,12 @@ impl Plan {
         steps_done == self.total_steps
             || is_multiple_of(self.steps_per_epoch())
             || self.eval_steps.is_some_and(is_multiple_of)
+    }
+
+    /// How often that is, where no two of its reasons meet.
+    pub fn pauses(&self) -> u64 {
+        let epochs = self.total_steps.div_ceil(self.steps_per_epoch());
+        epochs + self.eval_steps.map_or(0, |n| self.total_steps / n)
     }
 
     /// Whether an evaluation follows so many steps.

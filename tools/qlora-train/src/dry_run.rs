@@ -8,16 +8,16 @@ use model::{Projection, Recompute};
 use crate::{
     args::Args,
     data::{Plan, Rows},
-    memory::{AdapterSize, Estimate},
+    memory::Estimate,
 };
 
 /// What there is to report on.
 pub struct Report<'a> {
     pub args: &'a Args,
     pub config: &'a ModelConfig,
-    pub adapter: AdapterSize,
     pub plan: &'a Plan,
     pub train: &'a Rows,
+    pub estimate: Estimate,
     pub recompute: Recompute,
     /// Whether the run begins, resumes or is finished, in words.
     pub run: String,
@@ -31,9 +31,9 @@ impl Report<'_> {
         let Self {
             args,
             config,
-            adapter,
             plan,
             train,
+            estimate,
             recompute,
             run,
             steps_done,
@@ -45,7 +45,6 @@ impl Report<'_> {
             Recompute::Layers(n) => n as u64,
         };
         let tokens = train.largest_batch(plan.batch_size);
-        let estimate = Estimate::new(args, config, adapter, tokens);
         let read: u64 = (0..train.len()).map(|row| train.tokens(row) as u64).sum();
         let weights: u64 = Projection::ALL
             .iter()
@@ -66,9 +65,10 @@ impl Report<'_> {
                 "adapter_and_optimizer": estimate.adapter,
                 "activations": (layers - recomputed).max(1) * estimate.layer + layers * estimate.layer_input,
                 "working": estimate.working,
-                "total": estimate.total(layers, layers - recomputed),
+                "total": estimate.total(layers - recomputed),
+                "evaluation": estimate.evaluation,
             },
-            "disk_bytes": estimate.adapter / 4 * 3 * (args.run.save_total_limit as u64 + 1) + estimate.adapter / 4,
+            "disk_bytes": disk_bytes(args, plan, estimate.adapter / 4),
             // 4N a token, 6N where the forward pass is done twice; of the steps that are to come
             "flop": flop * read as f64 * epochs,
             "run": run,
@@ -80,4 +80,18 @@ impl Report<'_> {
         )?;
         Ok(())
     }
+}
+
+/// What the run's folder holds at its fullest, where the adapter's weights take so many bytes.
+fn disk_bytes(args: &Args, plan: &Plan, weights: u64) -> u64 {
+    let saves = args.run.save_steps.map_or(0, |n| plan.total_steps / n) + plan.pauses();
+    let rows = plan.total_steps / args.run.logging_steps + 2 * plan.pauses();
+    // A row is some 200 bytes of a checkpoint's trainer_state.json, and as many in the run's own logs.
+    let log = 256 * rows;
+    // Beside weights and two moments, what their files say of themselves.
+    let checkpoint = 3 * weights + log + (64 << 10);
+    // The newest ones, the best one, and the next, which is whole before an older one goes; and a new
+    // result beside the one it replaces.
+    let checkpoints = (args.run.save_total_limit as u64 + 2).min(saves);
+    checkpoints * checkpoint + 2 * weights + 2 * log
 }

@@ -18,7 +18,7 @@ use model::{AdamW, AdamWConfig, Adapter, LoraConfig, Model};
 
 pub use args::Args;
 use data::{Plan, Rows};
-use memory::AdapterSize;
+use memory::{AdapterSize, Estimate};
 use run_dir::{RunDir, Start, read_moments};
 use schedule::Schedule;
 use state::State;
@@ -123,8 +123,16 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         );
     }
     let size = AdapterSize::new(&args, base.config(), init.as_ref());
-    let largest = train.largest_batch(plan.batch_size);
-    let recompute = memory::plan(&args, base.config(), size, largest)?;
+    let largest_batch = train.largest_batch(plan.batch_size);
+    let tokens = memory::Tokens {
+        trained: largest_batch,
+        evaluated: match eval.len() {
+            0 => 0,
+            _ => largest_batch.max(eval.longest_row()),
+        },
+    };
+    let estimate = Estimate::new(&args, base.config(), size, tokens);
+    let recompute = estimate.plan(&args)?;
     let attention = args.engine.attention;
     attention
         .check(args.engine.load_options().device)
@@ -151,9 +159,9 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         let report = dry_run::Report {
             args: &args,
             config: base.config(),
-            adapter: size,
             plan: &plan,
             train: &train,
+            estimate,
             recompute,
             run,
             steps_done: done,
@@ -214,6 +222,7 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         plan,
         train: &train,
         eval: &eval,
+        largest_batch,
         recompute,
         model,
         optimizer,

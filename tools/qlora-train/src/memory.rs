@@ -55,9 +55,18 @@ impl AdapterSize {
     }
 }
 
+/// Tokens of the largest micro-batches.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens {
+    pub trained: usize,
+    /// 0 where nothing is evaluated.
+    pub evaluated: usize,
+}
+
 /// Bytes a run takes, by what they are for.
 #[derive(Clone, Copy, Debug)]
 pub struct Estimate {
+    layers: u64,
     /// Frozen base.
     pub base: u64,
     /// Adapter, gradients and two moments, f32.
@@ -68,10 +77,12 @@ pub struct Estimate {
     pub layer_input: u64,
     /// Working space of the layer that is running, and of the head.
     pub working: u64,
+    /// The same where the largest micro-batch is evaluated: one layer's activations, and nothing is kept.
+    pub evaluation: u64,
 }
 
 impl Estimate {
-    pub fn new(args: &Args, config: &ModelConfig, adapter: AdapterSize, tokens: usize) -> Self {
+    pub fn new(args: &Args, config: &ModelConfig, adapter: AdapterSize, tokens: Tokens) -> Self {
         let shapes = Projection::ALL.map(|p| (p, p.shape(config)));
         let layers = config.num_hidden_layers as u64;
         let weights: u64 = shapes
@@ -93,7 +104,6 @@ impl Estimate {
         let (hidden, ffn) = (config.hidden_size as u64, config.intermediate_size as u64);
         let q = (config.num_attention_heads * config.head_dim) as u64;
         let kv = (config.num_key_value_heads * config.head_dim) as u64;
-        let tokens = tokens as u64;
         // On the CPU activations are f32 whatever they are multiplied in.
         let on_cpu = args.engine.device.is_cpu();
         let compute = args.engine.load_options().compute_dtype;
@@ -106,10 +116,11 @@ impl Estimate {
         let sums = config.num_attention_heads as u64 + adapter.ranks.div_ceil(layers);
         // And on the CPU a bit for each value that a LoRA read through dropout.
         let bits = match on_cpu && args.lora.dropout > 0.0 {
-            true => tokens * adapter.read.div_ceil(8 * layers),
+            true => adapter.read.div_ceil(8 * layers),
             false => 0,
         };
-        let layer = value * tokens * (3 * hidden + 2 * q + 2 * kv + 3 * ffn + sums) + bits;
+        let token = value * (3 * hidden + 2 * q + 2 * kv + 3 * ffn + sums);
+        let layer = tokens.trained as u64 * (token + bits);
         // A GPU makes one weight at a time dense, the head too where it is stored in another type than
         // it is multiplied in, and cuts scores and logits to a workspace.
         let multiplied = match compute {
@@ -125,77 +136,88 @@ impl Estimate {
                     + model::GPU_WORKSPACE_BYTES as u64
             }
         };
+        // the head's chunks, the program itself
+        let program = match on_cpu {
+            true => 40 << 20,
+            false => (256 << 20) + scratch,
+        };
         Self {
+            layers,
             base,
             adapter: adapter.parameters * 16,
             layer,
-            layer_input: value * tokens * hidden,
-            // the gradients of one layer's activations; the head's chunks, the program itself
-            working: match on_cpu {
-                true => layer + (40 << 20),
-                false => layer + (256 << 20) + scratch,
+            layer_input: value * tokens.trained as u64 * hidden,
+            // the gradients of one layer's activations
+            working: layer + program,
+            evaluation: match tokens.evaluated as u64 {
+                0 => 0,
+                // A product's operand in other words, and its result before it is added: half as much
+                // again (4001 tokens of SmolLM2-135M on a CPU: 2 % more than this in all).
+                tokens => tokens * (token / 2 * 3 + value * hidden) + program,
             },
         }
     }
 
-    /// Bytes in all when every layer recomputes: one at a time holds its activations.
-    fn fixed(&self, layers: u64) -> u64 {
-        self.base + self.adapter + self.working + layers * self.layer_input + self.layer
+    /// Bytes in training when `kept` layers keep their activations. Of those that recompute, one at a
+    /// time holds its own, while the kept ones are already gone: never both.
+    fn training(&self, kept: u64) -> u64 {
+        let activations = self.layers * self.layer_input + kept.max(1) * self.layer;
+        self.base + self.adapter + self.working + activations
     }
 
-    /// Bytes in all when `kept` of `layers` keep their activations.
-    pub fn total(&self, layers: u64, kept: u64) -> u64 {
-        // The recomputed layer's come on top while the kept ones are already gone: never both.
-        self.fixed(layers) + kept.saturating_sub(1) * self.layer
+    /// Bytes in all when `kept` layers keep their activations.
+    pub fn total(&self, kept: u64) -> u64 {
+        let evaluating = self.base + self.adapter + self.evaluation;
+        self.training(kept).max(evaluating)
     }
-}
 
-/// Decides which layers recompute.
-pub fn plan(
-    args: &Args,
-    config: &ModelConfig,
-    adapter: AdapterSize,
-    tokens: usize,
-) -> anyhow::Result<Recompute> {
-    let estimate = Estimate::new(args, config, adapter, tokens);
-    let layers = config.num_hidden_layers as u64;
-    match args.engine.activation_checkpointing {
-        Checkpointing::On => Ok(Recompute::Everything),
-        Checkpointing::Off => Ok(Recompute::Nothing),
-        Checkpointing::Auto => {
-            let device = args.engine.device;
-            let memory = match args.engine.max_memory {
-                Some(size) => size.0,
-                // A tenth stays free: on the CPU for the page cache and the neighbours, on a GPU
-                // for what its allocator loses between pages.
-                None => device.free_memory().map_or_else(available::memory, Ok)? / 10 * 9,
-            };
-            let fixed = estimate.fixed(layers);
-            // A host swaps where it was guessed wrong, up to what it has in all; a GPU ends the run.
-            let most = match args.engine.max_memory {
-                None if device.is_cpu() => memory.max(available::in_all()?),
-                _ => memory,
-            };
-            if most < fixed {
-                let error = anyhow::anyhow!(
-                    "this run takes {} even when every layer recomputes its activations, and there is {}",
-                    mebibytes(fixed),
-                    mebibytes(most)
-                );
-                return Err(error).hint(match args.schedule.batch_size {
-                    1 => "a lower --rank takes less, and so do shorter rows of tokenize-pack",
-                    _ => "lower --batch-size and raise --gradient-accumulation-steps by as much; a lower \
-                          --rank takes less too",
-                });
-            }
-            let more = memory.saturating_sub(fixed) / estimate.layer.max(1);
-            let kept = if more == 0 { 0 } else { (more + 1).min(layers) };
-            Ok(match layers - kept {
-                0 => Recompute::Nothing,
-                n if n == layers => Recompute::Everything,
-                n => Recompute::Layers(n as usize),
-            })
+    /// Decides which layers recompute, and refuses a run that there is no memory for.
+    pub fn plan(&self, args: &Args) -> anyhow::Result<Recompute> {
+        let (device, layers) = (args.engine.device, self.layers);
+        let memory = match args.engine.max_memory {
+            Some(size) => size.0,
+            // A tenth stays free: on the CPU for the page cache and the neighbours, on a GPU
+            // for what its allocator loses between pages.
+            None => device.free_memory().map_or_else(available::memory, Ok)? / 10 * 9,
+        };
+        // A host swaps where it was guessed wrong, up to what it has in all; a GPU ends the run.
+        let most = match args.engine.max_memory {
+            None if device.is_cpu() => memory.max(available::in_all()?),
+            _ => memory,
+        };
+        let setting = args.engine.activation_checkpointing;
+        let (least_kept, even) = match setting {
+            Checkpointing::Off => (layers, "where every layer keeps its activations"),
+            _ => (0, "even when every layer recomputes its activations"),
+        };
+        let needed = self.total(least_kept);
+        if most < needed {
+            let error = anyhow::anyhow!(
+                "this run takes {} {even}, and there is {}",
+                mebibytes(needed),
+                mebibytes(most)
+            );
+            return Err(error).hint(match (setting, args.schedule.batch_size) {
+                (Checkpointing::Off, _) => {
+                    "--activation-checkpointing auto lets as many layers recompute as do not fit"
+                }
+                (_, 1) => "a lower --rank takes less, and so do shorter rows of tokenize-pack",
+                _ => "lower --batch-size and raise --gradient-accumulation-steps by as much; a lower \
+                      --rank takes less too",
+            });
         }
+        let more = memory.saturating_sub(self.training(0)) / self.layer.max(1);
+        let kept = match setting {
+            Checkpointing::On => 0,
+            Checkpointing::Off => layers,
+            Checkpointing::Auto if more == 0 => 0,
+            Checkpointing::Auto => (more + 1).min(layers),
+        };
+        Ok(match layers - kept {
+            0 => Recompute::Nothing,
+            n if n == layers => Recompute::Everything,
+            n => Recompute::Layers(n as usize),
+        })
     }
 }
 
@@ -253,16 +275,29 @@ mod tests {
         args
     }
 
+    fn estimate(args: &Args, config: &ModelConfig, trained: usize) -> Estimate {
+        let adapter = AdapterSize::new(args, config, None);
+        Estimate::new(
+            args,
+            config,
+            adapter,
+            Tokens {
+                trained,
+                evaluated: 0,
+            },
+        )
+    }
+
     fn planned(config: &ModelConfig, tokens: usize, max_memory: u64) -> (u64, f64) {
         let args = on_a_gpu(max_memory);
         let layers = config.num_hidden_layers as u64;
-        let adapter = AdapterSize::new(&args, config, None);
-        let kept = match plan(&args, config, adapter, tokens).expect("it fits") {
+        let estimate = estimate(&args, config, tokens);
+        let kept = match estimate.plan(&args).expect("it fits") {
             Recompute::Nothing => layers,
             Recompute::Everything => 0,
             Recompute::Layers(n) => layers - n as u64,
         };
-        let bytes = Estimate::new(&args, config, adapter, tokens).total(layers, kept);
+        let bytes = estimate.total(kept);
         assert!(bytes <= max_memory, "{bytes} of {max_memory}");
         (kept, bytes as f64 / GIB)
     }
@@ -278,8 +313,7 @@ mod tests {
     fn an_8b_trains_on_2_rows_of_2048_in_9_gibibytes_recomputing() {
         let args = on_a_gpu(0);
         let config = llama_3_8b();
-        let adapter = AdapterSize::new(&args, &config, None);
-        let bytes = Estimate::new(&args, &config, adapter, 2 * 2048).total(32, 0);
+        let bytes = estimate(&args, &config, 2 * 2048).total(0);
         assert!(bytes as f64 <= 9.0 * GIB, "{:.2} GiB", bytes as f64 / GIB);
     }
 
@@ -291,8 +325,9 @@ mod tests {
     #[test]
     fn a_gpu_that_is_too_small_is_an_error_before_anything_is_loaded() {
         let (args, config) = (on_a_gpu(4 << 30), llama_2_7b());
-        let adapter = AdapterSize::new(&args, &config, None);
-        let error = plan(&args, &config, adapter, 2048).expect_err("it cannot fit");
+        let error = estimate(&args, &config, 2048)
+            .plan(&args)
+            .expect_err("it cannot fit");
         assert!(
             error.to_string().contains("even when every layer"),
             "{error}"
@@ -319,8 +354,12 @@ mod tests {
         let size = AdapterSize::new(&args, &config, Some(&init));
         let [a, b] = [256 * 4096, 4096 * 256];
         assert_eq!((size.parameters, size.ranks, size.read), (a + b, 256, 4096));
+        let tokens = Tokens {
+            trained: 64,
+            evaluated: 0,
+        };
         assert_eq!(
-            Estimate::new(&args, &config, size, 64).adapter,
+            Estimate::new(&args, &config, size, tokens).adapter,
             16 * (a + b)
         );
     }
@@ -334,12 +373,36 @@ mod tests {
             dtype: Dtype::F32,
             ..config.clone()
         };
-        let adapter = AdapterSize::new(&args, &config, None);
-        let of = |config: &ModelConfig| Estimate::new(&args, config, adapter, 64);
+        let of = |config: &ModelConfig| estimate(&args, config, 64);
         assert_eq!(of(&wide).base, 2 * of(&config).base);
         // And its head is cast to be multiplied in bf16.
         let head = 2 * (config.vocab_size * config.hidden_size) as u64;
         let largest = 2 * (config.intermediate_size * config.hidden_size) as u64;
         assert_eq!(of(&wide).working - of(&config).working, head - largest);
+    }
+
+    #[test]
+    fn long_rows_of_an_evaluation_count_and_make_no_layer_recompute() {
+        let (args, config) = (on_a_gpu(80_000_000_000), llama_3_8b());
+        let adapter = AdapterSize::new(&args, &config, None);
+        let of = |evaluated| {
+            Estimate::new(
+                &args,
+                &config,
+                adapter,
+                Tokens {
+                    trained: 64,
+                    evaluated,
+                },
+            )
+        };
+        assert_eq!(
+            of(64).total(32),
+            of(0).total(32),
+            "less than training takes"
+        );
+        assert!(of(100_000).total(32) > 2 * of(0).total(32));
+        let plan = of(100_000).plan(&args).expect("it fits");
+        assert_eq!(plan, Recompute::Nothing);
     }
 }

@@ -21,6 +21,8 @@ pub struct Trainer<'a> {
     pub schedule: Schedule,
     pub train: &'a Rows,
     pub eval: &'a Rows,
+    /// Tokens of the largest micro-batch that is trained on.
+    pub largest_batch: usize,
     pub recompute: Recompute,
     pub model: Model,
     pub optimizer: AdamW,
@@ -183,16 +185,18 @@ impl Trainer<'_> {
         } else {
             "eval"
         };
-        let rows: Vec<usize> = (0..self.eval.len()).collect();
-        let progress = Progress::new(label, Some(rows.len() as u64), cli::Unit::Items("rows"));
+        let count = self.eval.len() as u64;
+        let progress = Progress::new(label, Some(count), cli::Unit::Items("rows"));
         let mut loss = Loss::default();
-        for rows in rows.chunks(self.plan.batch_size) {
+        // No larger than what is trained on: a row that is longer is alone, and planned for.
+        for rows in self.eval.batches(self.plan.batch_size, self.largest_batch) {
             if cli::interrupted().is_some() {
                 return Ok(false);
             }
+            let rows: Vec<usize> = rows.collect();
             loss += self
                 .model
-                .loss(&self.eval.batch(rows))
+                .loss(&self.eval.batch(&rows))
                 .context("evaluating")?;
             progress.inc(rows.len() as u64);
         }

@@ -533,6 +533,24 @@ fn the_planner_recomputes_more_layers_the_less_memory_it_is_given() {
         2,
         "--batch-size",
     );
+    let all = all["memory_bytes"]["total"].as_u64().expect("a number") + (1 << 20);
+    for (setting, memory, hint) in [
+        ("on", 1 << 20, "--batch-size"),
+        ("off", all, "hint: --activation-checkpointing auto"),
+    ] {
+        let memory = memory.to_string();
+        let flags = [
+            "--activation-checkpointing",
+            setting,
+            "--max-memory",
+            &memory,
+        ];
+        refused(
+            &mut work.train_with("run", &[&flags[..], &["--batch-size", "16"]].concat()),
+            2,
+            hint,
+        );
+    }
     let one_row = ["--batch-size", "1", "--rank", "1000000"];
     refused(
         work.train_with("run", &one_row)
@@ -540,4 +558,54 @@ fn the_planner_recomputes_more_layers_the_less_memory_it_is_given() {
         2,
         "hint: a lower --rank takes less",
     );
+}
+
+#[test]
+fn a_dry_run_counts_the_rows_that_are_evaluated_and_a_checkpoint_that_is_being_written() {
+    let work = Work::new();
+    let plan = |flags: &[&str]| -> serde_json::Value {
+        let output = succeed(work.train_with("run", flags).arg("--dry-run"));
+        serde_json::from_slice(&output.stdout).expect("it is JSON")
+    };
+    let flags = [
+        "--rank",
+        "64",
+        "--save-steps",
+        "1",
+        "--save-total-limit",
+        "1",
+    ];
+    let short = plan(&flags);
+    succeed(&mut work.train_with("run", &flags));
+    let checkpoint = work.path("run/checkpoints/checkpoint-1");
+    assert!(!checkpoint.exists(), "older ones go");
+    let last = work.path(&format!("run/checkpoints/checkpoint-{}", work.steps("run")));
+    let most = bytes(&work.path("run")) + bytes(&last);
+    let said = short["disk_bytes"].as_u64().expect("a number");
+    assert!(
+        (most..most + most / 2).contains(&said),
+        "{said}, and it takes {most}"
+    );
+
+    let long = |(ids, _): (Vec<i64>, Vec<i64>)| -> (Vec<i64>, Vec<i64>) {
+        let ids: Vec<i64> = ids.iter().cycle().take(16000).copied().collect();
+        (ids.clone(), ids)
+    };
+    let rows = examples(2, 2).map(long);
+    let flags = ["--max-seq-length", "16000"];
+    let valid = work.path("valid.safetensors");
+    pack(rows, &data("models/llama-tied"), &flags, &valid);
+    let total = |plan: &serde_json::Value| plan["memory_bytes"]["total"].as_u64();
+    let with_long = plan(&["--overwrite"]);
+    assert!(total(&with_long) > total(&short), "{with_long}");
+}
+
+/// Bytes of all files in a folder.
+fn bytes(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).expect("it is there").flatten();
+    let sizes = entries.map(|entry| match entry.path().is_dir() {
+        true => bytes(&entry.path()),
+        false => entry.metadata().expect("a size").len(),
+    });
+    sizes.sum()
 }
