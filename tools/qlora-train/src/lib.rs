@@ -250,6 +250,9 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
 /// The way out where a file of a checkpoint cannot be read.
 const DAMAGED_CHECKPOINT: &str = "remove that checkpoint folder to go on from the one before it";
 
+/// The way out where numbers have grown beyond what f32 holds.
+const DIVERGED: &str = "lower --learning-rate or raise --warmup-steps";
+
 /// The best evaluated checkpoint, or the last one, becomes the result.
 fn result_step(state: &State) -> u64 {
     state.best_trained().map_or(state.step, |best| best.step)

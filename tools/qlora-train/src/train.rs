@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, bail};
-use cli::Progress;
+use anyhow::{Context, anyhow};
+use cli::{Hint, Progress};
 use model::{AdamW, Dropout, Gradients, Loss, Model, Recompute};
 
 use crate::{
+    DIVERGED,
     args::Args,
     data::{Plan, Rows, epoch_order},
     run_dir::RunDir,
@@ -137,11 +138,13 @@ impl Trainer<'_> {
                     self.recompute,
                     &mut gradients,
                 )
+                .map_err(|error| self.with_way_out(error))
                 .with_context(|| format!("step {number}, micro-batch {}", micro + 1))?;
         }
         let grad_norm = gradients.norm();
         if !grad_norm.is_finite() {
-            bail!("step {number}: the gradient's norm is {grad_norm}");
+            let error = anyhow!("step {number}: the gradient's norm is {grad_norm}");
+            return Err(error).hint(DIVERGED);
         }
         let learning_rate = self.schedule.at(self.state.step);
         let scale = clip_coefficient(grad_norm, self.args.schedule.max_grad_norm);
@@ -157,6 +160,16 @@ impl Trainer<'_> {
             learning_rate,
             tokens,
         })
+    }
+
+    /// A loss that is not finite after weights have moved is the learning rate's doing.
+    fn with_way_out(&self, error: model::Error) -> anyhow::Error {
+        let has_diverged = matches!(error, model::Error::NonFiniteLoss(_))
+            && self.schedule.has_moved(self.state.step);
+        match has_diverged {
+            true => anyhow::Error::from(error).hint(DIVERGED),
+            false => error.into(),
+        }
     }
 
     fn dropout(&self, step: u64, micro: usize) -> Option<Dropout> {
@@ -197,6 +210,7 @@ impl Trainer<'_> {
             loss += self
                 .model
                 .loss(&self.eval.batch(&rows))
+                .map_err(|error| self.with_way_out(error))
                 .context("evaluating")?;
             progress.inc(rows.len() as u64);
         }

@@ -376,6 +376,51 @@ fn four_bits_do_not_hide_a_weight_that_is_not_a_number() {
 }
 
 #[test]
+fn weights_and_losses_that_are_not_finite_end_the_run_with_the_way_out_and_no_adapter() {
+    let work = Work::new();
+    let base = data("models/llama-tied");
+    let way_out = "hint: lower --learning-rate or raise --warmup-steps";
+    let at_once = ["--warmup-ratio", "0", "--lr-scheduler", "linear"];
+    for (flags, told) in [
+        (
+            [
+                "--learning-rate",
+                "1e30",
+                "--weight-decay",
+                "1e30",
+                "--max-steps",
+                "1",
+            ],
+            "are not finite",
+        ),
+        (
+            [
+                "--learning-rate",
+                "1e30",
+                "--weight-decay",
+                "0",
+                "--max-steps",
+                "3",
+            ],
+            "not a finite number",
+        ),
+    ] {
+        for hint in [told, way_out] {
+            let mut command = train_over(&base, &work);
+            refused(command.args(at_once).args(flags), 2, hint);
+        }
+        assert!(!work.path("run/adapter").exists());
+        assert!(!work.path("run/checkpoints/checkpoint-1").exists());
+    }
+    let mut command = train_over(&base, &work);
+    refused(
+        command.args(["--learning-rate", "1e300"]),
+        2,
+        "32 bits hold",
+    );
+}
+
+#[test]
 fn sequences_longer_than_the_bases_positions_are_told() {
     let work = Work::new();
     let base = own_base(&work);

@@ -102,8 +102,9 @@ fn number(text: &str, allowed: impl Fn(f64) -> bool, what: &str) -> Result<f64, 
 }
 
 pub(super) fn above_zero(text: &str) -> Result<f64, String> {
-    let what = "a number above 0: with 0 nothing is learned";
-    number(text, |x| x > 0.0 && x.is_finite(), what)
+    let what = "a number above 0 that 32 bits hold: with 0 nothing is learned";
+    let held = |x: f64| x as f32 > 0.0 && (x as f32).is_finite();
+    number(text, held, what)
 }
 
 pub(super) fn non_negative(text: &str) -> Result<f64, String> {

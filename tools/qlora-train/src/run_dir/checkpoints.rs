@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use checkpoint::{Dtype, Entry, SafetensorsWriter};
 use cli::{AtomicDir, Hint};
 use model::{AdamW, Adapter};
@@ -22,7 +22,8 @@ const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub(super) const STATE_FILE: &str = "trainer_state.json";
 
 impl RunDir {
-    /// Saves a checkpoint, whole or not at all, and removes those past the limit.
+    /// Saves a checkpoint, whole or not at all, and removes those past the limit. What has not stayed
+    /// finite is refused: there is nothing to go on from.
     pub fn save(
         &self,
         state: &State,
@@ -30,9 +31,18 @@ impl RunDir {
         optimizer: &AdamW,
         limit: usize,
     ) -> anyhow::Result<()> {
+        let adapter_now = adapter.to_peft();
+        let mut tensors = adapter_now.tensors.iter();
+        if let Some((name, _)) = tensors.find(|(_, t)| t.values.iter().any(|v| !v.is_finite())) {
+            let error = anyhow!(
+                "step {}: {name} holds values that are not finite",
+                state.step
+            );
+            return Err(error).hint(crate::DIVERGED);
+        }
         let write = || -> anyhow::Result<()> {
             let folder = AtomicDir::create(&self.checkpoint(state.step), is_checkpoint_file)?;
-            checkpoint::adapter::write(&adapter.to_peft(), folder.path(), Dtype::F32)?;
+            checkpoint::adapter::write(&adapter_now, folder.path(), Dtype::F32)?;
             self.prompting.write(folder.path())?;
             let moments = optimizer.to_host(adapter);
             write_moments(&folder.path().join(OPTIMIZER_FILE), &moments)?;
