@@ -12,6 +12,8 @@ mod schedule;
 mod state;
 mod train;
 
+use std::path::Path;
+
 use anyhow::Context;
 use cli::{Hint, Outcome, Progress, Unit};
 use model::{AdamW, AdamWConfig, Adapter, LoraConfig, Model};
@@ -22,7 +24,7 @@ use memory::{AdapterSize, Estimate};
 use run_dir::{RunDir, Start, read_moments};
 use schedule::Schedule;
 use state::State;
-use tokens::Prompting;
+use tokens::{Fingerprint, Prompting};
 use train::{End, Trainer};
 
 /// The tool: trains, and says by its exit status whether it got better.
@@ -89,11 +91,8 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         .as_deref()
         .map(checkpoint::adapter::read)
         .transpose()?;
-    if let Some(trained_on) = init.as_ref().and_then(|init| init.other_base(&args.base)) {
-        cli::note(format_args!(
-            "warning: the adapter was trained on {trained_on}, and this base is {}",
-            args.base.display()
-        ));
+    if let (Some(init), Some(dir)) = (&init, &args.lora.init_adapter) {
+        warn_of_another_base(init, dir, &args.base, &fingerprint)?;
     }
     let plan = Plan::new(
         train.len(),
@@ -189,6 +188,7 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         }
         (None, Some(mut init)) => {
             init.config.lora_dropout = args.lora.dropout;
+            init.config.base_model_name_or_path = Some(args.base.to_string_lossy().into());
             Adapter::from_peft(model.decoder(), &init)?
         }
         (None, None) => new_adapter(&model, &args)?,
@@ -292,6 +292,28 @@ fn verdict(state: &State) -> Outcome {
         best.loss, trained.loss
     ));
     Outcome::No
+}
+
+/// Says where the adapter that is gone on with was trained otherwise than it will be here.
+fn warn_of_another_base(
+    init: &checkpoint::adapter::Adapter,
+    dir: &Path,
+    base: &Path,
+    fingerprint: &Fingerprint,
+) -> anyhow::Result<()> {
+    if let Some(trained_on) = init.other_base(base) {
+        cli::note(format_args!(
+            "warning: the adapter was trained on {trained_on}, and this base is {}",
+            base.display()
+        ));
+    }
+    if let Some(what) = Prompting::read(dir)?.fingerprint.difference(fingerprint) {
+        cli::note(format_args!(
+            "warning: {}: was trained {what}",
+            dir.display()
+        ));
+    }
+    Ok(())
 }
 
 fn load(base: &checkpoint::Base, args: &Args) -> anyhow::Result<Model> {

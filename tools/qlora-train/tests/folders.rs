@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use common::{adapter_values, succeed};
 use work::{Work, refused};
-use workspace_tests::{data, exits, text, tool};
+use workspace_tests::{data, exits, text, tiny_base, tool};
 
 /// A copy of the base that a test may damage.
 fn own_base(work: &Work) -> PathBuf {
@@ -183,12 +183,24 @@ fn an_adapter_that_is_gone_on_with_is_an_input_with_its_configuration() {
     let elsewhere = config.replacen("models/llama-tied", "models/qwen2", 1);
     assert_ne!(config, elsewhere);
     fs::write(&path, elsewhere).unwrap();
-    let output = succeed(&mut work.train_with("third", &flags));
+    let other_template = r#"{"fingerprint": {"tokenizer": null, "template": "another"}}"#;
+    fs::write(first.join("prompt.json"), other_template).unwrap();
+    let chat = work.path("chat");
+    tiny_base("llama-tied", &chat);
+    let mut over_chat = tool("qlora-train");
+    over_chat.arg("--base").arg(&chat).args(flags);
+    over_chat.arg("--train").arg(work.path("train.safetensors"));
+    let output = succeed(over_chat.arg("--out-dir").arg(work.path("third")));
     let said = text(&output.stderr);
-    assert!(
-        said.contains("warning: the adapter was trained on /"),
-        "{said}"
-    );
+    for warning in [
+        "warning: the adapter was trained on /",
+        "first/adapter: was trained with another chat template than the base's",
+    ] {
+        assert!(said.contains(warning), "{said}");
+    }
+    let third = fs::read_to_string(work.path("third/adapter/adapter_config.json")).unwrap();
+    let third: serde_json::Value = serde_json::from_str(&third).unwrap();
+    assert_eq!(third["base_model_name_or_path"], chat.to_str().unwrap());
     let louder = config.replacen("\"lora_alpha\": 32", "\"lora_alpha\": 64", 1);
     assert_ne!(config, louder);
     fs::write(&path, louder).unwrap();
