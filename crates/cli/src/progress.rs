@@ -1,12 +1,12 @@
 //! How far is it, and how long will it take? A bar on a terminal, a line now and then in a log.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 static IS_QUIET: AtomicBool = AtomicBool::new(false);
 static HAS_REASON: AtomicBool = AtomicBool::new(false);
@@ -68,6 +68,8 @@ pub struct Progress {
     label: String,
     total: Option<u64>,
     unit: Unit,
+    /// What was done before the clock ran.
+    before: u64,
     done: AtomicU64,
     start: Instant,
     shown: Shown,
@@ -83,10 +85,15 @@ enum Shown {
 impl Progress {
     /// Begins. `total` is `None` when nobody can know it, as for a pipe.
     pub fn new(label: &str, total: Option<u64>, unit: Unit) -> Progress {
+        Progress::going_on(label, 0, total, unit)
+    }
+
+    /// Goes on where an earlier run stopped: what that one did says nothing of this one's speed.
+    pub fn going_on(label: &str, before: u64, total: Option<u64>, unit: Unit) -> Progress {
         let shown = if quiet() {
             Shown::Nowhere
         } else if io::stderr().is_terminal() {
-            Shown::Bar(bar(label, total, unit))
+            Shown::Bar(bar(label, before, total, unit))
         } else {
             Shown::Log {
                 last: Mutex::new(Instant::now()),
@@ -96,7 +103,8 @@ impl Progress {
             label: label.to_owned(),
             total,
             unit,
-            done: AtomicU64::new(0),
+            before,
+            done: AtomicU64::new(before),
             start: Instant::now(),
             shown,
         }
@@ -116,6 +124,7 @@ impl Progress {
                     *last = Instant::now();
                     note(line(
                         &self.label,
+                        self.before,
                         done,
                         self.total,
                         self.unit,
@@ -158,25 +167,41 @@ impl Drop for Progress {
     }
 }
 
-fn bar(label: &str, total: Option<u64>, unit: Unit) -> ProgressBar {
+fn bar(label: &str, before: u64, total: Option<u64>, unit: Unit) -> ProgressBar {
     let template = match (unit, total) {
         (Unit::Bytes, Some(_)) => {
-            "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left {msg}"
+            "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {left} {msg}"
         }
         (Unit::Bytes, None) => "{prefix} {spinner} {bytes} {bytes_per_sec} {msg}",
-        (Unit::Items(_), Some(_)) => "{prefix} [{bar:30}] {pos}/{len} {per_sec} {eta} left {msg}",
+        (Unit::Items(_), Some(_)) => "{prefix} [{bar:30}] {pos}/{len} {per_sec} {left} {msg}",
         (Unit::Items(_), None) => "{prefix} {spinner} {pos} {per_sec} {msg}",
     };
     let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
     let style =
         ProgressStyle::with_template(template).expect("the templates above are well formed");
-    bar.set_style(style.progress_chars("=> "));
+    let left = move |state: &ProgressState, text: &mut dyn fmt::Write| {
+        if state.pos() > before {
+            let _ = write!(text, "{:#} left", HumanDuration(state.eta()));
+        }
+    };
+    bar.set_style(style.progress_chars("=> ").with_key("left", left));
     bar.set_prefix(label.to_owned());
+    bar.set_position(before);
+    bar.tick(); // tells the estimate of that position, so that it can be forgotten as a speed
+    bar.reset_eta();
     bar
 }
 
-/// One line of a log: how much of how much, how fast, how long yet.
-fn line(label: &str, done: u64, total: Option<u64>, unit: Unit, elapsed: Duration) -> String {
+/// One line of a log: how much of how much, how fast, how long yet. As long as nothing is done beside what
+/// was done `before`, nobody knows how fast.
+fn line(
+    label: &str,
+    before: u64,
+    done: u64,
+    total: Option<u64>,
+    unit: Unit,
+    elapsed: Duration,
+) -> String {
     let count = |n: u64| match unit {
         Unit::Bytes => HumanBytes(n).to_string(),
         Unit::Items(_) => n.to_string(),
@@ -185,25 +210,24 @@ fn line(label: &str, done: u64, total: Option<u64>, unit: Unit, elapsed: Duratio
         Unit::Bytes => String::new(),
         Unit::Items(name) => format!(" {name}"),
     };
-    let rate = done as f64 / elapsed.as_secs_f64().max(1e-9);
+    let of = match total {
+        Some(total) => format!("{} of {}{name}", count(done), count(total)),
+        None => format!("{}{name}", count(done)),
+    };
+    if done <= before {
+        return format!("{label}: {of}");
+    }
+    let rate = (done - before) as f64 / elapsed.as_secs_f64().max(1e-9);
     let rate_text = match unit {
         Unit::Bytes => HumanBytes(rate as u64).to_string(),
         Unit::Items(_) => format!("{rate:.2}"),
     };
-    match total {
-        Some(total) => {
-            let left = Duration::from_secs_f64(
-                (total.saturating_sub(done) as f64 / rate.max(1e-9)).min(1e9),
-            );
-            let left = HumanDuration(left);
-            format!(
-                "{label}: {} of {}{name}, {rate_text}/s, {left} left",
-                count(done),
-                count(total)
-            )
-        }
-        None => format!("{label}: {}{name}, {rate_text}/s", count(done)),
-    }
+    let left = total.map_or(String::new(), |total| {
+        let seconds = (total.saturating_sub(done) as f64 / rate.max(1e-9)).min(1e9);
+        let left = HumanDuration(Duration::from_secs_f64(seconds));
+        format!(", {left} left")
+    });
+    format!("{label}: {of}, {rate_text}/s{left}")
 }
 
 #[cfg(test)]
@@ -212,16 +236,36 @@ mod tests {
 
     #[test]
     fn a_log_line_says_how_long_yet() {
-        let got = line(
-            "train",
-            30,
-            Some(90),
-            Unit::Items("steps"),
-            Duration::from_secs(60),
-        );
-        assert_eq!(got, "train: 30 of 90 steps, 0.50/s, 2 minutes left");
+        let steps = |before, done| {
+            let minute = Duration::from_secs(60);
+            line(
+                "train",
+                before,
+                done,
+                Some(90),
+                Unit::Items("steps"),
+                minute,
+            )
+        };
         assert_eq!(
-            line("read", 2 << 20, None, Unit::Bytes, Duration::from_secs(2)),
+            steps(0, 30),
+            "train: 30 of 90 steps, 0.50/s, 2 minutes left"
+        );
+        // What a run did before it was stopped took none of this minute.
+        assert_eq!(
+            steps(60, 75),
+            "train: 75 of 90 steps, 0.25/s, 60 seconds left"
+        );
+        assert_eq!(steps(60, 60), "train: 60 of 90 steps");
+        assert_eq!(
+            line(
+                "read",
+                0,
+                2 << 20,
+                None,
+                Unit::Bytes,
+                Duration::from_secs(2)
+            ),
             "read: 2.00 MiB, 1.00 MiB/s"
         );
     }

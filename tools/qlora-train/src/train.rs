@@ -45,19 +45,21 @@ impl Trainer<'_> {
     pub fn run(&mut self) -> anyhow::Result<End> {
         // Asked once, a signal waits until the run can save; before the first step nothing is lost.
         cli::interrupted();
-        let progress = Progress::new(
-            "train",
-            Some(self.plan.total_steps),
-            cli::Unit::Items("steps"),
-        );
         // Of the start, or of the step whose evaluation a signal stopped.
         if self.state.owes_evaluation(&self.plan) {
-            self.evaluate_and_save(&progress)?;
+            if let Some(standing) = self.evaluate_and_save()? {
+                cli::note(standing);
+            }
             if let Some(signal) = self.stopped() {
                 return Ok(End::Interrupted(signal));
             }
         }
-        progress.set(self.state.step);
+        let progress = Progress::going_on(
+            "train",
+            self.state.step,
+            Some(self.plan.total_steps),
+            cli::Unit::Items("steps"),
+        );
         let mut order = (u64::MAX, Vec::new());
         while !self.ended() {
             let started = Instant::now();
@@ -88,7 +90,9 @@ impl Trainer<'_> {
                 self.run_dir.write_metrics(&self.state)?;
             }
             if pauses {
-                self.evaluate_and_save(&progress)?;
+                if let Some(standing) = self.evaluate_and_save()? {
+                    progress.note(standing);
+                }
             } else if saves {
                 self.save()?;
             }
@@ -177,17 +181,14 @@ impl Trainer<'_> {
         (p > 0.0).then(|| Dropout::new(p, self.args.schedule.seed, step, micro as u64))
     }
 
-    /// Evaluates if it is due, saves, and says how the run stands. An evaluation that a signal stops is
+    /// Evaluates if it is due, saves, and tells how the run stands. An evaluation that a signal stops is
     /// owed in the saved state: the run that goes on begins with it.
-    fn evaluate_and_save(&mut self, progress: &Progress) -> anyhow::Result<()> {
+    fn evaluate_and_save(&mut self) -> anyhow::Result<Option<String>> {
         let evaluated = !self.state.owes_evaluation(&self.plan) || self.evaluate()?;
         if self.state.step > 0 {
             self.save()?;
         }
-        if evaluated {
-            progress.note(self.standing());
-        }
-        Ok(())
+        Ok(evaluated.then(|| self.standing()))
     }
 
     /// Logs nats a target over the evaluation rows; `false` where a signal came before that was known.
