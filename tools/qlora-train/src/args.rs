@@ -284,12 +284,18 @@ impl Serialize for LoraArgs {
 }
 
 impl LoraArgs {
-    /// With `all-linear` spelled out, so that the run is the same run however they are named.
+    /// With `all-linear` spelled out and every projection once, in the model's order, so that the run is the
+    /// same run however they are named. What is no projection stays, to be refused by its name.
     pub fn resolved(self) -> Self {
-        let target_modules = match self.target_modules.as_slice() {
-            [all] if all == "all-linear" => model::Projection::ALL.map(|p| p.name().into()).into(),
-            _ => self.target_modules,
-        };
+        let named = |name: &str| self.target_modules.iter().any(|target| target == name);
+        let is_projection = |name: &str| model::Projection::by_name(name).is_ok();
+        let projections = model::Projection::ALL.map(|p| p.name());
+        let chosen = projections
+            .iter()
+            .filter(|name| named("all-linear") || named(name));
+        let others = self.target_modules.iter().map(String::as_str);
+        let others = others.filter(|name| !is_projection(name) && *name != "all-linear");
+        let target_modules = chosen.copied().chain(others).map(String::from).collect();
         Self {
             target_modules,
             ..self
@@ -375,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn all_linear_is_the_seven_projections_and_a_projection_itself() {
+    fn target_modules_are_a_set_and_all_linear_is_the_seven_projections() {
         let targets = |words: &[&str]| {
             let words = [
                 "qlora-train",
@@ -392,6 +398,12 @@ mod tests {
             args.lora.resolved().target_modules
         };
         assert_eq!(targets(&["--target-modules", "all-linear"]), targets(&[]));
+        assert_eq!(
+            targets(&["--target-modules", "q_proj,all-linear"]),
+            targets(&[])
+        );
         assert_eq!(targets(&["--target-modules", "q_proj"]), ["q_proj"]);
+        let mixed = targets(&["--target-modules", "v_proj,q_proj,v_proj,router"]);
+        assert_eq!(mixed, ["q_proj", "v_proj", "router"]);
     }
 }
