@@ -12,9 +12,9 @@ use clap::{
 use cli::Hint;
 use serde::{Serialize, ser::SerializeMap};
 
-use crate::schedule::Warmup;
-pub use values::{ByteSize, Checkpointing, Dtype, Quantization, Resume, Scheduler};
-use values::{above_zero, as_text, below_one, fraction, non_negative, positive};
+use crate::schedule::{Shape, Warmup};
+pub use values::{ByteSize, Checkpointing, Dtype, Parameter, Quantization, Resume, Scheduler};
+use values::{above_zero, as_text, below_one, epochs, fraction, non_negative, plainly, positive};
 
 /// Fine-tune a language model with QLoRA: a LoRA adapter over a frozen 4-bit base.
 ///
@@ -75,9 +75,10 @@ pub struct Args {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Schedule")]
 pub struct ScheduleArgs {
-    /// Passes over the training rows
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    pub epochs: u32,
+    /// Passes over the training rows; 0.5 reads half of them
+    #[arg(long, value_name = "N", default_value_t = 3.0, value_parser = epochs)]
+    #[serde(serialize_with = "plainly")]
+    pub epochs: f64,
 
     /// Stop after this many optimizer steps; the schedule then spans these
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -96,16 +97,25 @@ pub struct ScheduleArgs {
     #[arg(long, value_name = "LR", default_value_t = 2e-4, value_parser = above_zero)]
     pub learning_rate: f64,
 
-    /// Shape of the learning rate after warm-up
-    #[arg(long, value_enum, default_value_t = Scheduler::Cosine)]
+    /// Shape of the learning rate after warm-up, by transformers' names
+    #[arg(long, value_name = "SHAPE", value_enum, default_value_t = Scheduler::Cosine)]
     pub lr_scheduler: Scheduler,
 
-    /// Share of all steps in which the rate rises from 0, rounded up to whole steps
+    /// Parameters of that shape, e.g. num_cycles=3 or power=2,lr_end=1e-6
+    #[arg(long, value_name = "NAME=VALUE", num_args = 1.., value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lr_scheduler_kwargs: Vec<Parameter>,
+
+    /// Share of all steps in which the rate rises from 0, rounded up to whole steps; none with
+    /// --lr-scheduler constant
     #[arg(
         long,
         value_name = "R",
         default_value = "0.03",
-        default_value_if("warmup_steps", ArgPredicate::IsPresent, None),
+        default_value_ifs([
+            ("warmup_steps", ArgPredicate::IsPresent, None),
+            ("lr_scheduler", ArgPredicate::Equals("constant".into()), Some("0")),
+        ]),
         overrides_with = "warmup_steps",
         value_parser = fraction
     )]
@@ -304,6 +314,24 @@ impl LoraArgs {
 }
 
 impl ScheduleArgs {
+    /// Refuses a warm-up where the shape has none.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let warms_up = !matches!(self.warmup(), Warmup::Steps(0) | Warmup::Ratio(0.0));
+        match self.lr_scheduler {
+            Scheduler::Constant if warms_up => {
+                Err(anyhow!("--lr-scheduler constant has no warm-up"))
+                    .hint("constant_with_warmup has one")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub fn shape(&self) -> anyhow::Result<Shape> {
+        let (kind, kwargs) = (self.lr_scheduler, &self.lr_scheduler_kwargs);
+        let shape = Shape::new(kind, kwargs, self.learning_rate);
+        shape.map_err(|why| anyhow!("--lr-scheduler-kwargs: {why}"))
+    }
+
     pub fn warmup(&self) -> Warmup {
         match (self.warmup_steps, self.warmup_ratio) {
             (Some(steps), _) => Warmup::Steps(steps),
@@ -375,6 +403,8 @@ mod tests {
             ("--warmup-steps 3", Warmup::Steps(3)),
             ("--warmup-ratio 0.1 --warmup-steps 3", Warmup::Steps(3)),
             ("--warmup-steps 3 --warmup-ratio 0.1", Warmup::Ratio(0.1)),
+            ("--lr-scheduler constant", Warmup::Ratio(0.0)),
+            ("--lr-scheduler constant_with_warmup", Warmup::Ratio(0.03)),
         ] {
             assert_eq!(warmup(flags), expected, "{flags}");
         }

@@ -185,12 +185,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of whole epochs, or of `max_steps` steps over as many epochs as that takes.
+    /// The plan of so many epochs, whose last part is rounded up to a whole step, or of `max_steps` steps over as many epochs as that takes.
     pub fn new(
         rows: usize,
         batch_size: usize,
         accumulation: usize,
-        epochs: u32,
+        epochs: f64,
         max_steps: Option<u64>,
     ) -> Self {
         let plan = Self {
@@ -201,7 +201,7 @@ impl Plan {
             evaluates: false,
             eval_steps: None,
         };
-        let whole = plan.steps_per_epoch() * u64::from(epochs);
+        let whole = (plan.steps_per_epoch() as f64 * epochs).ceil() as u64;
         Self {
             total_steps: max_steps.unwrap_or(whole),
             ..plan
@@ -287,7 +287,7 @@ mod tests {
         for (rows, batch_size, accumulation) in
             [(10, 2, 2), (1, 4, 4), (7, 3, 1), (16, 4, 4), (17, 4, 4)]
         {
-            let plan = Plan::new(rows, batch_size, accumulation, 2, None);
+            let plan = Plan::new(rows, batch_size, accumulation, 2.0, None);
             let mut read: Vec<usize> = (0..plan.steps_per_epoch())
                 .flat_map(|s| plan.rows_of(s))
                 .collect();

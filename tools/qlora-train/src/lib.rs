@@ -56,6 +56,7 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
             .hint("--eval FILE takes packed rows that are not trained on");
     }
     args.engine.check()?;
+    args.schedule.check()?;
     run_dir::files(&args).check()?;
     model::tune_heap();
     model::use_threads(args.engine.threads)?;
@@ -106,7 +107,7 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
         _ => plan.with_evaluations(args.run.eval_steps),
     };
     let schedule = Schedule::new(
-        args.schedule.lr_scheduler,
+        args.schedule.shape()?,
         args.schedule.learning_rate,
         args.schedule.warmup(),
         plan.total_steps,

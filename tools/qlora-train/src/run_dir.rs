@@ -168,7 +168,7 @@ impl RunDir {
         }
         Ok(Self {
             total_steps,
-            epochs: args.schedule.epochs,
+            epochs: args.schedule.epochs.ceil() as u32, // as transformers has them in its state
             prompting,
             metrics: RefCell::new(Log {
                 path: root.join("metrics.jsonl"),

@@ -232,7 +232,7 @@ struct Callbacks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{args::Scheduler, schedule::Warmup};
+    use crate::schedule::{Shape, Warmup};
 
     fn step(number: u64, loss: f64) -> Step {
         Step {
@@ -277,14 +277,14 @@ mod tests {
             });
         }
         assert_eq!(state.best().expect("four were logged").step, 5);
-        let schedule = |steps| Schedule::new(Scheduler::Cosine, 1.0, Warmup::Steps(steps), 20);
+        let schedule = |steps| Schedule::new(Shape::Cosine, 1.0, Warmup::Steps(steps), 20);
         assert_eq!(state.evals_since_best(&schedule(0)), 2);
     }
 
     #[test]
     fn a_run_that_was_stopped_in_its_last_evaluation_has_not_ended() {
-        let schedule = Schedule::new(Scheduler::Cosine, 1.0, Warmup::Steps(0), 2);
-        let plan = Plan::new(4, 2, 1, 1, None);
+        let schedule = Schedule::new(Shape::Cosine, 1.0, Warmup::Steps(0), 2);
+        let plan = Plan::new(4, 2, 1, 1.0, None);
         let evaluating = plan.with_evaluations(None);
         let mut state = State::default();
         assert!(evaluating.evaluates_after(0) && state.owes_evaluation(&evaluating));
@@ -314,7 +314,7 @@ mod tests {
         }
         for (warmup, since_best) in [(0, 2), (1, 1), (5, 1)] {
             let warmup = Warmup::Steps(warmup);
-            let schedule = Schedule::new(Scheduler::Cosine, 1.0, warmup, 20);
+            let schedule = Schedule::new(Shape::Cosine, 1.0, warmup, 20);
             assert_eq!(state.evals_since_best(&schedule), since_best, "{warmup:?}");
         }
     }

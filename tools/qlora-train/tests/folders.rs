@@ -94,6 +94,23 @@ fn a_flag_that_would_change_nothing_is_refused() {
         let said = format!("{}: nothing is quantised", flags[2]);
         refused(&mut work.train_with("run", &flags), 2, &said);
     }
+    for (flags, said) in [
+        (
+            ["constant", "--warmup-steps", "1"],
+            "constant has no warm-up\nhint: constant_with_warmup",
+        ),
+        (
+            ["linear", "--lr-scheduler-kwargs", "power=2"],
+            "kwargs: linear has no parameter power",
+        ),
+        (
+            ["polynomial", "--lr-scheduler-kwargs", "lr_end=1"],
+            "lr_end, 1, is not below the peak",
+        ),
+    ] {
+        let mut command = work.train_with("run", &["--lr-scheduler"]);
+        refused(command.args(flags), 2, said);
+    }
     let in_4_bits = data("models/llama-tied-prequant");
     for (flags, lost) in [
         (&["--quantize", "none"][..], "its full-precision weights"),

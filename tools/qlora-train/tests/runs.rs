@@ -88,6 +88,30 @@ fn config_json_does_the_run_again() {
 }
 
 #[test]
+fn a_part_of_an_epoch_and_a_scheduler_with_parameters_are_in_the_config_too() {
+    let work = Work::new();
+    let flags = [
+        "--lr-scheduler",
+        "cosine_with_min_lr",
+        "--lr-scheduler-kwargs",
+        "min_lr_rate=0.1",
+    ];
+    let plan = succeed(
+        work.train_with("run", &["--epochs", "1.5"])
+            .arg("--dry-run"),
+    );
+    let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).expect("it is JSON");
+    let [all, one] = ["optimizer_steps", "steps_per_epoch"].map(|key| plan[key].as_u64().unwrap());
+    assert_eq!(all, (3 * one).div_ceil(2));
+    succeed(&mut work.train_with("run", &[&flags[..], &["--epochs", "1.5"]].concat()));
+    assert_eq!(work.steps("run") as u64, all);
+    let mut again = tool("qlora-train");
+    again.arg("--config").arg(work.path("run/config.json"));
+    succeed(again.arg("--out-dir").arg(work.path("again")));
+    work.assert_same_result("run", "again");
+}
+
+#[test]
 fn eight_rows_at_once_and_one_row_eight_times_are_the_same_step() {
     let work = Work::new();
     for (run, batch, accumulation) in [("wide", "8", "1"), ("long", "1", "8")] {
@@ -490,11 +514,17 @@ fn precision_scheduler_targets_and_clipping_each_change_what_is_learned() {
     let f32 = ["--compute-dtype", "f32"];
     succeed(&mut work.train_with("plain", &f32));
     let plain = work.read("plain/adapter/adapter_model.safetensors");
-    let variants: [&[&str]; 10] = [
+    let variants: [&[&str]; 11] = [
         &["--no-double-quant"],
         &["--dtype", "bf16"],
         &["--quantize", "none"],
         &["--lr-scheduler", "linear"],
+        &[
+            "--lr-scheduler",
+            "polynomial",
+            "--lr-scheduler-kwargs",
+            "power=2",
+        ],
         &["--warmup-ratio", "0.5"],
         &["--warmup-steps", "2"],
         &["--weight-decay", "0.5"],

@@ -1,16 +1,73 @@
 //! What a flag's text is: one of a few words, a size, a number within bounds.
 
-use std::str::FromStr;
+use std::{
+    fmt::{self, Display},
+    str::FromStr,
+};
 
 use clap::ValueEnum;
 use serde::Serialize;
 
+/// transformers' names, and its defaults of their parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Scheduler {
+    /// half a cosine, to 0
     Cosine,
+    /// a line, to 0
     Linear,
+    /// the peak from the first step on
     Constant,
+    /// the peak
+    ConstantWithWarmup,
+    /// cosines to 0, num_cycles [1] of them
+    CosineWithRestarts,
+    /// half a cosine, to the rate min_lr or the share min_lr_rate of the peak
+    CosineWithMinLr,
+    /// (1 - progress)^power [1], to lr_end [1e-7]
+    Polynomial,
+    /// 1 / sqrt(steps), in units of timescale [the warm-up's steps, or 10000]
+    InverseSqrt,
+    /// the peak, and in the last num_decay_steps half a cosine to 0
+    WarmupStableDecay,
+}
+
+impl Display for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value().expect("none is hidden");
+        f.write_str(value.get_name())
+    }
+}
+
+/// A parameter of a scheduler, written `num_cycles=3`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    pub name: String,
+    pub value: f64,
+}
+
+impl FromStr for Parameter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+        let value = number(value, |x| x >= 0.0 && x.is_finite(), "a number, 0 or more")?;
+        let name = name.to_owned();
+        Ok(Self { name, value })
+    }
+}
+
+impl Display for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.value)
+    }
+}
+
+impl Serialize for Parameter {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -87,6 +144,14 @@ pub(super) fn as_text<T: std::fmt::Display, S: serde::Serializer>(
     s.collect_str(value)
 }
 
+/// A whole number without a fraction, as people write it.
+pub(super) fn plainly<S: serde::Serializer>(value: &f64, s: S) -> Result<S::Ok, S::Error> {
+    match value.fract() == 0.0 && *value < 1e15 {
+        true => s.serialize_u64(*value as u64),
+        false => s.serialize_f64(*value),
+    }
+}
+
 pub(super) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("must be a whole number, 1 or more".into()),
@@ -105,6 +170,11 @@ pub(super) fn above_zero(text: &str) -> Result<f64, String> {
     let what = "a number above 0 that 32 bits hold: with 0 nothing is learned";
     let held = |x: f64| x as f32 > 0.0 && (x as f32).is_finite();
     number(text, held, what)
+}
+
+pub(super) fn epochs(text: &str) -> Result<f64, String> {
+    let what = "a number above 0, up to a million";
+    number(text, |x| x > 0.0 && x <= 1e6, what)
 }
 
 pub(super) fn non_negative(text: &str) -> Result<f64, String> {
