@@ -93,6 +93,7 @@ impl Trainer {
         let config = LoraConfig {
             rank: RANK,
             alpha: 32.0,
+            use_rslora: false,
             dropout: 0.05,
             target_modules: Projection::ALL.map(|p| p.name().to_owned()).to_vec(),
         };

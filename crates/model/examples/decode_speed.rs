@@ -59,6 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let config = LoraConfig {
             rank,
             alpha: 2.0 * rank as f64,
+            use_rslora: false,
             dropout: 0.0,
             target_modules: Projection::ALL.map(|p| p.name().to_owned()).to_vec(),
         };

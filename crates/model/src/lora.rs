@@ -14,6 +14,8 @@ pub struct LoraConfig {
     pub rank: usize,
     /// α: the update is scaled by α/r.
     pub alpha: f64,
+    /// By α/√r instead (arXiv 2312.03732).
+    pub use_rslora: bool,
     /// Probability that an input value of A is zeroed in training.
     pub dropout: f64,
     /// Which of the seven projections carry a LoRA.
@@ -52,6 +54,7 @@ impl Adapter {
         }
         let peft = AdapterConfig {
             base_model_name_or_path: Some(base.to_owned()),
+            use_rslora: config.use_rslora,
             ..AdapterConfig::new(
                 config.rank,
                 config.alpha,
@@ -63,7 +66,8 @@ impl Adapter {
             let carried = config.target_modules.iter().any(|t| t == projection.name());
             carried.then(|| {
                 let [out, input] = projection.shape(decoder.config());
-                let mut rng = named_rng(seed, &projection.module(layer));
+                let module = projection.module(layer);
+                let mut rng = named_rng(seed, &module);
                 let bound = 1.0 / (input as f32).sqrt();
                 let a = (0..config.rank * input)
                     .map(|_| (uniform(&mut rng) * 2.0 - 1.0) * bound)
@@ -75,7 +79,7 @@ impl Adapter {
                         [out, config.rank],
                         &decoder.device,
                     ),
-                    scaling: (config.alpha / config.rank as f64) as f32,
+                    scaling: peft.scaling(&module, config.rank) as f32,
                 }
             })
         };

@@ -48,6 +48,7 @@ fn a_steady_step_allocates_what_the_step_before_it_did() {
     let config = LoraConfig {
         rank: 4,
         alpha: 8.0,
+        use_rslora: false,
         dropout: 0.1,
         target_modules: Projection::ALL.map(|p| p.name().to_owned()).to_vec(),
     };

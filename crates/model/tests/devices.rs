@@ -155,6 +155,7 @@ fn noisy_adapter(model: &Model) -> Adapter {
     let config = LoraConfig {
         rank: 4,
         alpha: 8.0,
+        use_rslora: false,
         dropout: 0.0,
         target_modules: Projection::ALL.map(|p| p.name().to_string()).to_vec(),
     };
@@ -186,6 +187,7 @@ fn losses(device: DeviceChoice, compute: ComputeDtype, recompute: Recompute) -> 
     let config = LoraConfig {
         rank: 4,
         alpha: 8.0,
+        use_rslora: false,
         dropout: 0.1,
         target_modules: Projection::ALL.map(|p| p.name().to_string()).to_vec(),
     };

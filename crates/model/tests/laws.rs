@@ -55,6 +55,7 @@ fn lora(model: &Model) -> Adapter {
     let config = LoraConfig {
         rank: 4,
         alpha: 8.0,
+        use_rslora: false,
         dropout: 0.1,
         target_modules: ["q_proj", "v_proj", "down_proj"].map(String::from).to_vec(),
     };
@@ -234,6 +235,7 @@ fn a_new_adapter_changes_nothing_and_is_the_same_whatever_else_is_targeted() {
     let config = LoraConfig {
         rank: 4,
         alpha: 8.0,
+        use_rslora: false,
         dropout: 0.0,
         target_modules: ["down_proj", "gate_proj", "q_proj"]
             .map(String::from)

@@ -160,6 +160,10 @@ pub struct LoraArgs {
     #[arg(long, value_name = "A", default_value_t = 32.0, value_parser = above_zero)]
     pub alpha: f64,
 
+    /// Scale the update by alpha / sqrt(rank) instead (rsLoRA, arXiv 2312.03732), for high ranks
+    #[arg(long)]
+    pub use_rslora: bool,
+
     /// Probability that an input value of A is zeroed in training
     #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = below_one)]
     pub dropout: f64,
@@ -175,7 +179,7 @@ pub struct LoraArgs {
     pub target_modules: Vec<String>,
 
     /// Start from this PEFT adapter: rank, alpha and targets are its own, dropout is --dropout's
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["rank", "alpha", "target_modules"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["rank", "alpha", "use_rslora", "target_modules"])]
     pub init_adapter: Option<PathBuf>,
 }
 
@@ -283,6 +287,9 @@ impl Serialize for LoraArgs {
         if self.init_adapter.is_none() {
             map.serialize_entry("rank", &self.rank)?;
             map.serialize_entry("alpha", &self.alpha)?;
+            if self.use_rslora {
+                map.serialize_entry("use-rslora", &true)?;
+            }
         }
         map.serialize_entry("dropout", &self.dropout)?;
         match &self.init_adapter {

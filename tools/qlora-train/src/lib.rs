@@ -340,6 +340,7 @@ fn new_adapter(model: &Model, args: &Args) -> anyhow::Result<Adapter> {
     let config = LoraConfig {
         rank: args.lora.rank,
         alpha: args.lora.alpha,
+        use_rslora: args.lora.use_rslora,
         dropout: args.lora.dropout,
         target_modules: args.lora.target_modules.clone(),
     };

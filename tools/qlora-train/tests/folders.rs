@@ -240,9 +240,10 @@ fn the_rank_and_the_targets_of_an_adapter_that_is_gone_on_with_are_its_own() {
         first.to_str().unwrap(),
     ];
     for other in [
-        ["--rank", "64"],
-        ["--alpha", "1"],
-        ["--target-modules", "q_proj"],
+        &["--rank", "64"][..],
+        &["--alpha", "1"],
+        &["--use-rslora"],
+        &["--target-modules", "q_proj"],
     ] {
         let output = exits(work.train_with("second", &flags).args(other), 2);
         let said = text(&output.stderr);
@@ -252,7 +253,7 @@ fn the_rank_and_the_targets_of_an_adapter_that_is_gone_on_with_are_its_own() {
     succeed(&mut work.train_with("second", &flags));
     let config: serde_json::Value =
         serde_json::from_slice(&work.read("second/config.json")).unwrap();
-    for brought in ["rank", "alpha", "target-modules"] {
+    for brought in ["rank", "alpha", "use-rslora", "target-modules"] {
         assert!(config.get(brought).is_none(), "{config}");
     }
     let mut again = tool("qlora-train");

@@ -112,6 +112,19 @@ fn a_part_of_an_epoch_and_a_scheduler_with_parameters_are_in_the_config_too() {
 }
 
 #[test]
+fn an_rslora_is_scaled_by_the_root_of_its_rank() {
+    let work = Work::new();
+    succeed(&mut work.train_with("plain", &["--rank", "4", "--alpha", "32"]));
+    let rslora = ["--rank", "4", "--alpha", "16", "--use-rslora"];
+    succeed(&mut work.train_with("rslora", &rslora));
+    let weights = |run: &str| work.read(&format!("{run}/adapter/adapter_model.safetensors"));
+    assert!(weights("plain") == weights("rslora"), "32 / 4 is 16 / 2");
+    let config = work.read("rslora/adapter/adapter_config.json");
+    let config: serde_json::Value = serde_json::from_slice(&config).expect("it is JSON");
+    assert_eq!(config["use_rslora"], true);
+}
+
+#[test]
 fn eight_rows_at_once_and_one_row_eight_times_are_the_same_step() {
     let work = Work::new();
     for (run, batch, accumulation) in [("wide", "8", "1"), ("long", "1", "8")] {

@@ -118,6 +118,7 @@ fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flag
     let lora = LoraConfig {
         rank: 16,
         alpha: 32.0,
+        use_rslora: false,
         dropout: 0.0,
         target_modules: Projection::ALL.map(|p| p.name().to_string()).to_vec(),
     };
