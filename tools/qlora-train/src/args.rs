@@ -75,6 +75,10 @@ pub struct Args {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Schedule")]
 pub struct ScheduleArgs {
+    // Of the defaults those of QLoRA (arXiv 2305.14314, section 4 and appendix B: 7B and 13B) are learning
+    // rate, rows a step, NF4 with double quantisation and LoRA on every linear layer. Where practice has
+    // moved on since, the paper's value stands beside ours.
+    // epochs: transformers' TrainingArguments
     /// Passes over the training rows; 0.5 reads half of them
     #[arg(long, value_name = "N", default_value_t = 3.0, value_parser = epochs)]
     #[serde(serialize_with = "plainly")]
@@ -85,6 +89,7 @@ pub struct ScheduleArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u64>,
 
+    // QLoRA: 16 rows a step, here in four parts
     /// Packed rows in a micro-batch
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive)]
     pub batch_size: usize,
@@ -93,10 +98,12 @@ pub struct ScheduleArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive)]
     pub gradient_accumulation_steps: usize,
 
+    // QLoRA
     /// Peak learning rate. 2e-4 suits 7B models (QLoRA, arXiv 2305.14314); small ones want more
     #[arg(long, value_name = "LR", default_value_t = 2e-4, value_parser = above_zero)]
     pub learning_rate: f64,
 
+    // Stanford Alpaca, as its warm-up of 0.03; QLoRA: constant
     /// Shape of the learning rate after warm-up, by transformers' names
     #[arg(long, value_name = "SHAPE", value_enum, default_value_t = Scheduler::Cosine)]
     pub lr_scheduler: Scheduler,
@@ -127,10 +134,12 @@ pub struct ScheduleArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_steps: Option<u64>,
 
+    // torch's AdamW
     /// Decoupled weight decay of AdamW
     #[arg(long, value_name = "W", default_value_t = 0.01, value_parser = non_negative)]
     pub weight_decay: f64,
 
+    // transformers' TrainingArguments; QLoRA: 0.3
     /// Clip gradients to this global norm; 0 clips nothing
     #[arg(long, value_name = "NORM", default_value_t = 1.0, value_parser = non_negative)]
     pub max_grad_norm: f64,
@@ -152,6 +161,7 @@ pub struct ScheduleArgs {
 #[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "LoRA")]
 pub struct LoraArgs {
+    // common with alpha = 2 · rank; QLoRA: rank 64, alpha 16
     /// Inner dimension of the update
     #[arg(long, value_name = "R", default_value_t = 16, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 20))]
     pub rank: usize,
@@ -164,10 +174,12 @@ pub struct LoraArgs {
     #[arg(long)]
     pub use_rslora: bool,
 
+    // Alpaca-LoRA, and QLoRA from 33B on; below, QLoRA: 0.1
     /// Probability that an input value of A is zeroed in training
     #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = below_one)]
     pub dropout: f64,
 
+    // QLoRA
     /// Projections that carry a LoRA; `all-linear` is PEFT's word for these seven
     #[arg(
         long,
@@ -188,8 +200,9 @@ pub struct LoraArgs {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
+    // QLoRA, with its double quantisation
     /// Precision of the frozen base: 4-bit NormalFloat, or full
-    #[arg(long, value_enum, default_value_t = Quantization::Nf4)]
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Quantization::Nf4)]
     pub quantize: Quantization,
 
     /// Keep the 4-bit block scales in f32 instead of quantising them too
@@ -198,7 +211,7 @@ pub struct EngineArgs {
 
     /// Type that 4-bit values are rounded to after dequantising, transformers' dtype=; auto is f32,
     /// or what an already quantised base says
-    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
 
     /// What the frozen weights are multiplied in: auto, f32 or bf16; auto is bf16 on a GPU and where
@@ -216,7 +229,7 @@ pub struct EngineArgs {
 
     /// Compute activations again in the backward pass instead of keeping them; auto recomputes as
     /// many layers as do not fit --max-memory
-    #[arg(long, value_enum, default_value_t = Checkpointing::Auto)]
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Checkpointing::Auto)]
     pub activation_checkpointing: Checkpointing,
 
     /// Memory that auto plans for, e.g. 6GiB [default: what the machine has available]
@@ -260,7 +273,7 @@ pub struct RunArgs {
     pub save_total_limit: usize,
 
     /// Go on from RUN's newest checkpoint: if there is one, never, or only then
-    #[arg(long, value_enum, default_value_t = Resume::Auto)]
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Resume::Auto)]
     #[serde(skip)]
     pub resume: Resume,
 
