@@ -4,15 +4,17 @@
 //! RUN/config.json      what was asked; --config takes it
 //! RUN/inputs.json      fingerprints of base and shards: a run never goes on over other data
 //! RUN/metrics.jsonl    a row a logged step and a row an evaluation; same run, same bytes
+//! RUN/events.out.tfevents   the same rows for TensorBoard
 //! RUN/timing.jsonl     seconds and tokens of every step; differs from run to run
 //! RUN/checkpoints/checkpoint-N/   adapter, prompt.json, optimizer moments, trainer_state.json
 //! RUN/adapter/         the best adapter, in PEFT's format; appears last
 //! ```
 
 mod checkpoints;
+mod tensorboard;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::Write,
@@ -75,17 +77,21 @@ pub struct RunDir {
     epochs: u32,
     /// Goes with every adapter.
     prompting: Prompting,
-    metrics: RefCell<Log>,
+    /// How many of the state's rows are in its logs.
+    logged: Cell<usize>,
     timing: RefCell<File>,
     start: Start,
     _lock: Lock,
 }
 
-/// metrics.jsonl and how many of the state's rows are in it.
-struct Log {
-    path: PathBuf,
-    written: usize,
-}
+/// The state's rows from so many on, as a log has them.
+type Format = fn(&[Row], usize) -> Vec<u8>;
+
+/// What the state's rows are written to.
+const LOGS: [(&str, Format); 2] = [
+    ("metrics.jsonl", json_lines),
+    ("events.out.tfevents", tensorboard::events),
+];
 
 /// How a run starts.
 pub struct Start {
@@ -170,10 +176,7 @@ impl RunDir {
             total_steps,
             epochs: args.schedule.epochs.ceil() as u32, // as transformers has them in its state
             prompting,
-            metrics: RefCell::new(Log {
-                path: root.join("metrics.jsonl"),
-                written: 0,
-            }),
+            logged: Cell::new(0),
             timing: RefCell::new(append(&root.join("timing.jsonl"))?),
             start,
             _lock: lock,
@@ -186,30 +189,31 @@ impl RunDir {
         self.start.resume_from.as_deref()
     }
 
-    /// Takes up the saved state, if there is one: metrics.jsonl is cut back to it. One that says the same
+    /// Takes up the saved state, if there is one: the logs are cut back to it. One that says the same
     /// already is not touched.
     pub fn restore(&self) -> anyhow::Result<State> {
         let state = self.start.state()?;
-        let mut log = self.metrics.borrow_mut();
-        let text = lines(&state.log)?;
-        if fs::read(&log.path).ok().as_ref() != Some(&text) {
-            let mut out = Output::File(log.path.clone()).create()?;
-            out.write_all(&text)?;
-            out.commit()?;
+        for (name, format) in LOGS {
+            let (path, bytes) = (self.root.join(name), format(&state.log, 0));
+            if fs::read(&path).ok().as_ref() != Some(&bytes) {
+                let mut out = Output::File(path).create()?;
+                out.write_all(&bytes)?;
+                out.commit()?;
+            }
         }
-        log.written = state.log.len();
-        drop(log);
+        self.logged.set(state.log.len());
         Ok(state)
     }
 
-    /// Appends the rows that are not in metrics.jsonl yet.
+    /// Appends the rows that are not in the logs yet.
     pub fn write_metrics(&self, state: &State) -> anyhow::Result<()> {
-        let mut log = self.metrics.borrow_mut();
-        let text = lines(&state.log[log.written..])?;
-        append(&log.path)?
-            .write_all(&text)
-            .context("writing metrics.jsonl")?;
-        log.written = state.log.len();
+        for (name, format) in LOGS {
+            let bytes = format(&state.log, self.logged.get());
+            let mut log = append(&self.root.join(name))?;
+            log.write_all(&bytes)
+                .with_context(|| format!("writing {name}"))?;
+        }
+        self.logged.set(state.log.len());
         Ok(())
     }
 
@@ -226,15 +230,16 @@ impl RunDir {
 }
 
 /// What a run leaves in its folder, beside the lock: files, then folders.
-const ENTRIES: [&str; 6] = [
+const ENTRIES: [&str; 7] = [
     "config.json",
     "inputs.json",
     "metrics.jsonl",
+    "events.out.tfevents",
     "timing.jsonl",
     "checkpoints",
     "adapter",
 ];
-const FILES: usize = 4;
+const FILES: usize = 5;
 
 /// A folder that holds files of these names and is no run's is not touched, whatever the flags: a base has
 /// a config.json too.
@@ -355,13 +360,13 @@ fn append(path: &Path) -> anyhow::Result<File> {
     file.with_context(|| format!("writing {}", path.display()))
 }
 
-fn lines(rows: &[Row]) -> anyhow::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    for row in rows {
-        serde_json::to_writer(&mut text, row)?;
-        text.push(b'\n');
-    }
-    Ok(text)
+fn json_lines(log: &[Row], written: usize) -> Vec<u8> {
+    let line = |row: &Row| serde_json::to_string(row).expect("numbers") + "\n";
+    log[written..]
+        .iter()
+        .map(line)
+        .collect::<String>()
+        .into_bytes()
 }
 
 fn write_json(path: &Path, value: &Value) -> anyhow::Result<()> {

@@ -164,7 +164,11 @@ fn a_finished_run_asked_for_again_is_left_as_it_is() {
             .and_then(|m| m.modified())
             .expect("it is there")
     };
-    let names = ["adapter/adapter_model.safetensors", "metrics.jsonl"];
+    let names = [
+        "adapter/adapter_model.safetensors",
+        "metrics.jsonl",
+        "events.out.tfevents",
+    ];
     let files = names.map(|name| work.path("run").join(name));
     let times = files.each_ref().map(|file| written(file));
     succeed(&mut work.train("run"));

@@ -86,6 +86,7 @@ impl Work {
     pub fn assert_same_result(&self, one: &str, other: &str) {
         for file in [
             "metrics.jsonl",
+            "events.out.tfevents",
             "adapter/adapter_model.safetensors",
             "adapter/adapter_config.json",
         ] {
