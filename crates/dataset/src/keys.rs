@@ -3,7 +3,7 @@
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{Chat, Example, Role};
+use crate::{Chat, Example, Message, Role};
 
 /// Two examples with the same key ask the same: all that is said before the last answer, but for
 /// case, white space and the system prompt, which every example of a file tends to share.
@@ -16,15 +16,59 @@ pub fn prompt_text(example: &Example) -> String {
     String::from_utf8_lossy(&prompt_bytes(example)).into_owned()
 }
 
+/// Two examples with the same key belong to the same split: all that is said before the first answer
+/// that is learned, less what [`prompt_key`] passes over. Every answer of a conversation is learned, so a
+/// conversation and its longer versions have one key. What was said before in messages of weight 0 (a
+/// prompt's few shots, say) is part of the question.
+pub fn first_question_key(example: &Example) -> u64 {
+    xxh3_64(&first_question_bytes(example))
+}
+
+/// The first question as text, for comparing how alike two are.
+pub fn first_question_text(example: &Example) -> String {
+    String::from_utf8_lossy(&first_question_bytes(example)).into_owned()
+}
+
+fn first_question_bytes(example: &Example) -> Vec<u8> {
+    match example {
+        Example::Chat(chat) => said(&chat.messages[..first_question_length(chat)]),
+        _ => prompt_bytes(example),
+    }
+}
+
+/// The number of messages before the first answer that is learned. An assistant's greeting answers
+/// nothing: were it an answer, all that are greeted alike would be one.
+fn first_question_length(chat: &Chat) -> usize {
+    let asked = |message: &Message| {
+        !matches!(
+            message.role,
+            Role::System | Role::Developer | Role::Assistant
+        )
+    };
+    let start = chat.messages.iter().position(asked).unwrap_or(0);
+    let first = chat.messages[start..].iter().position(Message::is_learned);
+    first.map_or_else(|| prompt_length(chat), |first| start + first)
+}
+
+/// What is asked right before each answer that is learned, as a key of its own, whatever was said
+/// before it. Of a conversation of one question it is the [`prompt_key`].
+pub fn question_keys(example: &Example) -> Vec<u64> {
+    let Example::Chat(chat) = example else {
+        return vec![prompt_key(example)];
+    };
+    let turns = chat
+        .messages
+        .chunk_by(|said, _| said.role != Role::Assistant);
+    let learned = turns.filter(|turn| turn.last().is_some_and(Message::is_learned));
+    let questions = learned.map(|turn| said(&turn[..turn.len() - 1]));
+    let asked = questions.filter(|question| !question.is_empty());
+    asked.map(|question| xxh3_64(&question)).collect()
+}
+
 fn prompt_bytes(example: &Example) -> Vec<u8> {
     let mut prompt = Vec::new();
     match example {
-        Example::Chat(chat) => {
-            for message in &chat.messages[..prompt_length(chat)] {
-                let content = message.content.as_deref().unwrap_or_default();
-                say(&mut prompt, message.role, content.as_bytes());
-            }
-        }
+        Example::Chat(chat) => prompt = said(&chat.messages[..prompt_length(chat)]),
         Example::Completion { prompt: text, .. } => say(&mut prompt, Role::User, text.as_bytes()),
         Example::Text { text } => say(&mut prompt, Role::User, text.as_bytes()),
         Example::Tokens { input_ids, labels } => {
@@ -39,6 +83,16 @@ fn prompt_bytes(example: &Example) -> Vec<u8> {
                 .unwrap_or(input_ids.len());
             prompt.extend(input_ids[..end].iter().flat_map(|id| id.to_le_bytes()));
         }
+    }
+    prompt
+}
+
+/// Messages as they are hashed.
+fn said(messages: &[Message]) -> Vec<u8> {
+    let mut prompt = Vec::new();
+    for message in messages {
+        let content = message.content.as_deref().unwrap_or_default();
+        say(&mut prompt, message.role, content.as_bytes());
     }
     prompt
 }
@@ -199,6 +253,70 @@ mod tests {
         let d = key(r#"{"prompt":"dhobi itches","completion":"z"}"#);
         assert_eq!((a, b), (b, c));
         assert_ne!(c, d);
+    }
+
+    fn chat(turns: &[(&str, &str, u8)]) -> Example {
+        let messages = turns.iter().map(|(role, content, weight)| {
+            let mut message = Message::new(Role::from_name(role).unwrap(), *content);
+            message.weight = (*role == "assistant").then_some(*weight);
+            message
+        });
+        Example::Chat(Chat {
+            messages: messages.collect(),
+            ..Chat::default()
+        })
+    }
+
+    #[test]
+    fn a_conversation_and_its_longer_versions_have_one_first_question() {
+        let long = [
+            ("system", "S", 1),
+            ("user", "Q1", 1),
+            ("assistant", "A1", 1),
+            ("user", "Q2", 1),
+            ("assistant", "A2", 1),
+        ];
+        let keys = [2, 3, 5].map(|length| first_question_key(&chat(&long[..length])));
+        assert_eq!(keys, [keys[0]; 3]);
+        assert_eq!(keys[0], prompt_key(&chat(&[("user", "q1", 1)])));
+        assert_eq!(first_question_text(&chat(&long)), "user\0q1\0");
+    }
+
+    #[test]
+    fn neither_a_greeting_nor_a_shot_that_is_not_learned_is_a_first_answer() {
+        let greeted = |question: &str| {
+            first_question_key(&chat(&[
+                ("assistant", "Hello!", 1),
+                ("user", question, 1),
+                ("assistant", "A", 1),
+            ]))
+        };
+        assert_ne!(greeted("Q1"), greeted("Q2"));
+        let shown = |question: &str| {
+            first_question_key(&chat(&[
+                ("user", "shot", 1),
+                ("assistant", "A", 0),
+                ("user", question, 1),
+                ("assistant", "A", 1),
+            ]))
+        };
+        assert_ne!(shown("Q1"), shown("Q2"));
+    }
+
+    #[test]
+    fn every_learned_answer_has_its_question() {
+        let example = chat(&[
+            ("user", "hi", 1),
+            ("assistant", "hello", 0),
+            ("user", "Q1", 1),
+            ("assistant", "A1", 1),
+            ("assistant", "more", 1),
+            ("user", " q2", 1),
+            ("assistant", "A2", 1),
+            ("user", "left alone", 1),
+        ]);
+        let alone = ["q1", "q2"].map(|question| prompt_key(&chat(&[("user", question, 1)])));
+        assert_eq!(question_keys(&example), alone);
     }
 
     #[test]

@@ -13,8 +13,10 @@ Examples:
   jsonl-split clean.jsonl --stratify code --counts train=12,valid=2,test=3 --out-dir split
   jsonl-split clean.jsonl --group-by metadata.patient --against gold.jsonl --out-dir split
 
-By default a hash of the prompt decides, so appending data moves no example, and examples with
-the same prompt (but for case and white space) stay together. --stratify, --counts and --exact
+By default a hash of the first question decides, so appending data moves no example, and examples
+with the same one (but for case, white space and system prompts) stay together: a conversation and its
+longer versions, whose every answer is learned, do. What stands before it in messages of weight 0 is
+part of the question. --stratify, --counts and --exact
 look at the whole file and meet the numbers instead. --group-by and --near-duplicates look at it
 too, for what belongs together; alone they leave the place of each group to a hash, which meets the
 ratios in the long run. The test set is filled first: asking for more training data never changes
@@ -45,10 +47,10 @@ pub struct Args {
     /// Meet the ratios or counts for every value of this field
     #[arg(long, value_name = "FIELD")]
     pub stratify: Option<String>,
-    /// Keep examples together that agree in this field, besides those with the same prompt
+    /// Keep examples together that agree in this field, besides those with the same first question
     #[arg(long, value_name = "FIELD")]
     pub group_by: Option<String>,
-    /// Keep examples together whose prompts are at least this similar, 0 to 1, as 128 bytes of each
+    /// Keep examples together whose first questions are at least this similar, 0 to 1, as 128 bytes of each
     /// estimate it: with 0.8 one in 80 pairs of 0.80 to 0.82 is missed and next to none above, and
     /// half of those of 0.7 and one in 20 of those of 0.6 are kept together too; with 0.5 a third is
     /// missed (at most 320 bytes of memory an example)
@@ -61,8 +63,8 @@ pub struct Args {
         value_parser = share
     )]
     pub near_duplicates: Option<f64>,
-    /// Leave out examples whose prompt is in this file, e.g. a test set that is fixed, and the whole
-    /// group of an example in it: all that --near-duplicates and --group-by keep together. If it came
+    /// Leave out examples that ask, in any turn that is learned, a first question of this file, e.g. a
+    /// test set that is fixed, and the whole group of an example in it: all that --near-duplicates and --group-by keep together. If it came
     /// out of a split, give another --seed than that had
     #[arg(long, value_name = "FILE")]
     pub against: Vec<Input>,

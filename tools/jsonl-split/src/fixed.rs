@@ -1,17 +1,17 @@
-//! Which prompts must not leak, because a fixed test set holds them?
+//! Which questions must not leak, because a fixed test set holds them?
 
 use std::collections::HashSet;
 
 use dataset::Example;
-use dataset::keys::prompt_key;
+use dataset::keys::{first_question_key, question_keys};
 
 use crate::Args;
 use crate::lines::{self, Line, Lines};
 use crate::place;
 
-/// The prompts of all `--against` files, and their lines where groups are looked for.
+/// The first questions of all `--against` files, and their lines where groups are looked for.
 pub struct FixedSet {
-    prompts: HashSet<u64>,
+    questions: HashSet<u64>,
     files: Vec<Lines>,
 }
 
@@ -20,21 +20,26 @@ impl FixedSet {
         let twice = place::looks_for_groups(args);
         let files = args.against.iter().map(|file| lines::open(file, twice));
         let mut set = FixedSet {
-            prompts: HashSet::new(),
+            questions: HashSet::new(),
             files: files.collect::<anyhow::Result<_>>()?,
         };
-        let mut prompts = HashSet::new();
+        let mut questions = HashSet::new();
         set.each_line(&mut |_, example| {
-            prompts.insert(prompt_key(example));
+            questions.insert(first_question_key(example));
+            questions.extend(question_keys(example).first());
             Ok(())
         })?;
-        set.prompts = prompts;
+        set.questions = questions;
         Ok(set)
     }
 
-    /// Is this prompt asked there?
-    pub fn holds(&self, prompt: u64) -> bool {
-        self.prompts.contains(&prompt)
+    /// Does this example ask what is asked there first, at its beginning or in any turn that is learned?
+    /// What is asked there later on ("and why?") says too little to be found again.
+    pub fn holds(&self, example: &Example) -> bool {
+        let is_there = |question: u64| self.questions.contains(&question);
+        !self.questions.is_empty()
+            && (is_there(first_question_key(example))
+                || question_keys(example).into_iter().any(is_there))
     }
 
     /// Calls `each` for every example of the files, as its line and as what that says.

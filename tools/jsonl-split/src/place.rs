@@ -1,8 +1,8 @@
-//! Where does each line go? From its own prompt alone, or from a look at all of them.
+//! Where does each line go? From its own first question alone, or from a look at all of them.
 
 use anyhow::anyhow;
 use cli::Hint;
-use dataset::keys::{field_key, prompt_key};
+use dataset::keys::{field_key, first_question_key};
 use dataset::split::{self, Members, Ratios, Short, Split, Wanted};
 
 use crate::Args;
@@ -68,7 +68,7 @@ pub fn needs_two_passes(args: &Args) -> bool {
     args.exact || args.counts.is_some() || args.stratify.is_some() || looks_for_groups(args)
 }
 
-/// Is there more than the prompt that keeps examples together?
+/// Is there more than the first question that keeps examples together?
 pub fn looks_for_groups(args: &Args) -> bool {
     args.group_by.is_some() || args.near_duplicates.is_some()
 }
@@ -88,8 +88,8 @@ pub fn decide<'a>(args: &'a Args, input: &Lines, fixed: &'a FixedSet) -> anyhow:
     }
     let mut seen = Seen::new(args);
     seen.add_fixed(args, fixed)?;
-    input.each(&mut |line| seen.add(line, args))?;
-    let mut fates = seen.join(fixed);
+    input.each(&mut |line| seen.add(line, args, fixed))?;
+    let mut fates = seen.join();
     let Seen {
         members, strata, ..
     } = seen;
@@ -182,8 +182,9 @@ impl Place<'_> {
                 (args, fate, group, stratum, blind)
             }
             Place::Streaming { args, fixed } => {
-                let group = prompt_key(&line.example()?);
-                let fate = match fixed.holds(group) {
+                let example = line.example()?;
+                let group = first_question_key(&example);
+                let fate = match fixed.holds(&example) {
                     true => Fate::LeftOut(Rule::InFixedSet),
                     false => Fate::To(split::assign(group, args.seed, &args.ratios)),
                 };

@@ -1,11 +1,11 @@
-//! What keeps examples together? Their prompts, a field, likeness: one look at every line.
+//! What keeps examples together? Their first questions, a field, likeness: one look at every line.
 
 use std::collections::HashMap;
 
 use anyhow::{anyhow, ensure};
 use cli::Hint;
 use dataset::Example;
-use dataset::keys::{field, field_key, prompt_key, prompt_text};
+use dataset::keys::{field, field_key, first_question_key, first_question_text};
 use dataset::minhash::{Index, Signature};
 use dataset::split::{Groups, Members};
 
@@ -17,16 +17,18 @@ use crate::place::{Fate, Rule};
 /// What one pass over the file has seen: 8 to 28 bytes an example, and 320 with near duplicates.
 #[derive(Default)]
 pub struct Seen {
-    /// Their groups are their prompts' keys until all are joined. Examples of the fixed set come
+    /// Their groups are their first questions' keys until all are joined. Examples of the fixed set come
     /// first, as long as groups are looked for.
     pub members: Members,
     /// Their names.
     pub strata: Vec<String>,
     stratum_of: HashMap<String, u32>,
     together: Option<Together>,
+    /// Members that ask what the fixed set asks, in rising order: few, if any.
+    in_fixed: Vec<u32>,
 }
 
-/// What keeps examples together besides their prompts.
+/// What keeps examples together besides their first questions.
 #[derive(Default)]
 struct Together {
     groups: Groups,
@@ -58,28 +60,28 @@ impl Seen {
         }
         let mut without_field = 0;
         fixed.each_line(&mut |line, example| {
-            let prompt = prompt_key(example);
+            let question = first_question_key(example);
             let key = match &args.group_by {
                 Some(path) => field(&line.value()?, path).map(|value| of(path, &value)),
                 None => None,
             };
             without_field += u64::from(key.is_none());
-            self.members.groups.push(prompt);
+            self.members.groups.push(question);
             if let Some(together) = &mut self.together {
-                together.add(example, key.unwrap_or(prompt)); // joins nothing that is not joined anyway
+                together.add(example, key.unwrap_or(question)); // joins nothing that is not joined anyway
                 together.fixed += 1;
             }
             Ok(())
         })?;
         if let (Some(path), 1..) = (&args.group_by, without_field) {
             cli::note(format_args!(
-                "--against: {without_field} lines have no field {path:?}; only their prompts are compared"
+                "--against: {without_field} lines have no field {path:?}; only their first questions are compared"
             ));
         }
         Ok(())
     }
 
-    pub fn add(&mut self, line: &Line, args: &Args) -> anyhow::Result<()> {
+    pub fn add(&mut self, line: &Line, args: &Args, fixed: &FixedSet) -> anyhow::Result<()> {
         if line.index.is_none() {
             return Ok(());
         }
@@ -100,7 +102,10 @@ impl Seen {
                 .ok_or_else(|| anyhow!("{}: no field {path:?} in the line or in its answer", line.place()))
                 .hint("a FIELD is a key of the line (metadata.patient) or of the JSON in the answer (code)")
         };
-        self.members.groups.push(prompt_key(&example));
+        if fixed.holds(&example) {
+            self.in_fixed.push(self.members.groups.len() as u32);
+        }
+        self.members.groups.push(first_question_key(&example));
         if let Some(together) = &mut self.together {
             let key = args
                 .group_by
@@ -123,20 +128,14 @@ impl Seen {
         Ok(())
     }
 
-    /// Makes groups of prompts, and finds what the fixed set keeps out: an example that it holds, and
+    /// Makes groups of first questions, and finds what the fixed set keeps out: an example that it holds, and
     /// the whole group of one, which would leak it.
-    pub fn join(&mut self, fixed: &FixedSet) -> Vec<Fate> {
-        let mut rules = Vec::with_capacity(self.members.groups.len());
+    pub fn join(&mut self) -> Vec<Fate> {
+        let mut rules = vec![Fate::LeftOut(Rule::NotAskedFor); self.members.groups.len()];
+        for number in &self.in_fixed {
+            rules[*number as usize] = Fate::LeftOut(Rule::InFixedSet);
+        }
         let Some(mut together) = self.together.take() else {
-            let in_fixed = self
-                .members
-                .groups
-                .iter()
-                .map(|prompt| fixed.holds(*prompt));
-            rules.extend(in_fixed.map(|is_in| match is_in {
-                true => Fate::LeftOut(Rule::InFixedSet),
-                false => Fate::LeftOut(Rule::NotAskedFor),
-            }));
             return rules;
         };
         let in_group = match together.fields {
@@ -144,23 +143,26 @@ impl Seen {
             None => Rule::LikeFixedSet,
         };
         drop(together.similar.take());
-        let prompts = &mut self.members.groups;
-        together.groups.join_equal(prompts);
+        let questions = &mut self.members.groups;
+        together.groups.join_equal(questions);
         if let Some(fields) = together.fields.take() {
             together.groups.join_equal(&fields);
         }
-        for number in together.fixed..prompts.len() as u32 {
-            let first = together.groups.first(number);
-            rules.push(Fate::LeftOut(if fixed.holds(prompts[number as usize]) {
-                Rule::InFixedSet
-            } else if first < together.fixed {
-                in_group
-            } else {
-                Rule::NotAskedFor
-            }));
-            prompts[number as usize] = prompts[first as usize];
+        // Whichever turn asks it: with the example its group is left out, and into one with the set's first
+        // all of them may fall.
+        for number in &self.in_fixed {
+            together.groups.join(0, *number);
         }
-        prompts.drain(..together.fixed as usize);
+        for number in together.fixed..questions.len() as u32 {
+            let first = together.groups.first(number);
+            let rule = &mut rules[number as usize];
+            if first < together.fixed && matches!(rule, Fate::LeftOut(Rule::NotAskedFor)) {
+                *rule = Fate::LeftOut(in_group);
+            }
+            questions[number as usize] = questions[first as usize];
+        }
+        questions.drain(..together.fixed as usize);
+        rules.drain(..together.fixed as usize);
         rules
     }
 }
@@ -175,7 +177,7 @@ impl Together {
         }
         if let Some(index) = &mut self.similar {
             let groups = &mut self.groups;
-            index.add(Signature::of(&prompt_text(example)), |other, _| {
+            index.add(Signature::of(&first_question_text(example)), |other, _| {
                 groups.join(other as u32, number);
             });
         }

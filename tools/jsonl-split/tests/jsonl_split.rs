@@ -114,6 +114,57 @@ fn the_same_prompt_never_straddles() {
     );
 }
 
+/// Conversation `n`, as far as its `turns`-th answer.
+fn conversation(n: usize, turns: usize) -> String {
+    let messages = (0..turns).flat_map(|turn| {
+        [
+            serde_json::json!({"role": "user", "content": format!("question {turn} of talk {n}")}),
+            serde_json::json!({"role": "assistant", "content": format!("answer {turn} of talk {n}")}),
+        ]
+    });
+    let messages: Vec<serde_json::Value> = messages.collect();
+    format!("{}\n", serde_json::json!({"messages": messages}))
+}
+
+#[test]
+fn a_conversation_is_not_torn_from_its_longer_versions() {
+    let input: String = (0..120)
+        .map(|line| conversation(line % 40, 1 + line / 40))
+        .collect();
+    for flags in [
+        &["--ratios=50,50"][..],
+        &["--ratios=50,50", "--exact"],
+        &["--ratios=50,50", "--near-duplicates=0.99"],
+    ] {
+        let [train, valid, _] = split(&input, flags);
+        let talks = |set: &BTreeSet<String>| -> BTreeSet<String> {
+            let first = |line: &String| line.split("of talk ").nth(1).unwrap()[..2].to_owned();
+            set.iter().map(first).collect()
+        };
+        assert!(!train.is_empty() && !valid.is_empty());
+        assert!(talks(&train).is_disjoint(&talks(&valid)), "{flags:?}");
+    }
+}
+
+#[test]
+fn a_question_of_the_fixed_set_is_found_in_every_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let gold = folder.path().join("gold.jsonl");
+    fs::write(
+        &gold,
+        chat("Question 0 of talk 3", "A") + &chat("question 1 of talk 5", "A"),
+    )
+    .unwrap();
+    let input: String = (0..20).map(|n| conversation(n, 3)).collect();
+    for flags in [&[][..], &["--exact"], &["--near-duplicates=1.0"]] {
+        let mut flags = flags.to_vec();
+        flags.extend(["--ratios=50,50", "--against", gold.to_str().unwrap()]);
+        let kept: String = split(&input, &flags).into_iter().flatten().collect();
+        assert_eq!(kept.matches("question 0").count(), 18, "{flags:?}");
+        assert!(!kept.contains("talk 3\"") && !kept.contains("talk 5\""));
+    }
+}
+
 #[test]
 fn counts_are_met_in_every_stratum() {
     let [train, valid, test] = split(
