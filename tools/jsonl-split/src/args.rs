@@ -32,7 +32,8 @@ pub struct Args {
     /// Examples, one a line
     #[arg(value_name = "FILE", default_value = "-")]
     pub input: Input,
-    /// The folder for train.jsonl, valid.jsonl, test.jsonl and split.json; replaced whole
+    /// The folder for train.jsonl, valid.jsonl, test.jsonl and split.json; replaced whole if it holds a
+    /// split (its split.json) and nothing else
     #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
     pub out_dir: Option<PathBuf>,
     /// Shares of train, valid and test: 90,10 or 80,10,10 or train=0.8,test=0.2

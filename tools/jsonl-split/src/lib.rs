@@ -9,8 +9,9 @@ mod seen;
 
 use std::fs;
 use std::io::{BufWriter, Write};
+use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use cli::{AtomicDir, Files, Hint, Input, Outcome, Output, OutputWriter, Progress, Unit};
 use dataset::ledger::{Fate, Ledger};
 use dataset::split::Split;
@@ -45,12 +46,35 @@ fn check(args: &Args) -> anyhow::Result<()> {
         .reads("--against", &args.against)
         .reads_paths("--ledger-from", &args.ledger_from);
     match &args.out_dir {
-        Some(folder) if !args.dry_run => files
-            .writes("--ledger", &args.ledger)
-            .replaces("--out-dir", folder)
-            .check(),
+        Some(folder) if !args.dry_run => {
+            files
+                .writes("--ledger", &args.ledger)
+                .replaces("--out-dir", folder)
+                .check()?;
+            refuse_unsplit(folder)
+        }
         _ => files.check(),
     }
+}
+
+/// Anybody may have written a train.jsonl: only beside a manifest it is a split's, which another may replace.
+fn refuse_unsplit(folder: &Path) -> anyhow::Result<()> {
+    let mut entries = match fs::read_dir(folder) {
+        Ok(entries) if !folder.join(MANIFEST).exists() => entries,
+        _ => return Ok(()), // of a folder that cannot be read the writing tells
+    };
+    let Some(entry) = entries.next() else {
+        return Ok(());
+    };
+    let name = entry
+        .with_context(|| folder.display().to_string())?
+        .file_name();
+    Err(anyhow!(
+        "{}: holds {} and no {MANIFEST}, so it is no split of this tool's; the folder would be replaced",
+        folder.display(),
+        name.display()
+    ))
+    .hint("choose a folder of its own, or move the file away")
 }
 
 fn write_all(

@@ -351,6 +351,29 @@ fn a_folder_with_other_files_is_left_alone() {
 }
 
 #[test]
+fn sets_that_no_split_wrote_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("sets");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("train.jsonl"), notes(20)).unwrap();
+    let got = run(tool().arg("--out-dir").arg(&out), &notes(20));
+    let said = text(&got.stderr);
+    assert_eq!(got.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("holds train.jsonl and no split.json"),
+        "{said}"
+    );
+    assert!(said.contains("hint: choose a folder of its own"), "{said}");
+    let left = fs::read_to_string(out.join("train.jsonl")).unwrap();
+    assert_eq!(left, notes(20));
+    fs::remove_file(out.join("train.jsonl")).unwrap();
+    for _ in 0..2 {
+        let got = run(tool().arg("--out-dir").arg(&out), &notes(20)); // an empty folder, then a split
+        assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
+    }
+}
+
+#[test]
 fn a_patient_of_the_fixed_set_is_kept_out_with_all_notes() {
     let note = |patient: usize, text: String| {
         let messages = serde_json::json!([
