@@ -53,12 +53,11 @@ fn check(args: &Args) -> anyhow::Result<()> {
         .reads_paths("--base", &tokens::base_files(&args.base))
         .reads_paths("--chat-template", &args.chat_template)
         .reads_paths("--ledger-from", &args.ledger_from);
-    match args.output_shards {
-        None => files.writes_main("-o", &args.output),
-        Some(_) => files.writes("-o", &write::outputs(args)),
-    }
-    .writes("--ledger", &args.ledger)
-    .check()?;
+    // Never over the only FILE: packed rows are no examples any more, and nothing gives those back.
+    files
+        .writes("-o", &write::outputs(args))
+        .writes("--ledger", &args.ledger)
+        .check()?;
     if args.output_shards.is_some() && args.output == Output::Stdout {
         return Err(anyhow!("--output-shards needs files to write"))
             .hint("-o train.safetensors writes train-00001-of-0000N.safetensors and so on");

@@ -154,3 +154,17 @@ fn a_reader_that_leaves_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((code(&output), stderr(&output)), (0, ""));
 }
+
+#[test]
+fn a_data_set_is_never_packed_over_itself() {
+    let (dir, base) = folder(&chats(3));
+    for more in [&[][..], &["--format", "jsonl"], &["--show-mask", "1"]] {
+        let flags = ["train.jsonl", "--base", &base, "-o", "./train.jsonl"];
+        let got = tool(dir.path(), &[&flags[..], more].concat());
+        let said = stderr(&got);
+        assert_eq!(code(&got), 2, "{said}");
+        assert!(said.contains("would replace FILE train.jsonl"), "{said}");
+        let left = fs::read_to_string(dir.path().join("train.jsonl")).unwrap();
+        assert_eq!(left, chats(3));
+    }
+}
