@@ -34,8 +34,8 @@ pub enum Example {
 pub struct Chat {
     /// In the order they were said.
     pub messages: Vec<Message>,
-    /// Functions the assistant may call, as JSON schemas; empty when there are none.
-    pub tools: Vec<Value>,
+    /// Functions the assistant may call, as JSON schemas. To a template an empty list is not none.
+    pub tools: Option<Vec<Value>>,
     /// Passed to the chat template as they are.
     pub chat_template_kwargs: Map<String, Value>,
 }
@@ -193,6 +193,33 @@ mod tests {
             chat.messages[0].tool_calls[0]["function"]["arguments"]["a"],
             1
         );
+    }
+
+    #[test]
+    fn an_empty_list_of_tools_is_not_none() {
+        let tools = |tools: &str| {
+            let line = format!(r#"{{"messages":[{{"role":"user","content":"a"}}]{tools}}}"#);
+            match Example::from_json(&line).unwrap() {
+                Example::Chat(chat) => chat.tools,
+                _ => panic!("a chat"),
+            }
+        };
+        assert_eq!(tools(""), None);
+        assert_eq!(tools(r#","tools":null"#), None);
+        assert_eq!(tools(r#","tools":[]"#), Some(Vec::new()));
+        assert_eq!(tools(r#","tools":"[]""#), Some(Vec::new()));
+    }
+
+    #[test]
+    fn what_a_template_is_always_given_is_no_variable_of_an_example() {
+        for name in ["messages", "tools", "add_generation_prompt"] {
+            let said = error(&format!(
+                r#"{{"messages":[{{"role":"user","content":"a"}}],"chat_template_kwargs":{{"{name}":1}}}}"#
+            ));
+            let expected =
+                format!("chat_template_kwargs.{name} is what every template is given anyway");
+            assert_eq!(said, expected);
+        }
     }
 
     #[test]

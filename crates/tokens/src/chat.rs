@@ -8,7 +8,7 @@ use minijinja::value::{Serde, Value};
 use crate::encode::Encoder;
 use crate::mask::{self, Encoded, TrainOn};
 use crate::template::{self, Rendered, Template, refuse_marks};
-use crate::vocabulary::{TemplateSources, special_tokens};
+use crate::vocabulary::{Source, TemplateSources, special_tokens};
 use crate::{Date, Error, Fingerprint, Prompting, Vocabulary, turns};
 
 /// Tokens that end a turn in the families we know, where a base has them; its own `eos_token` and
@@ -45,10 +45,9 @@ pub struct ChatOptions {
 pub struct Chat {
     dir: PathBuf,
     encoder: Encoder,
-    template: Option<Template>,
-    tool_template: Option<Template>,
+    templates: Option<Templates>,
     /// The base's own, where another was given: both must render the same text.
-    own_template: Option<Template>,
+    own_templates: Option<Templates>,
     special_tokens: Vec<(String, String)>,
     bos_token_id: Option<u32>,
     eos_token_id: Option<u32>,
@@ -57,6 +56,28 @@ pub struct Chat {
     end_of_turn_ids: Vec<u32>,
     vocabulary: Vocabulary,
     date: Option<Date>,
+}
+
+/// The chat templates of a base, compiled.
+struct Templates {
+    default: Template,
+    tool_use: Option<Template>,
+}
+
+impl Templates {
+    fn new(sources: &TemplateSources, date: Option<Date>) -> Result<Templates, Error> {
+        let compile = |source: &Source| Template::new(&source.name, &source.text, date);
+        Ok(Templates {
+            default: compile(&sources.default)?,
+            tool_use: sources.tool_use.as_ref().map(compile).transpose()?,
+        })
+    }
+
+    /// As in transformers, a list of tools asks for the other one even if it is empty.
+    fn of(&self, chat: &dataset::Chat) -> &Template {
+        let tool_use = self.tool_use.as_ref().filter(|_| chat.tools.is_some());
+        tool_use.unwrap_or(&self.default)
+    }
 }
 
 impl Chat {
@@ -78,19 +99,10 @@ impl Chat {
         if own_sources.is_none() {
             vocabulary.fingerprint.template = sources.map(TemplateSources::fingerprint);
         }
-        let compile = |sources: Option<&TemplateSources>, source: Option<&String>| {
-            let name = sources.map_or("", |sources| &sources.name);
-            source
-                .map(|source| Template::new(name, source, date))
-                .transpose()
-        };
-        let template = compile(sources, sources.map(|sources| &sources.default))?;
-        let tool_template = compile(
-            sources,
-            sources.and_then(|sources| sources.tool_use.as_ref()),
-        )?;
-        let own_source = own_sources.as_ref().filter(|_| given.is_some());
-        let own_template = compile(own_source, own_source.map(|sources| &sources.default))?;
+        let compile = |sources: &TemplateSources| Templates::new(sources, date);
+        let templates = sources.map(compile).transpose()?;
+        let own_sources = own_sources.as_ref().filter(|_| given.is_some());
+        let own_templates = own_sources.map(compile).transpose()?;
 
         let special_tokens = special_tokens(dir)?;
         let special_id = |name: &str| {
@@ -112,9 +124,8 @@ impl Chat {
         Ok(Chat {
             dir: dir.to_owned(),
             encoder,
-            template,
-            tool_template,
-            own_template,
+            templates,
+            own_templates,
             special_tokens,
             bos_token_id,
             eos_token_id,
@@ -158,22 +169,17 @@ impl Chat {
     }
 
     fn variables(&self, messages: &[Value], chat: &dataset::Chat, prompt: bool) -> Value {
-        let tools = (!chat.tools.is_empty()).then_some(&chat.tools);
         template::variables(
             &self.special_tokens,
             &chat.chat_template_kwargs,
             Value::from(messages.to_vec()),
-            Value::from(Serde(tools)),
+            Value::from(Serde(&chat.tools)),
             prompt,
         )
     }
 
     fn template(&self, chat: &dataset::Chat) -> Result<&Template, Error> {
-        let tool_template = self
-            .tool_template
-            .as_ref()
-            .filter(|_| !chat.tools.is_empty());
-        let template = tool_template.or(self.template.as_ref());
+        let template = self.templates.as_ref().map(|templates| templates.of(chat));
         template.ok_or_else(|| Error::NoTemplate {
             dir: self.dir.clone(),
         })
@@ -225,7 +231,8 @@ impl Chat {
         }
         let messages = values(&chat.messages);
         let rendered = self.render_values(&messages, chat, false)?;
-        if let Some(own) = &self.own_template {
+        if let Some(own) = &self.own_templates {
+            let own = own.of(chat);
             let own_text = own.render(&self.variables(&messages, chat, false))?.text;
             if own_text != rendered.text {
                 let (given, own) = (template.name().to_owned(), own.name().to_owned());
@@ -330,8 +337,11 @@ impl Chat {
     /// The date that was given or is the base's own, if the template prints it: what it was trained on
     /// it is to be asked with.
     pub fn date(&self) -> Option<Date> {
-        let mut templates = self.template.iter().chain(&self.tool_template);
-        self.date.filter(|_| templates.any(Template::prints_date))
+        let templates = self.templates.as_ref()?;
+        let mut both = [Some(&templates.default), templates.tool_use.as_ref()]
+            .into_iter()
+            .flatten();
+        self.date.filter(|_| both.any(Template::prints_date))
     }
 
     /// Rows of the base's embedding.

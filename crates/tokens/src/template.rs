@@ -202,8 +202,8 @@ fn reason(error: &minijinja::Error) -> String {
     }
 }
 
-/// The variables transformers passes: special tokens, then the example's own arguments, then the
-/// four it always sets.
+/// The variables transformers passes: special tokens, then the example's own arguments, `documents`
+/// perhaps among them, then the three it always sets.
 pub fn variables(
     special_tokens: &[(String, String)],
     arguments: &serde_json::Map<String, serde_json::Value>,
@@ -220,11 +220,11 @@ pub fn variables(
     let fixed = [
         ("messages", messages),
         ("tools", tools),
-        ("documents", Value::from(())),
         ("add_generation_prompt", Value::from(add_generation_prompt)),
     ];
     let fixed = fixed
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value));
-    Value::from_pairs(special.chain(arguments).chain(fixed))
+    let documents = [("documents".to_owned(), Value::from(()))];
+    Value::from_pairs(special.chain(documents).chain(arguments).chain(fixed))
 }

@@ -43,6 +43,8 @@ impl Fingerprint {
 /// whether they are there or not, and its weights.
 pub fn base_files(dir: &Path) -> Vec<PathBuf> {
     let of_tokens = [
+        "additional_chat_templates/default.jinja",
+        "additional_chat_templates/tool_use.jinja",
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
@@ -115,45 +117,67 @@ impl Vocabulary {
     }
 }
 
-/// The chat template of a base folder as text, and the file it came from.
+/// The chat templates of a base folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TemplateSources {
+    pub default: Source,
+    /// Used instead when the conversation brings a list of tools.
+    pub tool_use: Option<Source>,
+}
+
+/// A template as text, and the file it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
     pub name: String,
-    pub default: String,
-    /// Used instead when the conversation brings tools.
-    pub tool_use: Option<String>,
+    pub text: String,
 }
 
 impl TemplateSources {
-    /// `chat_template.jinja` goes before `tokenizer_config.json`, as in transformers.
+    /// As in transformers, files go before `tokenizer_config.json`: `chat_template.jinja`, and those of
+    /// `additional_chat_templates/` that it uses unasked.
     pub fn read(dir: &Path) -> Result<Option<TemplateSources>, Error> {
-        let path = dir.join("chat_template.jinja");
-        if let Some(bytes) = read(&path)? {
-            return TemplateSources::from_text(&path, bytes).map(Some);
+        let jinja = dir.join("chat_template.jinja");
+        let additional =
+            |name: &str| Source::read(&dir.join("additional_chat_templates").join(name));
+        let tool_use = additional("tool_use.jinja")?;
+        let default = match additional("default.jinja")? {
+            None => Source::read(&jinja)?,
+            default => default,
+        };
+        match (default, &tool_use) {
+            (Some(default), _) => return Ok(Some(TemplateSources { default, tool_use })),
+            (None, Some(tool_use)) => {
+                return Err(Error::Base {
+                    path: jinja,
+                    reason: format!("is missing, and {} is for tools alone", tool_use.name),
+                });
+            }
+            (None, None) => {}
         }
         let path = dir.join("tokenizer_config.json");
         let Some(config) = read_json(&path)? else {
             return Ok(None);
         };
-        let name = path.display().to_string();
+        let source = |text: &str| Source {
+            name: path.display().to_string(),
+            text: text.to_owned(),
+        };
         match config.get("chat_template") {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(default)) => Ok(Some(TemplateSources {
-                name,
-                default: default.clone(),
+                default: source(default),
                 tool_use: None,
             })),
             Some(Value::Array(named)) => {
                 let find = |wanted: &str| {
                     let entry = named.iter().find(|entry| entry["name"] == wanted)?;
-                    Some(entry["template"].as_str()?.to_owned())
+                    Some(source(entry["template"].as_str()?))
                 };
                 let default = find("default").ok_or_else(|| Error::Base {
                     path: path.clone(),
                     reason: "chat_template is a list without a template named \"default\"".into(),
                 })?;
                 Ok(Some(TemplateSources {
-                    name,
                     default,
                     tool_use: find("tool_use"),
                 }))
@@ -167,30 +191,37 @@ impl TemplateSources {
 
     /// A template file given instead of the base's own.
     pub fn from_file(path: &Path) -> Result<TemplateSources, Error> {
-        let bytes = fs::read(path).map_err(|source| Error::Io {
+        let default = Source::read(path)?.ok_or_else(|| Error::Io {
             path: path.to_owned(),
-            source,
-        })?;
-        TemplateSources::from_text(path, bytes)
-    }
-
-    fn from_text(path: &Path, bytes: Vec<u8>) -> Result<TemplateSources, Error> {
-        let default = String::from_utf8(bytes).map_err(|error| Error::Base {
-            path: path.to_owned(),
-            reason: format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()),
+            source: ErrorKind::NotFound.into(),
         })?;
         Ok(TemplateSources {
-            name: path.display().to_string(),
             default,
             tool_use: None,
         })
     }
 
     pub fn fingerprint(&self) -> String {
+        let default = &self.default.text;
         match &self.tool_use {
-            None => sha256(self.default.as_bytes()),
-            Some(tool_use) => sha256(format!("{}\0{tool_use}", self.default).as_bytes()),
+            None => sha256(default.as_bytes()),
+            Some(tool_use) => sha256(format!("{default}\0{}", tool_use.text).as_bytes()),
         }
+    }
+}
+
+impl Source {
+    /// None where there is no such file.
+    fn read(path: &Path) -> Result<Option<Source>, Error> {
+        let Some(bytes) = read(path)? else {
+            return Ok(None);
+        };
+        let text = String::from_utf8(bytes).map_err(|error| Error::Base {
+            path: path.to_owned(),
+            reason: format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()),
+        })?;
+        let name = path.display().to_string();
+        Ok(Some(Source { name, text }))
     }
 }
 

@@ -54,6 +54,13 @@ fn dialogue(said: &[&str]) -> Example {
     })
 }
 
+fn with_tools(example: &Example, tools: Option<Vec<serde_json::Value>>) -> Example {
+    match example.clone() {
+        Example::Chat(chat) => Example::Chat(dataset::Chat { tools, ..chat }),
+        other => other,
+    }
+}
+
 /// The stretches that are learned, as text.
 fn learned(chat: &Chat, encoded: &Encoded) -> Vec<String> {
     let mut stretches: Vec<Vec<u32>> = Vec::new();
@@ -202,6 +209,8 @@ const LLAMA_LIKE: &str = "{{ bos_token }}{% for message in messages %}\
 <|{{ message.role }}|>\n\n{{ message.content | trim }}<|eot|>{% endfor %}\
 {% if add_generation_prompt %}<|assistant|>\n\n{% endif %}";
 
+const LLAMA_TOKENS: &str = r#"{"bos_token": "<|begin|>", "eos_token": "<|eot|>"}"#;
+
 #[test]
 fn a_template_in_the_manner_of_llama_begins_once_and_ends_each_turn() {
     let special = r#"{"bos_token": {"content": "<|begin|>"}, "eos_token": "<|endoftext|>"}"#;
@@ -349,6 +358,82 @@ fn a_given_template_must_render_as_the_bases_own() {
         .example(&example, TrainOn::All)
         .unwrap_err();
     assert!(matches!(error, Error::TemplateDiffers { .. }), "{error}");
+}
+
+#[test]
+fn a_given_template_is_held_against_the_bases_own_for_tools_where_there_are_tools() {
+    let (dir, _) = base_with(LLAMA_LIKE, LLAMA_TOKENS);
+    let additional = dir.path().join("additional_chat_templates");
+    fs::create_dir(&additional).unwrap();
+    let for_tools = LLAMA_LIKE.replace("}}<|eot|>", "}} tools: {{ tools | tojson }}<|eot|>");
+    fs::write(additional.join("tool_use.jinja"), &for_tools).unwrap();
+    let path = dir.path().join("training.jinja");
+    let options = ChatOptions {
+        chat_template: Some(path.clone()),
+        ..Default::default()
+    };
+    let example = with_tools(&dialogue(&["a", "b"]), Some(vec!["f".into()]));
+    fs::write(&path, LLAMA_LIKE).unwrap();
+    let given = Chat::open_with(dir.path(), &options).unwrap();
+    let error = given.example(&example, TrainOn::All).unwrap_err();
+    assert!(
+        matches!(&error, Error::TemplateDiffers { own, .. } if own.ends_with("tool_use.jinja")),
+        "{error}"
+    );
+    assert!(given.example(&dialogue(&["a", "b"]), TrainOn::All).is_ok());
+    fs::write(&path, for_tools).unwrap();
+    let given = Chat::open_with(dir.path(), &options).unwrap();
+    assert!(given.example(&example, TrainOn::All).is_ok());
+}
+
+#[test]
+fn templates_of_their_own_files_are_read_as_transformers_reads_them() {
+    let (dir, plain) = base_with("plain", LLAMA_TOKENS);
+    let additional = dir.path().join("additional_chat_templates");
+    fs::create_dir(&additional).unwrap();
+    fs::write(additional.join("rag.jinja"), "{% not looked at").unwrap();
+    let unchanged = Chat::open(dir.path()).unwrap();
+    assert_eq!(unchanged.fingerprint(), plain.fingerprint());
+    fs::write(
+        additional.join("tool_use.jinja"),
+        "with {{ tools | length }}",
+    )
+    .unwrap();
+    let chat = Chat::open(dir.path()).unwrap();
+    assert_ne!(chat.fingerprint(), plain.fingerprint());
+    for (tools, text) in [
+        (None, "plain"),
+        (Some(vec![]), "with 0"),
+        (Some(vec!["f".into()]), "with 1"),
+    ] {
+        let Example::Chat(asked) = with_tools(&dialogue(&["a"]), tools) else {
+            panic!("a chat")
+        };
+        assert_eq!(chat.render_chat(&asked, false).unwrap().text, text);
+    }
+    fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
+    let error = Chat::open(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("chat_template.jinja: is missing"), "{error}");
+}
+
+#[test]
+fn an_examples_own_variables_reach_the_template_documents_too() {
+    let (_dir, chat) = base_with(
+        "{{ documents | tojson }} {{ tools is none }} {{ thinks }}",
+        LLAMA_TOKENS,
+    );
+    let text = |kwargs: &str| {
+        let line = format!(r#"{{"messages":[{{"role":"user","content":"a"}}]{kwargs}}}"#);
+        let Example::Chat(asked) = example(&line) else {
+            panic!("a chat")
+        };
+        chat.render_chat(&asked, false).unwrap().text
+    };
+    assert_eq!(text(""), "null True ");
+    assert_eq!(
+        text(r#","tools":[],"chat_template_kwargs":{"documents":[{"text":"t"}],"thinks":true}"#),
+        r#"[{"text": "t"}] False True"#
+    );
 }
 
 #[test]

@@ -183,7 +183,7 @@ fn case(line: &str, number: usize) -> anyhow::Result<Case> {
     };
     let asked = serde_json::to_string(&(
         &prompt.messages,
-        &prompt.tools,
+        prompt.tools.as_deref().unwrap_or_default(),
         &prompt.chat_template_kwargs,
     ))?;
     let prompt_sha256 = hash([asked.as_str()]);

@@ -24,7 +24,7 @@ impl Example {
             return Ok(Example::Chat(Chat {
                 messages: all_messages(messages, "messages")?,
                 tools: tools(line.tools)?,
-                chat_template_kwargs: line.chat_template_kwargs.unwrap_or_default(),
+                chat_template_kwargs: template_variables(line.chat_template_kwargs)?,
             }));
         }
         match (line.prompt, line.completion, line.text) {
@@ -40,7 +40,7 @@ impl Example {
                     message.weight = Some(0); // only the completion is learned
                 }
                 messages.extend(all_messages(completion, "completion")?);
-                let chat_template_kwargs = line.chat_template_kwargs.unwrap_or_default();
+                let chat_template_kwargs = template_variables(line.chat_template_kwargs)?;
                 Ok(Example::Chat(Chat {
                     messages,
                     tools: tools(line.tools)?,
@@ -230,16 +230,28 @@ fn joined(parts: &[Map<String, Value>]) -> Result<String, String> {
 }
 
 /// A list, or a string that holds one, as some writers do to keep a column of one type.
-fn tools(written: Option<Value>) -> Result<Vec<Value>, Error> {
+fn tools(written: Option<Value>) -> Result<Option<Vec<Value>>, Error> {
     match written {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(tools)) => Ok(tools),
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(tools)) => Ok(Some(tools)),
         Some(Value::String(text)) => match members::exact(&text, "tools") {
-            Ok(Value::Array(tools)) => Ok(tools),
+            Ok(Value::Array(tools)) => Ok(Some(tools)),
             Ok(_) => Err(Error::shape("tools holds no list")),
             Err(what) => Err(Error::Shape(what)),
         },
         Some(_) => Err(Error::shape("tools is no list")),
+    }
+}
+
+/// The variables of a conversation's own; to transformers one of these names given twice is an error, too.
+fn template_variables(written: Option<Map<String, Value>>) -> Result<Map<String, Value>, Error> {
+    const GIVEN: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
+    let variables = written.unwrap_or_default();
+    match GIVEN.iter().find(|name| variables.contains_key(**name)) {
+        Some(name) => Err(Error::Shape(format!(
+            "chat_template_kwargs.{name} is what every template is given anyway"
+        ))),
+        None => Ok(variables),
     }
 }
 
