@@ -151,7 +151,7 @@ fn key(key: &Value) -> Result<String, Error> {
 }
 
 /// Python's float repr: shortest digits, exponent from 1e16 up and below 1e-4.
-pub(crate) fn float(value: f64) -> String {
+pub fn float(value: f64) -> String {
     if value.is_nan() {
         return "NaN".into();
     }

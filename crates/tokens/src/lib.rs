@@ -14,6 +14,7 @@ pub mod mask;
 pub mod packing;
 pub mod plain;
 pub mod prompting;
+mod python;
 pub mod shard;
 pub mod template;
 mod turns;

@@ -3,7 +3,8 @@
 //!
 //! `{% generation %}` is no tag minijinja knows. The source is rewritten so that the block becomes a
 //! filter block whose filter brackets its text with two noncharacters; they are taken out of the
-//! rendering again and leave the spans behind. Text that holds those characters is refused.
+//! rendering again and leave the spans behind. Text that holds those characters is refused. A `with`
+//! block inside keeps what is set there from the rest of the template, as transformers' block does.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,9 +14,8 @@ use dataset::python_json::tojson;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind};
-use minijinja_contrib::pycompat::unknown_method_callback;
 
-use crate::{Date, Error};
+use crate::{Date, Error, python};
 
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
@@ -54,7 +54,7 @@ impl Template {
             .build();
         environment.set_syntax(syntax.map_err(syntax_error)?);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_unknown_method_callback(unknown_method_callback);
+        python::add_to(&mut environment);
         environment.add_filter("tojson", tojson);
         environment.add_filter("__generation", |body: String| {
             format!("{OPEN}{body}{CLOSE}")
@@ -166,30 +166,91 @@ fn take_out_marks(marked: &str) -> Result<Rendered, Error> {
     Ok(Rendered { text, generation })
 }
 
-/// `{%- generation -%}` to `{%- filter __generation -%}`, whitespace marks kept.
+/// `{%- generation -%}` to `{%- filter __generation %}{% with -%}`, whitespace marks kept.
 fn generation_blocks_to_filters(source: &str) -> (String, bool) {
     let (mut rewritten, mut rest, mut found) = (String::with_capacity(source.len()), source, false);
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else {
+    while let Some(start) = rest
+        .find("{%")
+        .into_iter()
+        .chain(rest.find("{{"))
+        .chain(rest.find("{#"))
+        .min()
+    {
+        let Some(end) = tag_end(rest, start) else {
             break;
         };
-        let tag = &rest[start + 2..start + length];
-        let name = tag
-            .trim_start_matches(['-', '+'])
-            .trim_end_matches(['-', '+'])
-            .trim();
-        rewritten.push_str(&rest[..start + 2]);
-        match name {
-            "generation" => rewritten.push_str(&tag.replacen(name, "filter __generation", 1)),
-            "endgeneration" => rewritten.push_str(&tag.replacen(name, "endfilter", 1)),
+        let tag = &rest[start..end];
+        rewritten.push_str(&rest[..start]);
+        rest = &rest[end..];
+        match name_of(tag) {
+            "generation" => rewritten.push_str(&two_tags(tag, "filter __generation", "with")),
+            "endgeneration" => rewritten.push_str(&two_tags(tag, "endwith", "endfilter")),
+            "raw" => {
+                let length = raw_length(rest);
+                rewritten.push_str(tag);
+                rewritten.push_str(&rest[..length]);
+                rest = &rest[length..];
+            }
             _ => rewritten.push_str(tag),
         }
-        found |= name == "generation";
-        rewritten.push_str("%}");
-        rest = &rest[start + length + 2..];
+        found |= name_of(tag) == "generation";
     }
     rewritten.push_str(rest);
     (rewritten, found)
+}
+
+/// Where the comment, expression or statement that begins at `start` ends; what is quoted ends nothing.
+fn tag_end(source: &str, start: usize) -> Option<usize> {
+    let close = match &source[start..start + 2] {
+        "{#" => return Some(source[start..].find("#}")? + start + 2),
+        "{{" => "}}",
+        _ => "%}",
+    };
+    let (mut quote, mut is_escaped) = (None, false);
+    for (at, character) in source[start..].char_indices().skip(2) {
+        match quote {
+            Some(_) if is_escaped => is_escaped = false,
+            Some(_) if character == '\\' => is_escaped = true,
+            Some(open) if character == open => quote = None,
+            Some(_) => {}
+            None if matches!(character, '"' | '\'') => quote = Some(character),
+            None if source[start + at..].starts_with(close) => return Some(start + at + 2),
+            None => {}
+        }
+    }
+    None
+}
+
+/// What stands in a tag that is nothing but a word: `generation` of `{%- generation %}`.
+fn name_of(tag: &str) -> &str {
+    let inner = tag
+        .strip_prefix("{%")
+        .and_then(|tag| tag.strip_suffix("%}"));
+    inner
+        .unwrap_or_default()
+        .trim_start_matches(['-', '+'])
+        .trim_end_matches(['-', '+'])
+        .trim()
+}
+
+/// Two tags for one, which share its whitespace marks.
+fn two_tags(tag: &str, first: &str, second: &str) -> String {
+    let before = tag[2..].starts_with(['-', '+']).then_some(&tag[2..3]);
+    let after = tag[..tag.len() - 2]
+        .ends_with(['-', '+'])
+        .then(|| &tag[tag.len() - 3..tag.len() - 2]);
+    let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
+    format!("{{%{before} {first} %}}{{% {second} {after}%}}")
+}
+
+/// As far as the `{% endraw %}`, or all.
+fn raw_length(source: &str) -> usize {
+    let mut starts = source.match_indices("{%").map(|(start, _)| start);
+    let is_end = |start: &usize| {
+        let length = source[*start..].find("%}");
+        length.is_some_and(|length| name_of(&source[*start..start + length + 2]) == "endraw")
+    };
+    starts.find(is_end).unwrap_or(source.len())
 }
 
 fn reason(error: &minijinja::Error) -> String {

@@ -437,6 +437,31 @@ fn an_examples_own_variables_reach_the_template_documents_too() {
 }
 
 #[test]
+fn what_a_generation_block_sets_stays_in_it_and_what_is_raw_is_no_block() {
+    let template = "{% set said = 'none' %}{%- raw %}{% generation %}{% endraw -%}\
+        {{ '{% generation %}' }}{# {% generation %} #}{% for message in messages %}\
+        {%- generation -%} {% set said = message.content %}{{ said }}<|im_end|> {%- endgeneration -%}\
+        ({{ said }}){% endfor %}";
+    let (_dir, chat) = base_with(template, CHATML_TOKENS);
+    let asked = dataset::Chat {
+        messages: vec![Message::new(Role::Assistant, "a")],
+        ..Default::default()
+    };
+    // As transformers 5.23 renders it.
+    let rendered = chat.render_chat(&asked, false).unwrap();
+    assert_eq!(
+        rendered.text,
+        "{% generation %}{% generation %}a<|im_end|>(none)"
+    );
+    let spans: Vec<&str> = rendered
+        .generation
+        .iter()
+        .map(|span| &rendered.text[span.clone()])
+        .collect();
+    assert_eq!(spans, ["a<|im_end|>"]);
+}
+
+#[test]
 fn of_a_completion_the_prompt_is_context_and_the_end_is_learned() {
     let chat = base();
     let encoded = chat
