@@ -270,6 +270,7 @@ impl Chat {
             &tokens,
             &turns,
             &self.end_of_turn_ids,
+            |id| self.encoder.is_added(id),
             template.name(),
         )?;
         Ok(Encoded {

@@ -32,6 +32,8 @@ pub(crate) struct Tokens {
 pub(crate) struct Encoder {
     tokenizer: Tokenizer,
     specials: Specials,
+    /// Ids of the added tokens, ascending.
+    added: Vec<u32>,
     cuts_at_spaces: bool,
     stretches: Cache,
     words: Cache,
@@ -57,13 +59,21 @@ impl Encoder {
         // Some tokenizer.json files cut or pad to a fixed length; data is never cut in silence.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(broken)?;
+        let mut added: Vec<u32> = tokenizer.get_added_tokens_decoder().into_keys().collect();
+        added.sort_unstable();
         Ok(Encoder {
+            added,
             specials: Specials::of(&tokenizer),
             cuts_at_spaces: cuts_at_spaces(&tokenizer),
             stretches: Cache::new(STRETCHES),
             words: Cache::new(WORDS),
             tokenizer,
         })
+    }
+
+    /// Is this no token of the model's, but one that is matched in the raw text?
+    pub fn is_added(&self, id: u32) -> bool {
+        self.added.binary_search(&id).is_ok()
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {

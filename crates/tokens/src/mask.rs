@@ -18,17 +18,27 @@ pub enum TrainOn {
     Last,
 }
 
-/// Marks the tokens that touch a turn's span, less the whitespace after its end-of-turn token.
+/// Marks the tokens that touch a turn's span, less the whitespace after its end-of-turn token and the
+/// prompt's last token where that took in the spaces the answer begins with: an added token of `rstrip`.
 pub(crate) fn loss_mask(
     text: &str,
     tokens: &Tokens,
     turns: &[Turn],
     end_of_turn: &[u32],
+    is_added: impl Fn(u32) -> bool,
     template: &str,
 ) -> Result<Vec<u8>, Error> {
     let mut loss_mask = vec![0; tokens.ids.len()];
     for turn in turns {
         let mut targets = touching(tokens, &turn.span);
+        let is_of_prompt = |token: usize| {
+            let (from, to) = tokens.offsets[token];
+            let said_to = from + text[from..to].trim_end().len();
+            from < turn.span.start && said_to <= turn.span.start && is_added(tokens.ids[token])
+        };
+        while targets.clone().next().is_some_and(is_of_prompt) {
+            targets.start += 1;
+        }
         while let Some(last) = targets.clone().next_back()
             && !end_of_turn.contains(&tokens.ids[last])
         {

@@ -461,6 +461,36 @@ fn what_a_generation_block_sets_stays_in_it_and_what_is_raw_is_no_block() {
     assert_eq!(spans, ["a<|im_end|>"]);
 }
 
+/// A base whose token takes in the white space on one side of it.
+fn base_with_a_greedy_token(side: &str, content: &str) -> (tempfile::TempDir, Chat) {
+    let template = LLAMA_LIKE.replace(" | trim", "").replace("\n\n", "\n");
+    let (dir, _) = base_with(&template, LLAMA_TOKENS);
+    let path = dir.path().join("tokenizer.json");
+    let mut tokenizer: serde_json::Value =
+        serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+        token[side] = (token["content"] == content).into();
+    }
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let chat = Chat::open(dir.path()).unwrap();
+    (dir, chat)
+}
+
+#[test]
+fn a_token_that_takes_in_the_spaces_after_it_is_still_the_prompts() {
+    let (_dir, chat) = base_with_a_greedy_token("rstrip", "<|assistant|>");
+    for answer in ["b", "  b"] {
+        let encoded = chat
+            .example(&dialogue(&["a", answer]), TrainOn::All)
+            .unwrap();
+        assert_eq!(learned(&chat, &encoded), ["b<|eot|>"], "{answer:?}");
+    }
+    // The end of an empty answer that takes in what stands before it is no prompt's.
+    let (_dir, chat) = base_with_a_greedy_token("lstrip", "<|eot|>");
+    let encoded = chat.example(&dialogue(&["a", ""]), TrainOn::All).unwrap();
+    assert_eq!(learned(&chat, &encoded), ["<|eot|>"]);
+}
+
 #[test]
 fn of_a_completion_the_prompt_is_context_and_the_end_is_learned() {
     let chat = base();
