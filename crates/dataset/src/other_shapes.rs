@@ -109,7 +109,7 @@ fn tokens(line: &str, findings: &mut Findings) {
         Ok(segments) => {
             if segments
                 .iter()
-                .any(|segment| segment.supervised_tokens() == 0)
+                .all(|segment| segment.supervised_tokens() == 0)
             {
                 findings.add(Rule::NothingToLearn, || "no label is learned".into());
             }

@@ -755,7 +755,11 @@ fn lines_of_token_ids_are_read_as_tokenize_pack_reads_them() {
         ),
         (
             r#""seq_lengths": [2, 1], "token_type_ids": [0, 0, 0]"#,
-            Some("no label is learned"),
+            None,
+        ),
+        (
+            r#""seq_lengths": [1, 2], "token_type_ids": [0, 0, 0]"#,
+            Some("no label is learned"), // the first of a segment is no target
         ),
         (
             r#""seq_lengths": [2]"#,

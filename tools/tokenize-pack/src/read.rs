@@ -100,7 +100,7 @@ impl Reader {
             let examples = Pretokenized::parse(line)?.segments(Some(self.vocab_size()))?;
             if examples
                 .iter()
-                .any(|example| example.supervised_tokens() == 0)
+                .all(|example| example.supervised_tokens() == 0)
             {
                 bail!("no token of this line would be learned: its labels are all -100");
             }

@@ -56,6 +56,27 @@ fn what_a_line_says_of_itself_is_passed_over() {
 }
 
 #[test]
+fn a_line_is_packed_if_one_of_its_segments_is_learned() {
+    let row = |labels: &str| {
+        format!(r#"{{"input_ids": [5, 6, 7, 8], "labels": {labels}, "seq_lengths": [2, 2]}}"#)
+    };
+    let packed = |labels: &str| {
+        let (dir, base) = folder(&row(labels));
+        let flags = ["train.jsonl", "--base", &base, "--format", "jsonl"];
+        let output = tool(dir.path(), &flags);
+        (code(&output), stderr(&output).to_owned())
+    };
+    let (status, said) = packed("[-100, -100, -100, 8]");
+    assert_eq!(status, 0, "{said}");
+    let (status, said) = packed("[-100, -100, 7, -100]"); // the first of a segment is no target
+    assert_eq!(status, 2);
+    assert!(
+        said.contains("no token of this line would be learned"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_chat_that_speaks_of_token_ids_is_a_chat() {
     let chat = chats(1);
     let plain = chat.trim_end().strip_prefix('{').unwrap();
