@@ -60,6 +60,11 @@ impl Piece {
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
+
+    /// Is this not all of its example? `lengths` are those that were packed.
+    pub fn is_cut_from(&self, lengths: &[u32]) -> bool {
+        self.tokens != (0..lengths[self.example as usize])
+    }
 }
 
 /// Rows of pieces, flat: row `i` is `pieces[row_offsets[i]..row_offsets[i + 1]]`.

@@ -3,17 +3,20 @@
 //! A line is noted when it is read and written down when packing has decided its row.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use cli::{Input, Output, OutputWriter};
 use dataset::ledger;
-use tokens::Rows;
+use tokens::{Packing, Rows};
 
 use crate::args::Args;
 use crate::read::Place;
 use crate::write::lies_in;
 
-/// Rules that cost a line its place here; the other tools' ledgers have more.
+/// Rules that cost a line its place here, or its end, or its being in one piece; the other tools' ledgers
+/// have more.
 const TOO_LONG: &str = "too_long";
+const SPLIT: &str = "split";
 const BLANK_LINE: &str = "blank_line";
 const NAMED: usize = 5; // places in the report before "and n more"
 
@@ -92,12 +95,18 @@ impl Ledger {
         }
     }
 
-    /// Writes a row for every line. The n-th segment kept is the n-th example of `rows`.
-    pub fn finish(mut self, args: &Args, rows: &Rows) -> anyhow::Result<Option<OutputWriter>> {
+    /// Writes a row for every line. The n-th segment kept is the n-th example of `rows`, and has the n-th
+    /// of `lengths`.
+    pub fn finish(
+        mut self,
+        args: &Args,
+        rows: &Rows,
+        lengths: &[u32],
+    ) -> anyhow::Result<Option<OutputWriter>> {
         if !self.is_wanted {
             return Ok(None);
         }
-        let row_of = first_rows(rows);
+        let first = FirstPieces::of(rows, lengths, args.packing.into());
         let mut example = 0;
         for (file, start) in self.starts.iter().enumerate() {
             let end = self.starts.get(file + 1).copied();
@@ -110,22 +119,26 @@ impl Ledger {
                 }
                 let is_kept = |noted: &&Noted| matches!(noted.fate, Fate::Kept | Fate::Truncated);
                 let kept = segments.iter().filter(is_kept).count();
-                let row = row_of.get(example).copied().unwrap_or(0) as usize;
+                let row = first.rows.get(example).copied().unwrap_or(0) as usize;
                 let (output, output_line) = lies_in(args, rows.len(), row);
                 let output = &output.name();
+                let is_cut = first.is_any_cut(example..example + kept);
                 example += kept;
+                let truncated = |rule| ledger::Fate::Truncated {
+                    rule,
+                    output,
+                    output_line,
+                };
                 let fate = if segments[0].fate == Fate::Blank {
                     ledger::Fate::Dropped { rule: BLANK_LINE }
                 } else if kept == 0 {
                     ledger::Fate::Dropped { rule: TOO_LONG }
-                } else if segments.iter().all(|noted| noted.fate == Fate::Kept) {
-                    ledger::Fate::Kept {
-                        output,
-                        output_line,
-                    }
+                } else if segments.iter().any(|noted| noted.fate != Fate::Kept) {
+                    truncated(TOO_LONG)
+                } else if is_cut {
+                    truncated(SPLIT)
                 } else {
-                    ledger::Fate::Truncated {
-                        rule: TOO_LONG,
+                    ledger::Fate::Kept {
                         output,
                         output_line,
                     }
@@ -137,20 +150,35 @@ impl Ledger {
     }
 }
 
-/// For every example the row its first piece is in.
-fn first_rows(rows: &Rows) -> Vec<u32> {
-    let examples = rows
-        .pieces
-        .iter()
-        .map(|piece| piece.example as usize + 1)
-        .max();
-    let mut row_of = vec![0; examples.unwrap_or(0)];
-    for row in 0..rows.len() {
-        for piece in rows.row(row).iter().filter(|piece| piece.tokens.start == 0) {
-            row_of[piece.example as usize] = row as u32;
+/// Of every example: in which row its first piece is, and, where packing cuts, whether more follow it.
+struct FirstPieces {
+    rows: Vec<u32>,
+    are_cut: Vec<bool>,
+}
+
+impl FirstPieces {
+    fn of(rows: &Rows, lengths: &[u32], packing: Packing) -> FirstPieces {
+        let may_be_cut = if packing.splits() { lengths.len() } else { 0 };
+        let mut first = FirstPieces {
+            rows: vec![0; lengths.len()],
+            are_cut: vec![false; may_be_cut],
+        };
+        for row in 0..rows.len() {
+            for piece in rows.row(row).iter().filter(|piece| piece.tokens.start == 0) {
+                let example = piece.example as usize;
+                first.rows[example] = row as u32;
+                if let Some(is_cut) = first.are_cut.get_mut(example) {
+                    *is_cut = piece.is_cut_from(lengths);
+                }
+            }
         }
+        first
     }
-    row_of
+
+    fn is_any_cut(&self, examples: Range<usize>) -> bool {
+        let are_cut = self.are_cut.get(examples);
+        are_cut.is_some_and(|are_cut| are_cut.contains(&true))
+    }
 }
 
 impl Cases {

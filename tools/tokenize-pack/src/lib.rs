@@ -80,7 +80,7 @@ fn pack_all(args: &Args, reader: Reader) -> anyhow::Result<()> {
     let folder = scratch_folder(&args.output);
     let spilling = || format!("writing to {}", folder.display());
     let mut spill = spill::Writer::create(&folder).with_context(spilling)?;
-    let mut came_encoded = true;
+    let (mut came_encoded, mut targets) = (true, 0);
     reader.each_line(&args.files, |place, line| {
         match line {
             Line::Blank => ledger.note(place, Fate::Blank),
@@ -92,6 +92,7 @@ fn pack_all(args: &Args, reader: Reader) -> anyhow::Result<()> {
                 came_encoded &= is_pretokenized;
                 for example in examples {
                     if let Some(example) = keep(example, place, args, &mut ledger)? {
+                        targets += example.supervised_tokens();
                         spill.push(&example).with_context(spilling)?;
                     }
                 }
@@ -128,8 +129,9 @@ fn pack_all(args: &Args, reader: Reader) -> anyhow::Result<()> {
     );
     meta.date = date;
     let written = write::packed(args, &meta, &rows, &spill)?;
-    report::print(&meta, spill.lengths(), &ledger);
-    let ledger = ledger.finish(args, &rows)?; // a foreign one stops the run with nothing written
+    let lost = targets - meta.counts.supervised_tokens;
+    report::print(&meta, &rows, spill.lengths(), lost, &ledger);
+    let ledger = ledger.finish(args, &rows, spill.lengths())?; // a foreign one stops the run with nothing written
     cli::publish(ledger.into_iter().chain(written), None)
 }
 

@@ -1,10 +1,11 @@
 //! What came of the packing, for the person at the terminal.
 
-use tokens::{Meta, Packing};
+use tokens::{Meta, Packing, Rows};
 
 use crate::ledger::Ledger;
 
-pub fn print(meta: &Meta, lengths: &[u32], ledger: &Ledger) {
+/// `lost`: targets that are none any more, for a cut makes them the first of a piece.
+pub fn print(meta: &Meta, rows: &Rows, lengths: &[u32], lost: usize, ledger: &Ledger) {
     let counts = &meta.counts;
     cli::note(format_args!(
         "{} examples, {} tokens, {} of them learned ({:.1} %)",
@@ -28,6 +29,11 @@ pub fn print(meta: &Meta, lengths: &[u32], ledger: &Ledger) {
         );
     }
     cli::note(line);
+    let first = rows.pieces.iter().filter(|piece| piece.tokens.start == 0);
+    let cut = first.filter(|piece| piece.is_cut_from(lengths)).count();
+    if cut > 0 {
+        cli::note(format_args!("{cut} examples cut, {lost} targets lost"));
+    }
     if ledger.truncated.count > 0 {
         cli::note(format_args!(
             "truncated, too long: {}",

@@ -196,6 +196,33 @@ fn a_ledger_goes_to_standard_output_too() {
 }
 
 #[test]
+fn what_packing_cuts_is_told_and_is_not_called_kept() {
+    let (dir, base) = folder(&chats(14));
+    for packing in ["bfd_split", "wrapped"] {
+        let flags = ["train.jsonl", "--base", &base, "--max-seq-length", "48"];
+        let more = ["--packing", packing, "--ledger", "l.csv", "-o", "t.st"];
+        let output = tool(dir.path(), &[&flags[..], &more].concat());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let shard = Shard::open(&dir.path().join("t.st")).unwrap();
+        let counts = shard.meta().counts;
+        let ledger = fs::read_to_string(dir.path().join("l.csv")).unwrap();
+        let cut = ledger.matches(",truncated,split,t.st,").count();
+        assert_eq!(cut + ledger.matches(",kept,,t.st,").count(), 14);
+        assert!(cut > 0 && counts.sequences > 14);
+        let whole = ["train.jsonl", "--base", &base, "-o", "whole.st"];
+        assert_eq!(code(&tool(dir.path(), &whole)), 0);
+        let whole = Shard::open(&dir.path().join("whole.st")).unwrap();
+        let lost = whole.meta().counts.supervised_tokens - counts.supervised_tokens;
+        let told = format!("{cut} examples cut, {lost} targets lost");
+        assert!(
+            stderr(&output).contains(&told),
+            "{told}\n{}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
 fn a_look_at_the_mask_takes_no_flag_that_it_would_not_heed() {
     let (dir, base) = folder(&chats(3));
     for other in [["--ledger", "l.csv"], ["--output-shards", "2"]] {
