@@ -43,9 +43,9 @@ pub struct Args {
     /// the fixed date they carry]
     #[arg(long, value_name = "DATE")]
     pub date: Option<Date>,
-    /// Packed file for training, or JSONL of packed rows for pipes
-    #[arg(long, value_enum, default_value = "safetensors")]
-    pub format: Format,
+    /// Packed file for training, or JSONL of packed rows for pipes [default: safetensors]
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
     /// Take every N-th line from the I-th on, as one of N machines does: I/N
     #[arg(
         long,
@@ -64,9 +64,9 @@ pub struct Args {
     /// that the first tool read
     #[arg(long, value_name = "FILE", requires = "ledger")]
     pub ledger_from: Option<PathBuf>,
-    /// Instead of packing, show the first N examples token by token, what is learned marked;
-    /// a page if --output ends in .html
-    #[arg(long, value_name = "N", conflicts_with_all = ["ledger", "output_shards"])]
+    /// Instead of packing, show the first N examples token by token, what is learned marked, where
+    /// packing would cut them or why it would drop them; a page if --output ends in .html
+    #[arg(long, value_name = "N", conflicts_with_all = ["ledger", "output_shards", "format"])]
     pub show_mask: Option<usize>,
     /// Threads, 1 to 1024 [default: one a core]; the output is the same for any number
     #[arg(long, value_name = "N", value_parser = cli::threads())]
@@ -77,6 +77,12 @@ pub struct Args {
     #[command(flatten)]
     #[serde(flatten)]
     pub common: CommonArgs,
+}
+
+impl Args {
+    pub fn format(&self) -> Format {
+        self.format.unwrap_or(Format::Safetensors)
+    }
 }
 
 const EXAMPLES: &str = "\

@@ -69,7 +69,7 @@ fn check(args: &Args) -> anyhow::Result<()> {
             packing.name()
         );
     }
-    if args.show_mask.is_none() && args.format == Format::Safetensors {
+    if args.show_mask.is_none() && args.format() == Format::Safetensors {
         write::refuse_terminal(&args.output)?;
     }
     Ok(())
@@ -137,15 +137,33 @@ fn pack_all(args: &Args, reader: Reader) -> anyhow::Result<()> {
 
 /// Applies the policy for long examples, and records the fate.
 fn keep(
-    mut example: Encoded,
+    example: Encoded,
     place: Place,
     args: &Args,
     ledger: &mut Ledger,
 ) -> anyhow::Result<Option<Encoded>> {
+    let (fate, kept) = match fit(example, place, args)? {
+        Fit::Whole(example) => (Fate::Kept, Some(example)),
+        Fit::Truncated(example) => (Fate::Truncated, Some(example)),
+        Fit::Dropped => (Fate::Dropped, None),
+    };
+    ledger.note(place, fate);
+    Ok(kept)
+}
+
+/// What of an example goes on to be packed.
+enum Fit {
+    /// All. A packing that cuts will do so if it must.
+    Whole(Encoded),
+    Truncated(Encoded),
+    Dropped,
+}
+
+/// The policy for long examples.
+fn fit(mut example: Encoded, place: Place, args: &Args) -> anyhow::Result<Fit> {
     let (length, most) = (example.input_ids.len(), args.max_seq_length);
     if length <= most || Packing::from(args.packing).splits() {
-        ledger.note(place, Fate::Kept);
-        return Ok(Some(example));
+        return Ok(Fit::Whole(example));
     }
     match args.long.unwrap_or(Long::Drop) {
         Long::Error => {
@@ -158,29 +176,31 @@ fn keep(
             example.loss_mask.truncate(most);
             // Where the answer begins beyond the cut nothing is left to learn.
             if example.supervised_tokens() > 0 {
-                ledger.note(place, Fate::Truncated);
-                return Ok(Some(example));
+                return Ok(Fit::Truncated(example));
             }
         }
         Long::Drop => {}
     }
-    ledger.note(place, Fate::Dropped);
-    Ok(None)
+    Ok(Fit::Dropped)
 }
 
 fn nothing_left(args: &Args, ledger: &Ledger) -> anyhow::Result<()> {
-    let files: Vec<String> = args.files.iter().map(Input::name).collect();
     if ledger.dropped.count == 0 {
-        bail!(
-            "{}: no examples, so nothing is supervised",
-            files.join(", ")
-        );
+        return no_examples(args);
     }
     let dropped = ledger.dropped.summary();
     Err(anyhow!(
         "nothing is supervised: every example was dropped as too long: {dropped}"
     ))
     .hint(format!("--max-seq-length is {}", args.max_seq_length))
+}
+
+fn no_examples(args: &Args) -> anyhow::Result<()> {
+    let files: Vec<String> = args.files.iter().map(Input::name).collect();
+    bail!(
+        "{}: no examples, so nothing is supervised",
+        files.join(", ")
+    );
 }
 
 /// Beside the output, where there must be room for it anyway.

@@ -8,8 +8,11 @@ use cli::Output;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use tokens::{Chat, Encoded};
 
-use crate::args::Args;
+use crate::args::{Args, Packing};
 use crate::read::{Line, Place, Reader};
+use crate::{Fit, fit, no_examples};
+
+const CUT: &str = "✂";
 
 const LEARNED: [&str; 2] = ["\x1b[30;42m", "\x1b[30;102m"]; // black on green, on light green
 const CONTEXT: [&str; 2] = ["", "\x1b[2m"]; // plain, dim
@@ -18,6 +21,8 @@ const PLAIN: &str = "\x1b[0m";
 /// Runs of tokens that are all learned or all context.
 struct Run {
     is_learned: bool,
+    /// Packing puts what begins here into another row, or nowhere.
+    is_cut: bool,
     /// Text of each token; its id where there is no tokenizer.
     tokens: Vec<String>,
 }
@@ -27,17 +32,32 @@ struct Shown {
     runs: Vec<Run>,
 }
 
+/// An example as packing leaves it.
+struct Packed {
+    /// Of all its tokens, those that are cut off among them.
+    loss_mask: Vec<u8>,
+    /// Tokens before which it is cut.
+    cuts: Vec<usize>,
+    /// What is to be said of that.
+    note: String,
+}
+
 pub fn run(args: &Args, reader: &Reader, count: usize) -> anyhow::Result<()> {
-    let mut shown = Vec::new();
+    let (mut shown, mut before) = (Vec::new(), 0);
     if count > 0 {
         reader.each_line(&args.files, |place, line| {
             if let Line::Examples { examples, .. } = line {
                 for example in &examples {
-                    shown.push(one(args, reader, place, example)?);
+                    let packed = packed(args, place, example, before)?;
+                    before += example.input_ids.len();
+                    shown.push(one(args, reader, place, example, &packed)?);
                 }
             }
             Ok(shown.len() < count)
         })?;
+        if shown.is_empty() {
+            return no_examples(args);
+        }
     }
     let mut out = args.output.create()?;
     let is_page =
@@ -55,25 +75,76 @@ pub fn run(args: &Args, reader: &Reader, count: usize) -> anyhow::Result<()> {
     out.commit()
 }
 
-fn one(args: &Args, reader: &Reader, place: Place, example: &Encoded) -> anyhow::Result<Shown> {
+/// What packing makes of an example; `before` is how many tokens the examples before it have.
+fn packed(args: &Args, place: Place, example: &Encoded, before: usize) -> anyhow::Result<Packed> {
+    let (length, most) = (example.input_ids.len(), args.max_seq_length);
+    let (mut loss_mask, cuts, note) = match fit(example.clone(), place, args)? {
+        Fit::Dropped => (Vec::new(), Vec::new(), format!(", dropped: over {most}")),
+        Fit::Truncated(kept) => (
+            kept.loss_mask,
+            vec![most],
+            format!(", truncated: over {most}"),
+        ),
+        Fit::Whole(mut kept) => {
+            let first = match args.packing {
+                Packing::Bfd | Packing::None => length,
+                Packing::BfdSplit => most,
+                Packing::Wrapped => most - before % most,
+            };
+            let cuts: Vec<usize> = (first..length).step_by(most).collect();
+            for cut in &cuts {
+                kept.loss_mask[*cut] = 0; // the first of a row is no target
+            }
+            let note = match cuts.len() {
+                0 => String::new(),
+                cuts => format!(", cut into {} pieces", cuts + 1),
+            };
+            (kept.loss_mask, cuts, note)
+        }
+    };
+    loss_mask.resize(length, 0);
+    Ok(Packed {
+        loss_mask,
+        cuts,
+        note,
+    })
+}
+
+fn one(
+    args: &Args,
+    reader: &Reader,
+    place: Place,
+    example: &Encoded,
+    packed: &Packed,
+) -> anyhow::Result<Shown> {
     let mut runs: Vec<Run> = Vec::new();
     let mut at = 0;
     while at < example.input_ids.len() {
-        let is_learned = example.loss_mask[at] == 1;
-        let alike = example.loss_mask[at..]
-            .iter()
-            .take_while(|target| (**target == 1) == is_learned);
-        let end = at + alike.count();
+        let is_learned = packed.loss_mask[at] == 1;
+        let continues = |next: &usize| {
+            (packed.loss_mask[*next] == 1) == is_learned && !packed.cuts.contains(next)
+        };
+        let end = (at + 1..example.input_ids.len())
+            .take_while(continues)
+            .last();
+        let end = end.map_or(at, |last| last) + 1;
         runs.push(Run {
             is_learned,
+            is_cut: packed.cuts.contains(&at),
             tokens: texts(reader.chat(), &example.input_ids[at..end])?,
         });
         at = end;
     }
-    let (tokens, learned) = (example.input_ids.len(), example.supervised_tokens());
+    let learned = packed
+        .loss_mask
+        .iter()
+        .filter(|target| **target == 1)
+        .count();
     let title = format!(
-        "{}: {tokens} tokens, {learned} learned",
-        place.name(&args.files)
+        "{}: {} tokens, {learned} learned{}",
+        place.name(&args.files),
+        example.input_ids.len(),
+        packed.note
     );
     Ok(Shown { title, runs })
 }
@@ -104,6 +175,9 @@ fn texts(chat: Option<&Chat>, ids: &[u32]) -> anyhow::Result<Vec<String>> {
 fn write_text(out: &mut dyn Write, example: &Shown, colour: bool) -> std::io::Result<()> {
     writeln!(out, "── {}", example.title)?;
     for run in &example.runs {
+        if run.is_cut {
+            write!(out, "{CUT}")?;
+        }
         if colour {
             let shades = if run.is_learned { LEARNED } else { CONTEXT };
             for (token, shade) in run.tokens.iter().zip(shades.iter().cycle()) {
@@ -144,6 +218,7 @@ fn page(base: &Path, examples: &[Shown]) -> Markup {
                     h2 { (example.title) }
                     pre {
                         @for run in &example.runs {
+                            @if run.is_cut { (CUT) }
                             @for token in &run.tokens {
                                 span.learned[run.is_learned] { (token.replace('\n', "↵\n")) }
                             }

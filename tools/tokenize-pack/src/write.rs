@@ -50,7 +50,7 @@ pub fn packed(
         };
         let output = file_of(args, file);
         let mut out = output.create()?;
-        match args.format {
+        match args.format() {
             Format::Safetensors => shard::write(&mut out, &meta, &slice, spill)?,
             Format::Jsonl => lines(&mut out, &slice, spill)?,
         }

@@ -225,7 +225,11 @@ fn what_packing_cuts_is_told_and_is_not_called_kept() {
 #[test]
 fn a_look_at_the_mask_takes_no_flag_that_it_would_not_heed() {
     let (dir, base) = folder(&chats(3));
-    for other in [["--ledger", "l.csv"], ["--output-shards", "2"]] {
+    for other in [
+        ["--ledger", "l.csv"],
+        ["--output-shards", "2"],
+        ["--format", "jsonl"],
+    ] {
         let flags = ["train.jsonl", "--base", &base, "--show-mask", "1"];
         let output = tool(dir.path(), &[&flags[..], &other].concat());
         assert_eq!(code(&output), 2, "{other:?}");

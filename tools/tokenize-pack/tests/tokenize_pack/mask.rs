@@ -51,3 +51,74 @@ fn a_character_of_several_tokens_is_shown_whole() {
         "{shown}"
     );
 }
+
+#[test]
+fn the_mask_shows_what_packing_makes_of_long_examples() {
+    let (dir, base) = folder(&format!(
+        "{}{}",
+        line("what?", "E1"),
+        line("and?", &"one two ".repeat(30))
+    ));
+    let shown = |more: &[&str]| {
+        let flags = ["train.jsonl", "--base", &base, "--show-mask", "2"];
+        let length = ["--max-seq-length", "96"];
+        let output = tool(dir.path(), &[&flags[..], &length, more].concat());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let dropped = shown(&[]);
+    assert!(
+        dropped.contains(" tokens, 0 learned, dropped: over 96\n"),
+        "{dropped}"
+    );
+    assert_eq!(dropped.matches('⟦').count(), 1);
+    let truncated = shown(&["--long", "truncate"]);
+    assert!(
+        truncated.contains(" learned, truncated: over 96\n"),
+        "{truncated}"
+    );
+    assert!(truncated.contains("⟧✂"), "{truncated}");
+    for packing in ["bfd_split", "wrapped"] {
+        let cut = shown(&["--packing", packing]);
+        assert!(cut.contains("cut into 3 pieces\n"), "{cut}");
+        assert_eq!(cut.matches('✂').count(), 2, "{cut}");
+        let learned = |shown: &str| -> usize {
+            let learned = shown
+                .split(" learned")
+                .filter_map(|part| part.rsplit(' ').next());
+            learned
+                .filter_map(|count| count.parse::<usize>().ok())
+                .sum()
+        };
+        let flags = ["train.jsonl", "--base", &base, "--max-seq-length", "96"];
+        let packed = tool(
+            dir.path(),
+            &[&flags[..], &["--packing", packing, "-o", "t.st"]].concat(),
+        );
+        assert_eq!(code(&packed), 0, "{}", stderr(&packed));
+        let counts = Shard::open(&dir.path().join("t.st")).unwrap().meta().counts;
+        assert_eq!(learned(&cut), counts.supervised_tokens);
+    }
+    let flags = ["train.jsonl", "--base", &base, "--max-seq-length", "96"];
+    let error = ["--show-mask", "2", "--long", "error"];
+    let error = tool(dir.path(), &[&flags[..], &error].concat());
+    assert_eq!(code(&error), 2);
+    assert!(
+        stderr(&error).contains("train.jsonl:2: "),
+        "{}",
+        stderr(&error)
+    );
+}
+
+#[test]
+fn of_no_examples_no_mask_is_shown() {
+    let (dir, base) = folder("\n");
+    let flags = ["train.jsonl", "--base", &base, "--show-mask", "1"];
+    let output = tool(dir.path(), &flags);
+    assert_eq!(code(&output), 2);
+    assert!(
+        stderr(&output).contains("train.jsonl: no examples"),
+        "{}",
+        stderr(&output)
+    );
+}
