@@ -45,7 +45,8 @@ pub struct Args {
     /// Meet the ratios exactly, instead of in the long run
     #[arg(long, conflicts_with = "counts")]
     pub exact: bool,
-    /// Meet the ratios or counts for every value of this field
+    /// Meet the ratios or counts for every value of this field; of ratios each gets its own rounded up or
+    /// down, so that all together meet them, and the seed says who gets more
     #[arg(long, value_name = "FIELD")]
     pub stratify: Option<String>,
     /// Keep examples together that agree in this field, besides those with the same first question

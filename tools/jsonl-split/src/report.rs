@@ -29,6 +29,9 @@ pub struct Report {
 /// Less than this below its share a set is by chance in one run of three million.
 const FAR_BELOW: f64 = 5.0; // standard deviations
 
+/// A set that misses its share by more of it than this is worth a word.
+const OFF: f64 = 0.05;
+
 const BLIND_BITS: u64 = 0b11;
 
 #[derive(Serialize)]
@@ -113,9 +116,37 @@ impl Report {
                     "the file is small for these ratios; --exact meets them"
                 };
                 cli::note(format_args!("{split} is empty: {why}"));
+            } else {
+                self.tell_what_is_missed(*split, args);
             }
         }
         Ok(())
+    }
+
+    /// Ratios that were to be met exactly: where groups or small strata stand in the way.
+    fn tell_what_is_missed(&self, split: Split, args: &Args) {
+        if args.counts.is_some() || !(args.exact || args.stratify.is_some()) {
+            return;
+        }
+        let lines = self.lines[split as usize];
+        let expected = args.ratios.share(split) * self.lines.iter().sum::<u64>() as f64;
+        let off = (lines as f64 - expected).abs();
+        if off >= 2.0 && off > OFF * expected {
+            cli::note(format_args!(
+                "{split} holds {lines} examples, where its share is {expected:.0}: groups stay together"
+            ));
+        }
+        let without = self
+            .strata
+            .values()
+            .filter(|lines| lines[split as usize] == 0);
+        if let (Some(field), without @ 1..) = (&args.stratify, without.count()) {
+            cli::note(format_args!(
+                "{split} has no example of {without} of the {} values of {field}, which have too few for \
+                 these ratios; --counts asks for numbers",
+                self.strata.len()
+            ));
+        }
     }
 
     /// The number of examples that a split by hash should hold, where it holds so few that this is no

@@ -603,6 +603,33 @@ fn an_empty_set_is_told_with_a_way_out_that_has_not_been_taken() {
 }
 
 #[test]
+fn ratios_are_met_over_many_small_classes_and_who_is_left_out_is_told() {
+    let input: String = (0..400)
+        .map(|n| chat(&format!("note number {n}"), &format!("C{}", n % 100)))
+        .collect();
+    let flags = ["--stratify=code", "--ratios=80,10,10"];
+    let sets = split(&input, &flags).map(|set| set.len());
+    assert_eq!(sets, [320, 40, 40]);
+    let got = run(tool().args(flags).arg("--dry-run"), &input);
+    let said = text(&got.stderr);
+    assert!(
+        said.contains("test has no example of 60 of the 100 values of code"),
+        "{said}"
+    );
+    assert!(!said.contains("where its share is"), "{said}");
+    let twins: String = (0..400)
+        .map(|n| chat(&format!("note number {}", n / 40), "C"))
+        .collect();
+    let got = run(
+        tool().args(["--exact", "--ratios=85,0,15", "--dry-run"]),
+        &twins,
+    );
+    let said = text(&got.stderr);
+    let told = "test holds 40 examples, where its share is 60: groups stay together";
+    assert!(said.contains(told), "{said}");
+}
+
+#[test]
 fn a_set_that_is_named_twice_is_an_error() {
     for flag in [
         "--counts=train=5,train=6",

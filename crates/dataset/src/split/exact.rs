@@ -31,7 +31,8 @@ pub struct Short {
 
 /// Places the candidates, which are numbers of members in rising order, so that each stratum meets
 /// what is wanted and no group is torn apart; `None` is left out. A group counts for the stratum of
-/// its first candidate. Takes 13 bytes an example besides the members.
+/// its first candidate. Of shares every stratum gets its own rounded up or down; in which of them a
+/// split gets more is the seed's choice. Takes 13 bytes an example besides the members.
 pub fn exact(
     members: &Members,
     candidates: impl Iterator<Item = u32>,
@@ -49,21 +50,33 @@ pub fn exact(
     starts.sort_unstable_by_key(|start| (stratum(start), *start));
     let mut placed = vec![None; members.groups.len()];
     let mut short = Vec::new();
-    for groups in starts.chunk_by(|a, b| stratum(a) == stratum(b)) {
+    let strata = starts.chunk_by(|a, b| stratum(a) == stratum(b));
+    let mut strata: Vec<(u32, &[u32])> =
+        strata.map(|groups| (stratum(&groups[0]), groups)).collect();
+    strata.sort_by_key(|(stratum, _)| crate::keys::rank(u64::from(*stratum), seed));
+    let mut due = [0.0; 3];
+    for (stratum, groups) in strata {
         let total = groups
             .iter()
             .map(|start| shuffled.group(*start).len())
             .sum();
-        for (split, missing) in shuffled.fill(groups, wanted.numbers(total), &mut placed) {
-            if missing > 0 && matches!(wanted, Wanted::Counts(_)) {
+        let numbers = wanted.numbers(total, &due);
+        let got = shuffled.fill(groups, numbers, &mut placed);
+        wanted.add_due(total, got, &mut due);
+        for split in Split::FILLED {
+            if let (Wanted::Counts(_), Count::Exactly(number)) = (wanted, numbers[split as usize])
+                && number > got[split as usize]
+            {
+                let missing = number - got[split as usize];
                 short.push(Short {
-                    stratum: stratum(&groups[0]),
+                    stratum,
                     split,
                     missing,
                 });
             }
         }
     }
+    short.sort_by_key(|short| short.stratum);
     if short.is_empty() {
         Ok(placed)
     } else {
@@ -97,14 +110,14 @@ impl<R: Fn(u32) -> u64> Shuffled<'_, R> {
         self.groups(start as usize).next().unwrap_or_default()
     }
 
-    /// Places the groups of one stratum; gives what each split still misses.
+    /// Places the groups of one stratum; gives how many examples went to each split.
     fn fill(
         &self,
         groups: &[u32],
         numbers: [Count; 3],
         placed: &mut [Option<Split>],
-    ) -> Vec<(Split, usize)> {
-        let mut lacking = Vec::new();
+    ) -> [usize; 3] {
+        let mut got = [0; 3];
         for split in Split::FILLED {
             let Count::Exactly(mut missing) = numbers[split as usize] else {
                 continue;
@@ -117,21 +130,22 @@ impl<R: Fn(u32) -> u64> Shuffled<'_, R> {
                 // A group that is too big for what is missing waits for the next split.
                 if group.len() <= missing && placed[group[0] as u32 as usize].is_none() {
                     missing -= group.len();
+                    got[split as usize] += group.len();
                     place(group, split, placed);
                 }
             }
-            lacking.push((split, missing));
         }
         let takes_rest = |split: &Split| numbers[*split as usize] == Count::Rest;
         if let Some(rest) = Split::ALL.into_iter().find(takes_rest) {
             for start in groups {
                 let group = self.group(*start);
                 if placed[group[0] as u32 as usize].is_none() {
+                    got[rest as usize] += group.len();
                     place(group, rest, placed);
                 }
             }
         }
-        lacking
+        got
     }
 }
 
@@ -191,6 +205,37 @@ mod tests {
             for (b, other) in members.groups.iter().enumerate() {
                 assert!(group != other || placed[a] == placed[b]);
             }
+        }
+    }
+
+    #[test]
+    fn shares_of_many_small_strata_are_met_together() {
+        for (size, expected) in [
+            (4, [320, 40, 40]),
+            (5, [400, 50, 50]),
+            (1, [80, 10, 10]),
+            (10, [800, 100, 100]),
+        ] {
+            let members = members(100 * size, |n| n % 100, |n| n);
+            let wanted = Wanted::Ratios("80,10,10".parse().unwrap());
+            let placed = exact(&members, 0..100 * size, 3, &wanted).unwrap();
+            let count = |stratum: Option<u32>, split: Split| {
+                let is_in = |n: &u32| stratum.is_none_or(|stratum| n % 100 == stratum);
+                let in_split = |n: &u32| placed[*n as usize] == Some(split);
+                (0..100 * size).filter(is_in).filter(in_split).count()
+            };
+            assert_eq!(Split::ALL.map(|split| count(None, split)), expected);
+            for stratum in 0..100 {
+                let train = count(Some(stratum), Split::Train) as f64;
+                assert!(
+                    (train - 0.8 * f64::from(size)).abs() < 1.0,
+                    "{train} of {size}"
+                );
+            }
+            let again = exact(&members, 0..100 * size, 3, &wanted).unwrap();
+            assert_eq!(placed, again);
+            let other = exact(&members, 0..100 * size, 4, &wanted).unwrap();
+            assert_ne!(placed, other);
         }
     }
 

@@ -149,26 +149,53 @@ impl Serialize for Counts {
 /// What [`exact`](super::exact) should meet, in every stratum.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wanted {
-    /// Shares, rounded so that every example is placed.
+    /// Shares, rounded so that every example is placed, and all strata together meet them.
     Ratios(Ratios),
     /// Numbers of examples; the others are left out.
     Counts(Counts),
 }
 
 impl Wanted {
-    /// For a stratum of `total` examples.
-    pub(super) fn numbers(&self, total: usize) -> [Count; 3] {
+    /// For a stratum of `total` examples, where those before it left the splits `due` some.
+    pub(super) fn numbers(&self, total: usize, due: &[f64; 3]) -> [Count; 3] {
         match self {
             Wanted::Counts(counts) => counts.0,
-            Wanted::Ratios(ratios) => rounded(ratios, total),
+            Wanted::Ratios(ratios) => rounded(ratios, total, due),
+        }
+    }
+
+    /// What `total` examples, of which each split got so many, leave the splits due.
+    pub(super) fn add_due(&self, total: usize, got: [usize; 3], due: &mut [f64; 3]) {
+        if let Wanted::Ratios(ratios) = self {
+            for split in Split::ALL {
+                due[split as usize] +=
+                    ratios.share(split) * total as f64 - got[split as usize] as f64;
+            }
         }
     }
 }
 
-/// Whole numbers for the shares of `total`; the biggest share takes what rounding leaves.
-fn rounded(ratios: &Ratios, total: usize) -> [Count; 3] {
+/// The shares of `total` rounded up or down to whole numbers, by the largest remainder, what is due
+/// included: where every stratum is small, those that one split loses it gains in others. Groups may not
+/// fit, so the biggest share takes what is left in the end.
+fn rounded(ratios: &Ratios, total: usize, due: &[f64; 3]) -> [Count; 3] {
+    const SLACK: f64 = 1e-9; // 0.29 × 100 is less than 29
+    let share = |split: Split| ratios.share(split) * total as f64;
+    let down = |split: Split| (share(split) + SLACK).floor();
+    let mut up: Vec<Split> = Split::FILLED
+        .into_iter()
+        .filter(|split| share(*split) > down(*split) + SLACK)
+        .collect();
+    let remainder = |split: Split| share(split) - down(split) + due[split as usize];
+    up.sort_by(|a, b| remainder(*b).total_cmp(&remainder(*a)));
+    let left = total
+        - Split::ALL
+            .map(|split| down(split) as usize)
+            .iter()
+            .sum::<usize>();
+    up.truncate(left);
     let mut numbers = Split::ALL
-        .map(|split| Count::Exactly((ratios.share(split) * total as f64).round() as usize));
+        .map(|split| Count::Exactly(down(split) as usize + usize::from(up.contains(&split))));
     let biggest = (0..3)
         .rev()
         .max_by(|a, b| ratios.0[*a].total_cmp(&ratios.0[*b]))
