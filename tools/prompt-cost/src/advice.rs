@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cost::{Costs, TrainingCost};
-use crate::prices::Prices;
+use crate::prices::{Prices, decimal};
 
 /// Instructions longer than this are worth training away.
 const LONG_INSTRUCTIONS: u64 = 500;
@@ -15,6 +15,8 @@ const MANY_FAILURES: f64 = 0.05;
 pub enum Verdict {
     Tune,
     Prompt,
+    /// What is known speaks for neither.
+    Undecided,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -34,7 +36,7 @@ pub struct Needs {
 }
 
 /// Better answers are a reason by themselves. A long prompt alone is one only as far as it is known
-/// to pay.
+/// to pay: where nobody has said what a token costs, it decides nothing.
 pub fn advise(costs: &Costs, needs: &Needs) -> Advice {
     let (mut better, mut cheaper, mut against) = (Vec::new(), Vec::new(), Vec::new());
     match needs.failure_rate {
@@ -68,10 +70,11 @@ pub fn advise(costs: &Costs, needs: &Needs) -> Advice {
     }
     let pays = pays(costs, needs, &mut cheaper, &mut against);
     let long = instructions > LONG_INSTRUCTIONS;
-    let verdict = if !better.is_empty() || (long && pays) {
-        Verdict::Tune
-    } else {
-        Verdict::Prompt
+    let verdict = match pays {
+        _ if !better.is_empty() => Verdict::Tune,
+        Some(true) if long => Verdict::Tune,
+        None if long => Verdict::Undecided,
+        _ => Verdict::Prompt,
     };
     better.append(&mut cheaper);
     Advice {
@@ -81,30 +84,34 @@ pub fn advise(costs: &Costs, needs: &Needs) -> Advice {
     }
 }
 
-/// Does the money speak for tuning? Without prices the tokens have to.
+/// Does the money speak for tuning? Without prices nobody can tell.
 fn pays(
     costs: &Costs,
     needs: &Needs,
     cheaper: &mut Vec<String>,
     against: &mut Vec<String>,
-) -> bool {
+) -> Option<bool> {
     let Some(money) = &costs.money else {
         against.push(
             "what a token costs is not known, so neither is what is saved: give --prices".into(),
         );
-        return costs.reduction.is_some_and(|share| share > 0.0);
+        // A tuned model's prompt that is no shorter saves nothing at any price.
+        return costs
+            .reduction
+            .is_none_or(|share| share <= 0.0)
+            .then_some(false);
     };
     let horizon = u64::from(needs.horizon_days);
     let currency = &money.currency;
     if money.saved_per_day <= 0.0 {
         against.push(format!(
-            "the tuned model costs {} a day, the prompted one {:.2}",
+            "the tuned model costs {} a day, the prompted one {}",
             Prices::amount(money.per_day.tuned, currency),
-            money.per_day.prompted
+            decimal(money.per_day.prompted)
         ));
-        return false;
+        return Some(false);
     }
-    match money.break_even_day {
+    let pays = match money.break_even_day {
         Some(day) if day <= horizon => {
             cheaper.push(format!(
                 "it saves {} a day and has paid for its training by day {day}",
@@ -120,8 +127,9 @@ fn pays(
         }
         None => {
             let missing = match money.training {
-                TrainingCost::NoPrice => "[training] in the prices",
-                TrainingCost::NoHours | TrainingCost::Known(_) => "--train and --tokens-per-second",
+                TrainingCost::NoPrice => "per_hour or once of [training] in the prices",
+                _ if costs.training.is_some() => "--tokens-per-second",
+                _ => "--train and --tokens-per-second",
             };
             against.push(format!(
                 "it saves {} a day, but what training costs is not known: give {missing}",
@@ -129,7 +137,8 @@ fn pays(
             ));
             false
         }
-    }
+    };
+    Some(pays)
 }
 
 #[cfg(test)]
@@ -153,7 +162,10 @@ mod tests {
         let prices = Prices {
             prompted: model(1.0),
             tuned: model(tuned_price),
-            training: Some(Training::default()),
+            training: Some(Training {
+                once: Some(0.0),
+                ..Training::default()
+            }),
             ..Prices::default()
         };
         advise(
@@ -176,6 +188,33 @@ mod tests {
                 .any(|reason| reason.contains("costs 1.00 a day")),
             "{dear:?}"
         );
+    }
+
+    #[test]
+    fn of_tokens_without_a_price_comes_a_reason_and_no_verdict() {
+        let advice = |prompted_tokens, tuned_tokens, needs: Needs| {
+            let volume = Volume {
+                prompted_tokens,
+                tuned_tokens,
+                requests_per_day: 1000,
+                request_tokens: 0,
+                answer_tokens: 0,
+            };
+            advise(&costs(&volume, None, None), &needs)
+        };
+        let long = advice(600, 50, Needs::default());
+        assert_eq!(long.verdict, Verdict::Undecided);
+        assert!(long.for_tuning[0].contains("600 tokens"), "{long:?}");
+        let unwanted = [(120, 50), (600, 600)];
+        for (prompted, tuned) in unwanted {
+            let short = advice(prompted, tuned, Needs::default());
+            assert_eq!(short.verdict, Verdict::Prompt);
+        }
+        let format = Needs {
+            format: true,
+            ..Needs::default()
+        };
+        assert_eq!(advice(120, 50, format).verdict, Verdict::Tune);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use serde::Serialize;
 ///
 /// Counts the instructions with the model's own tokenizer, multiplies by the requests, and compares
 /// with the shorter prompt that a tuned model needs. Prices come from a file of yours; without one
-/// only tokens are compared. The recommendation gives its reasons, and they can speak against tuning.
+/// only tokens are compared, which decide nothing alone. The recommendation gives its reasons, and they
+/// can speak against tuning.
 #[derive(Debug, Parser, Serialize)]
 #[command(name = "prompt-cost", version, after_help = EXAMPLES)]
 #[command(group(ArgGroup::new("prompt").args(["files", "prompt_tokens"])))]
@@ -109,7 +110,7 @@ Prices, in a currency of yours:
   output_per_million_tokens = 0.0
   per_hour = 0.0                     # a machine that runs all day
   [tuned]                            # the same keys for the tuned model
-  [training]                         # without it, what training costs is not known
+  [training]                         # without an amount, what training costs is not known
   per_hour = 0.0
   once = 0.0                         # preparing the data, say";
 

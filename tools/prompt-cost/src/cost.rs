@@ -59,7 +59,7 @@ pub struct Money {
 #[serde(into = "Option<f64>")]
 pub enum TrainingCost {
     Known(f64),
-    /// The prices have no [training].
+    /// The prices have no amount in [training].
     NoPrice,
     /// There is a price by the hour, and no telling how many hours.
     NoHours,
@@ -67,11 +67,16 @@ pub enum TrainingCost {
 
 impl TrainingCost {
     fn of(price: Option<prices::Training>, hours: Option<f64>) -> TrainingCost {
-        match (price, hours) {
-            (None, _) => TrainingCost::NoPrice,
-            (Some(price), _) if price.per_hour == 0.0 => TrainingCost::Known(price.once),
-            (Some(_), None) => TrainingCost::NoHours,
-            (Some(price), Some(hours)) => TrainingCost::Known(hours * price.per_hour + price.once),
+        let prices::Training { per_hour, once } = price.unwrap_or_default();
+        let per_hour = match (per_hour, once) {
+            (None, None) => return TrainingCost::NoPrice,
+            (per_hour, _) => per_hour.unwrap_or(0.0),
+        };
+        let once = once.unwrap_or(0.0);
+        match hours {
+            _ if per_hour == 0.0 => TrainingCost::Known(once),
+            None => TrainingCost::NoHours,
+            Some(hours) => TrainingCost::Known(hours * per_hour + once),
         }
     }
 
@@ -192,8 +197,8 @@ mod tests {
             prompted: model(2.0),
             tuned: model(2.0),
             training: Some(TrainingPrices {
-                per_hour: 4.0,
-                once: 100.0,
+                per_hour: Some(4.0),
+                once: Some(100.0),
             }),
             ..Prices::default()
         };
@@ -218,12 +223,17 @@ mod tests {
     fn a_cost_that_is_not_known_says_what_is_missing() {
         let price = |per_hour| {
             Some(TrainingPrices {
-                per_hour,
-                once: 5.0,
+                per_hour: Some(per_hour),
+                once: Some(5.0),
             })
         };
         for (price, hours, cost) in [
             (None, Some(2.0), TrainingCost::NoPrice),
+            (
+                Some(TrainingPrices::default()),
+                Some(2.0),
+                TrainingCost::NoPrice,
+            ),
             (price(4.0), None, TrainingCost::NoHours),
             (price(0.0), None, TrainingCost::Known(5.0)),
             (price(4.0), Some(2.0), TrainingCost::Known(13.0)),

@@ -73,6 +73,7 @@ fn volume(args: &Args) -> anyhow::Result<Volume> {
         let chat = chat
             .as_ref()
             .ok_or_else(|| anyhow!("--base is needed to count {}", input.name()))?;
+        refuse_examples(&text, &input.name())?;
         // An editor's last line break is not sent.
         let text = text.strip_suffix('\n').unwrap_or(&text);
         Ok(chat.encode(text).with_context(|| input.name())?.len() as u64)
@@ -92,6 +93,27 @@ fn volume(args: &Args) -> anyhow::Result<Volume> {
         request_tokens: args.request_tokens,
         answer_tokens: args.answer_tokens,
     })
+}
+
+/// A file of examples counted as it stands would be braces and quotes, and every line of it one request's.
+fn refuse_examples(text: &str, name: &str) -> anyhow::Result<()> {
+    let mut lines = (1..)
+        .zip(text.lines())
+        .filter(|(_, line)| !line.trim().is_empty());
+    let is_example = |line: &str| {
+        let line: Result<serde_json::Value, _> = serde_json::from_str(line);
+        line.is_ok_and(|line| line["messages"].is_array())
+    };
+    match lines.next() {
+        Some((number, line)) if is_example(line) => {
+            let told =
+                anyhow!("{name}:{number}: is an example with messages, no prompt's own text");
+            Err(told).hint(format!(
+                "give the instructions alone: head -n 1 {name} | jq -r '.messages[0].content' prints a first message"
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn training(args: &Args) -> anyhow::Result<Option<Training>> {

@@ -33,20 +33,21 @@ pub struct Model {
     pub per_hour: f64,
 }
 
-/// What training costs.
+/// What training costs. An amount that is not given is nothing if the other one is; with neither,
+/// nothing is known.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Training {
-    #[serde(default)]
-    pub per_hour: f64,
-    #[serde(default)]
-    pub once: f64,
+    pub per_hour: Option<f64>,
+    pub once: Option<f64>,
 }
 
 impl Prices {
     /// An amount with its currency, if that has a name.
     pub fn amount(amount: f64, currency: &str) -> String {
-        format!("{amount:.2} {currency}").trim_end().to_owned()
+        format!("{} {currency}", decimal(amount))
+            .trim_end()
+            .to_owned()
     }
 
     pub fn read(path: &Path) -> anyhow::Result<Prices> {
@@ -79,6 +80,7 @@ impl Prices {
         let Training { per_hour, once } = prices.training.unwrap_or_default();
         if [per_hour, once]
             .iter()
+            .flatten()
             .any(|price| !price.is_finite() || *price < 0.0)
         {
             bail!(
@@ -88,6 +90,17 @@ impl Prices {
         }
         Ok(prices)
     }
+}
+
+/// Two decimals, and below 1 two digits that are not 0 before the number is called nothing.
+pub fn decimal(amount: f64) -> String {
+    const MOST: i32 = 12;
+    let magnitude = match amount {
+        0.0 => 0,
+        amount => amount.abs().log10().floor() as i32,
+    };
+    let decimals = (1 - magnitude).clamp(2, MOST) as usize;
+    format!("{amount:.decimals$}")
 }
 
 impl Model {
@@ -102,5 +115,26 @@ impl Model {
             + request as f64 * self.input_per_million_tokens
             + answer as f64 * self.output_per_million_tokens;
         requests as f64 * per_request / 1e6 + 24.0 * self.per_hour
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_sum_is_not_printed_as_nothing() {
+        for (amount, printed) in [
+            (0.0, "0.00"),
+            (1234.5, "1234.50"),
+            (1.0, "1.00"),
+            (0.5, "0.50"),
+            (0.05, "0.050"),
+            (0.00123, "0.0012"),
+            (-0.00123, "-0.0012"),
+        ] {
+            assert_eq!(decimal(amount), printed);
+        }
+        assert_eq!(Prices::amount(0.004, "EUR"), "0.0040 EUR");
     }
 }

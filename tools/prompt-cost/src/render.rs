@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::advice::{Advice, Verdict};
 use crate::cost::{Costs, DAYS_IN_A_MONTH, Pair};
-use crate::prices::Prices;
+use crate::prices::{Prices, decimal};
 
 #[derive(Serialize)]
 pub struct Report<'a> {
@@ -76,12 +76,7 @@ pub fn text(report: &Report) -> String {
     if let Some(money) = &costs.money {
         let mut amounts = |name: &str, pair: Pair<f64>| {
             let saved = share(Some(1.0 - pair.tuned / pair.prompted));
-            row(
-                name,
-                &format!("{:.2}", pair.prompted),
-                &format!("{:.2}", pair.tuned),
-                &saved,
-            );
+            row(name, &decimal(pair.prompted), &decimal(pair.tuned), &saved);
         };
         let currency = match money.currency.as_str() {
             "" => "cost",
@@ -101,7 +96,7 @@ pub fn text(report: &Report) -> String {
             training.epochs
         );
         if let Some(hours) = training.hours {
-            let _ = write!(text, ", {hours:.2} hours");
+            let _ = write!(text, ", {} hours", decimal(hours));
         }
         text.push('\n');
     }
@@ -139,6 +134,7 @@ fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Tune => "tune",
         Verdict::Prompt => "prompt",
+        Verdict::Undecided => "undecided",
     }
 }
 

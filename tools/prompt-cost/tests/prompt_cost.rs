@@ -45,7 +45,7 @@ fn the_guides_figures_come_out() {
             "%"
         ]
     );
-    assert!(text.contains("recommendation: tune\n"), "{text}");
+    assert!(text.contains("recommendation: undecided\n"), "{text}");
     let csv = stdout(&tool(
         dir.path(),
         &[&flags[..], &["--format", "csv"]].concat(),
@@ -200,13 +200,30 @@ fn training_without_a_price_is_not_free() {
     assert!(!text.contains("\ntraining costs"), "{text}");
     assert!(
         text.contains(
-            "it saves 11.00 a day, but what training costs is not known: give [training]"
+            "it saves 11.00 a day, but what training costs is not known: give per_hour or once of [training]"
         ),
         "{text}"
     );
     assert!(text.contains("\ncost a day "), "{text}");
-    let free = prices.to_owned() + "[training]\n";
-    fs::write(dir.path().join("prices.toml"), free).unwrap();
+    let empty = prices.to_owned() + "[training]\n";
+    fs::write(dir.path().join("prices.toml"), &empty).unwrap();
+    assert_eq!(stdout(&tool(dir.path(), &flags)), text);
+    fs::write(
+        dir.path().join("prices.toml"),
+        empty.clone() + "per_hour = 4\n",
+    )
+    .unwrap();
+    for (more, missing) in [
+        (&[][..], "give --train and --tokens-per-second\n"),
+        (
+            &["--train-tokens=9"],
+            "is not known: give --tokens-per-second\n",
+        ),
+    ] {
+        let text = stdout(&tool(dir.path(), &[&flags[..], more].concat()));
+        assert!(text.contains(missing), "{text}");
+    }
+    fs::write(dir.path().join("prices.toml"), empty + "once = 0\n").unwrap();
     let text = stdout(&tool(dir.path(), &flags));
     assert!(
         text.contains("training costs 0.00\nbreak-even: day 1\n"),
@@ -283,4 +300,30 @@ fn no_file_is_standard_input() {
         "{}",
         text(&nothing.stderr)
     );
+}
+
+#[test]
+fn examples_are_no_prompt() {
+    let dir = tempfile::tempdir().unwrap();
+    let example = r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}"#;
+    fs::write(
+        dir.path().join("chat.jsonl"),
+        format!("\n{example}\n{example}\n"),
+    )
+    .unwrap();
+    fs::write(dir.path().join("tools.json"), "{\"name\": \"f\"}\n").unwrap();
+    let base = data("tokens/base").display().to_string();
+    let flags = ["--base", &base, "--requests-per-day", "10"];
+    let refused = tool(dir.path(), &[&["chat.jsonl"], &flags[..]].concat());
+    let tuned = ["--prompt-tokens", "9", "--tuned-prompt", "chat.jsonl"];
+    for output in [refused, tool(dir.path(), &[&flags[..], &tuned].concat())] {
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.contains("chat.jsonl:2: is an example with messages"),
+            "{said}"
+        );
+        assert!(said.contains("hint: "), "{said}");
+    }
+    stdout(&tool(dir.path(), &[&["tools.json"], &flags[..]].concat())); // JSON may well be a prompt
 }
