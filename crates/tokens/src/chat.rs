@@ -7,7 +7,7 @@ use minijinja::value::{Serde, Value};
 
 use crate::encode::Encoder;
 use crate::mask::{self, Encoded, TrainOn};
-use crate::template::{self, Rendered, Template, refuse_marks};
+use crate::template::{Rendered, Template, Variables, refuse_marks};
 use crate::vocabulary::{Source, TemplateSources, special_tokens};
 use crate::{Date, Error, Fingerprint, Prompting, Vocabulary, turns};
 
@@ -155,27 +155,14 @@ impl Chat {
         chat: &dataset::Chat,
         add_generation_prompt: bool,
     ) -> Result<Rendered, Error> {
-        self.render_values(&values(&chat.messages), chat, add_generation_prompt)
+        let messages = Value::from(values(&chat.messages));
+        let variables = self.variables(chat).of(messages, add_generation_prompt);
+        self.template(chat)?.render(&variables)
     }
 
-    fn render_values(
-        &self,
-        messages: &[Value],
-        chat: &dataset::Chat,
-        add_generation_prompt: bool,
-    ) -> Result<Rendered, Error> {
-        self.template(chat)?
-            .render(&self.variables(messages, chat, add_generation_prompt))
-    }
-
-    fn variables(&self, messages: &[Value], chat: &dataset::Chat, prompt: bool) -> Value {
-        template::variables(
-            &self.special_tokens,
-            &chat.chat_template_kwargs,
-            Value::from(messages.to_vec()),
-            Value::from(Serde(&chat.tools)),
-            prompt,
-        )
+    fn variables(&self, chat: &dataset::Chat) -> Variables {
+        let tools = Value::from(Serde(&chat.tools));
+        Variables::new(&self.special_tokens, &chat.chat_template_kwargs, tools)
     }
 
     fn template(&self, chat: &dataset::Chat) -> Result<&Template, Error> {
@@ -229,11 +216,18 @@ impl Chat {
         if template.marks_generation() {
             refuse_marks(&chat.messages)?;
         }
-        let messages = values(&chat.messages);
-        let rendered = self.render_values(&messages, chat, false)?;
+        let (messages, variables) = (values(&chat.messages), self.variables(chat));
+        let of_first = |count: usize, add_generation_prompt: bool| {
+            variables.of(
+                Value::from(messages[..count].to_vec()),
+                add_generation_prompt,
+            )
+        };
+        let whole = of_first(messages.len(), false);
+        let rendered = template.render(&whole)?;
         if let Some(own) = &self.own_templates {
             let own = own.of(chat);
-            let own_text = own.render(&self.variables(&messages, chat, false))?.text;
+            let own_text = own.render(&whole)?.text;
             if own_text != rendered.text {
                 let (given, own) = (template.name().to_owned(), own.name().to_owned());
                 return Err(Error::TemplateDiffers { given, own });
@@ -248,8 +242,8 @@ impl Chat {
             )?
         } else {
             let render = |count: usize, add_generation_prompt: bool| {
-                Ok(self
-                    .render_values(&messages[..count], chat, add_generation_prompt)?
+                Ok(template
+                    .render(&of_first(count, add_generation_prompt))?
                     .text)
             };
             let count = messages.len();

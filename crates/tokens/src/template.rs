@@ -265,27 +265,45 @@ fn reason(error: &minijinja::Error) -> String {
 
 /// The variables transformers passes: special tokens, then the example's own arguments, `documents`
 /// perhaps among them, then the three it always sets.
-pub fn variables(
-    special_tokens: &[(String, String)],
-    arguments: &serde_json::Map<String, serde_json::Value>,
-    messages: Value,
-    tools: Value,
-    add_generation_prompt: bool,
-) -> Value {
-    let special = special_tokens
-        .iter()
-        .map(|(name, token)| (name.clone(), Value::from(token.as_str())));
-    let arguments = arguments
-        .iter()
-        .map(|(name, value)| (name.clone(), Value::from(minijinja::value::Serde(value))));
-    let fixed = [
-        ("messages", messages),
-        ("tools", tools),
-        ("add_generation_prompt", Value::from(add_generation_prompt)),
-    ];
-    let fixed = fixed
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value));
-    let documents = [("documents".to_owned(), Value::from(()))];
-    Value::from_pairs(special.chain(documents).chain(arguments).chain(fixed))
+///
+/// A long conversation is rendered twice for every turn: what is the same each time (schemas of tools can
+/// be longer than the messages) is made a template's value once.
+pub struct Variables {
+    constant: Vec<(String, Value)>,
+}
+
+impl Variables {
+    pub fn new(
+        special_tokens: &[(String, String)],
+        arguments: &serde_json::Map<String, serde_json::Value>,
+        tools: Value,
+    ) -> Variables {
+        let special = special_tokens
+            .iter()
+            .map(|(name, token)| (name.clone(), Value::from(token.as_str())));
+        let arguments = arguments
+            .iter()
+            .map(|(name, value)| (name.clone(), Value::from(minijinja::value::Serde(value))));
+        let documents = [("documents".to_owned(), Value::from(()))];
+        let tools = [("tools".to_owned(), tools)];
+        Variables {
+            constant: special
+                .chain(documents)
+                .chain(arguments)
+                .chain(tools)
+                .collect(),
+        }
+    }
+
+    /// For these messages.
+    pub fn of(&self, messages: Value, add_generation_prompt: bool) -> Value {
+        let fixed = [
+            ("messages", messages),
+            ("add_generation_prompt", Value::from(add_generation_prompt)),
+        ];
+        let fixed = fixed
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value));
+        Value::from_pairs(self.constant.iter().cloned().chain(fixed))
+    }
 }

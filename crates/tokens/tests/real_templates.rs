@@ -15,7 +15,7 @@ use minijinja::value::{Serde, Value};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 use tokenizers::Tokenizer;
-use tokens::template::{Rendered, Template, variables};
+use tokens::template::{Rendered, Template, Variables};
 use tokens::{Date, Error};
 
 #[derive(Deserialize)]
@@ -74,13 +74,9 @@ fn render(template: &Template, real: &Real, case: &Case) -> Result<Rendered, Err
     if let Some(thinks) = case.enable_thinking {
         arguments.insert("enable_thinking".into(), thinks.into());
     }
-    template.render(&variables(
-        &special,
-        &arguments,
-        Value::from(Serde(&case.messages)),
-        Value::from(Serde(&case.tools)),
-        case.add_generation_prompt,
-    ))
+    let variables = Variables::new(&special, &arguments, Value::from(Serde(&case.tools)));
+    let messages = Value::from(Serde(&case.messages));
+    template.render(&variables.of(messages, case.add_generation_prompt))
 }
 
 /// What differs from transformers, if anything does.
