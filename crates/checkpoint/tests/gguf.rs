@@ -3,7 +3,7 @@
 use checkpoint::gguf::{Gguf, TensorType, Value};
 use proptest::prelude::*;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn string(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
@@ -144,8 +144,55 @@ fn other_versions_and_types_are_refused_by_name() {
     assert!(refusal(&bytes).contains("does not begin with GGUF"));
     let at = small().windows(6).position(|w| w == b"blocks").unwrap() + 6 + 4 + 16;
     let mut bytes = small();
-    bytes[at] = 14;
-    assert!(refusal(&bytes).contains("blocks has type Q6_K (14)"));
+    bytes[at] = 16;
+    let message = refusal(&bytes);
+    assert!(
+        message.contains("blocks has type IQ2_XXS (16)"),
+        "{message}"
+    );
+    assert!(message.contains("take the model's Q8_0"), "{message}");
+}
+
+/// Blocks with random codes and scales, and what llama.cpp's dequantize_row_* made of them.
+#[test]
+fn every_kind_of_block_is_dequantised_as_llama_cpp_does_to_the_last_bit() {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/gguf/blocks.safetensors");
+    let reference = checkpoint::SafetensorsFile::open(&path).unwrap();
+    for (name, kind) in [
+        ("q4_0", 2),
+        ("q4_1", 3),
+        ("q5_0", 6),
+        ("q5_1", 7),
+        ("q8_0", 8),
+        ("q2_K", 10),
+        ("q3_K", 11),
+        ("q4_K", 12),
+        ("q5_K", 13),
+        ("q6_K", 14),
+        ("iq4_nl", 20),
+        ("iq4_xs", 23),
+    ] {
+        let blocks = reference.tensor(&format!("{name}.blocks")).unwrap();
+        let expected = reference.tensor(&format!("{name}.values")).unwrap();
+        let [rows, columns] = expected.shape[..] else {
+            panic!("rows of blocks")
+        };
+        let mut bytes = [&b"GGUF"[..], &3u32.to_le_bytes()].concat();
+        bytes.extend(1u64.to_le_bytes());
+        bytes.extend(0u64.to_le_bytes());
+        bytes.extend(description("t", &[columns as u64, rows as u64], kind, 0));
+        bytes.resize(bytes.len().next_multiple_of(32), 0);
+        bytes.extend(blocks.bytes);
+        let (_dir, file) = open(&bytes);
+        let (_, values) = file
+            .unwrap()
+            .tensor("t")
+            .map(|(i, v)| (i.clone(), v))
+            .unwrap();
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&values), bits(&expected.to_f32().unwrap()), "{name}");
+    }
 }
 
 proptest! {

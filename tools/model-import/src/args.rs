@@ -23,7 +23,8 @@ quantized keeps the type it has.";
 #[derive(Debug, Parser, Serialize)]
 #[command(name = "model-import", version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Args {
-    /// A .gguf file, a Hugging Face folder, or an entry of the Hugging Face cache
+    /// A .gguf file, a Hugging Face folder, or an entry of the Hugging Face cache. Of GGUF's types F32,
+    /// F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL and IQ4_XS are read
     #[arg(value_name = "SOURCE")]
     pub source: PathBuf,
     /// The base folder to write

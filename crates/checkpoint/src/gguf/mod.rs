@@ -7,6 +7,7 @@
 mod blocks;
 mod cursor;
 mod file;
+mod k_quants;
 mod llama;
 mod value;
 mod writer;
