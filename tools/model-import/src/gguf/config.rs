@@ -131,13 +131,18 @@ fn rope_parameters(
     let path = file.path().display();
     let mut rope = Map::new();
     rope.insert("rope_theta".to_owned(), json!(theta));
+    // As llama.cpp reads them: the type is linear unless said otherwise, the factor had another name once,
+    // and 0 stands for none.
     let kind = file
         .get(&format!("{architecture}.rope.scaling.type"))
-        .and_then(Value::as_str);
-    let factor = float(file, &format!("{architecture}.rope.scaling.factor"));
+        .and_then(Value::as_str)
+        .unwrap_or("linear");
+    let factor = float(file, &format!("{architecture}.rope.scaling.factor"))
+        .or_else(|| float(file, &format!("{architecture}.rope.scale_linear")))
+        .filter(|factor| kind == "linear" && ![0.0, 1.0].contains(factor));
     let stretched = file.tensors().any(|(name, _)| name == ROPE_FREQUENCIES);
     match (kind, factor, stretched) {
-        (None | Some("none"), _, true) => {
+        ("none" | "linear", None, true) => {
             let (_, divisors) = file.tensor(ROPE_FREQUENCIES)?;
             let Some(factor) = llama3_factor(&divisors, theta, head_dim) else {
                 bail!("{path}: {ROPE_FREQUENCIES} does not hold Llama 3.1's frequencies");
@@ -151,14 +156,19 @@ fn rope_parameters(
                 json!(LLAMA3_CONTEXT),
             );
         }
-        (Some("linear"), Some(factor), false) => {
+        ("linear", Some(factor), false) => {
             rope.insert("rope_type".to_owned(), json!("linear"));
             rope.insert("factor".to_owned(), json!(factor));
         }
-        (None | Some("none"), _, false) => {
+        ("none" | "linear", None, false) => {
             rope.insert("rope_type".to_owned(), json!("default"));
         }
-        (Some(kind), ..) => bail!("{path}: rope.scaling.type {kind:?} is not supported"),
+        ("linear", Some(_), true) => {
+            bail!(
+                "{path}: {ROPE_FREQUENCIES} and a factor of rope.scaling are not supported together"
+            )
+        }
+        (kind, ..) => bail!("{path}: rope.scaling.type {kind:?} is not supported"),
     }
     Ok(rope)
 }

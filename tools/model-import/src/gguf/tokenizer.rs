@@ -166,19 +166,31 @@ fn config(
     config
 }
 
-/// Text that is not a chat begins or ends with these tokens, if the file says so.
+/// Whether llama.cpp puts the first token before a text where the file does not say so.
+fn adds_first_token(file: &Gguf) -> bool {
+    let name = |key: &str| file.get(key).and_then(Value::as_str);
+    let is_sentencepiece = name("tokenizer.ggml.model") == Some("llama");
+    let is_llama3 = matches!(
+        name("tokenizer.ggml.pre"),
+        Some("llama-bpe" | "llama3" | "llama-v3")
+    );
+    is_sentencepiece || is_llama3
+}
+
+/// Text that is not a chat begins or ends with these tokens, if the file says so or llama.cpp does it unsaid.
 fn post_processor(file: &Gguf, vocabulary: &Vocabulary) -> Json {
-    let token = |add: &str, id: &str| {
+    let token = |add: &str, unsaid: bool, id: &str| {
         file.get(&format!("tokenizer.ggml.{add}"))
             .and_then(Value::as_bool)
-            .filter(|yes| *yes)?;
+            .unwrap_or(unsaid)
+            .then_some(())?;
         let id = file
             .get(&format!("tokenizer.ggml.{id}"))
             .and_then(Value::as_u64)?;
         Some((id, vocabulary.get(id)?))
     };
-    let first = token("add_bos_token", "bos_token_id");
-    let last = token("add_eos_token", "eos_token_id");
+    let first = token("add_bos_token", adds_first_token(file), "bos_token_id");
+    let last = token("add_eos_token", false, "eos_token_id");
     if first.is_none() && last.is_none() {
         return Json::Null;
     }

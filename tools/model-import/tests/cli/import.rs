@@ -240,6 +240,80 @@ fn a_4_bit_source_stays_as_it_is_unless_asked() {
 }
 
 #[test]
+fn rope_is_stretched_linearly_unless_the_file_says_otherwise() {
+    use checkpoint::RopeScaling::{Linear, None};
+    for (keys, scaling) in [
+        (
+            vec![float("llama.rope.scaling.factor", 4.0)],
+            Linear { factor: 4.0 },
+        ),
+        (
+            vec![float("llama.rope.scale_linear", 2.0)],
+            Linear { factor: 2.0 },
+        ),
+        (
+            vec![
+                text("llama.rope.scaling.type", "linear"),
+                float("llama.rope.scale_linear", 2.0),
+                float("llama.rope.scaling.factor", 8.0),
+            ],
+            Linear { factor: 8.0 },
+        ),
+        (vec![text("llama.rope.scaling.type", "linear")], None),
+        (vec![float("llama.rope.scaling.factor", 0.0)], None),
+        (vec![float("llama.rope.scaling.factor", 1.0)], None),
+        (
+            vec![
+                text("llama.rope.scaling.type", "none"),
+                float("llama.rope.scaling.factor", 4.0),
+            ],
+            None,
+        ),
+    ] {
+        let (_dir, path) = write_gguf(
+            "llama-tied",
+            "llama",
+            [byte_level_tokenizer(), keys].concat(),
+        );
+        let (_out_dir, out) = import(&path, &[]);
+        assert_eq!(Base::open(&out).unwrap().config().rope.scaling, scaling);
+    }
+}
+
+#[test]
+fn a_first_token_goes_unsaid_before_texts_of_the_tokenizers_that_llama_cpp_does_it_for() {
+    let first = |keys: Vec<Vec<u8>>| {
+        let (_dir, path) = write_gguf("llama-tied", "llama", keys);
+        let (_out_dir, out) = import(&path, &[]);
+        let tokenizer = tokenizers::Tokenizer::from_file(out.join("tokenizer.json")).unwrap();
+        tokenizer.encode("a", true).unwrap().get_tokens()[0].clone()
+    };
+    let byte_level = |pre: &str, keys: &[Vec<u8>]| {
+        let mut all = byte_level_tokenizer();
+        all[1] = text("tokenizer.ggml.pre", pre);
+        [&all[..], keys].concat()
+    };
+    assert_eq!(first(byte_level("smollm", &[])), "a");
+    assert_eq!(first(byte_level("qwen2", &[])), "a");
+    for pre in ["llama-bpe", "llama3", "llama-v3"] {
+        assert_eq!(first(byte_level(pre, &[])), "<|im_start|>", "{pre}");
+        let denied = [flag("tokenizer.ggml.add_bos_token", false)];
+        assert_eq!(first(byte_level(pre, &denied)), "a", "{pre}");
+    }
+    let sentencepiece = vec![
+        text("tokenizer.ggml.model", "llama"),
+        texts(
+            "tokenizer.ggml.tokens",
+            &["<unk>", "<s>", "</s>", "▁", "a", "▁a"],
+        ),
+        floats("tokenizer.ggml.scores", &[0., 0., 0., -2., -3., -1.]),
+        numbers("tokenizer.ggml.token_type", &[2, 3, 3, 1, 1, 1]),
+        number("tokenizer.ggml.bos_token_id", 1),
+    ];
+    assert_eq!(first(sentencepiece), "<s>");
+}
+
+#[test]
 fn scales_may_stay_in_f32() {
     let flags = ["--quantize", "nf4", "--no-double-quant"];
     let (_dir, out) = import(&models().join("llama-tied"), &flags);

@@ -64,7 +64,24 @@ fn an_empty_absent_or_foreign_file() {
         "{message}"
     );
     let empty = tempfile::tempdir().unwrap();
-    assert!(refusal(empty.path(), &[]).contains("config.json"));
+    let message = refusal(empty.path(), &[]);
+    assert!(message.contains("config.json"), "{message}");
+    assert!(
+        message.contains("hint: a source is a .gguf file"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_stretch_that_no_configuration_can_say() {
+    let mut keys = byte_level_tokenizer();
+    keys.push(text("llama.rope.scaling.type", "yarn"));
+    let (_dir, path) = file(&gguf(&models().join("llama-tied"), "llama", keys));
+    let message = refusal(&path, &[]);
+    assert!(
+        message.contains("rope.scaling.type \"yarn\" is not supported"),
+        "{message}"
+    );
 }
 
 #[test]
