@@ -2,7 +2,10 @@
 
 use crate::tensors::Tensors;
 use crate::{Error, ModelConfig, Part, Role, TensorView, bitsandbytes, folder, parts};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+
+const HEAD: &str = "lm_head.weight";
 
 /// A model folder: its config and its mapped tensors, checked against each other.
 #[derive(Debug)]
@@ -22,7 +25,8 @@ pub enum LinearWeight<'a> {
 impl Base {
     /// Opens a Hugging Face folder, or an entry of the Hugging Face cache.
     ///
-    /// Every tensor that the config asks for must be there in the right shape.
+    /// Every tensor that the config asks for must be there in the right shape, and no other: what a
+    /// program leaves out of a model in silence makes another model of it.
     pub fn open(dir: &Path) -> Result<Base, Error> {
         let dir = folder::resolve(dir)?;
         let config = ModelConfig::read(&dir)?;
@@ -74,7 +78,13 @@ impl Base {
         }
     }
 
-    /// Whether any linear weight is stored in 4 bits.
+    /// Whether this module's weight is stored in 4 bits.
+    pub fn is_4_bit(&self, module: &str) -> bool {
+        self.contains(&format!("{module}.weight{}", bitsandbytes::STATE))
+    }
+
+    /// Whether any linear weight is stored in 4 bits. Those that are not then were left out by whoever
+    /// quantised it (bitsandbytes' `llm_int8_skip_modules`).
     pub fn has_4_bit_weights(&self) -> bool {
         self.some_linear_has(bitsandbytes::STATE)
     }
@@ -107,6 +117,58 @@ impl Base {
                 return Err(view.error(format!("holds {}, not floating-point", view.dtype)));
             }
         }
-        Ok(())
+        self.check_tied_head()?;
+        self.check_leftovers()
+    }
+
+    /// A file may hold the head that config.json ties to the embedding, if it is the embedding.
+    fn check_tied_head(&self) -> Result<(), Error> {
+        if !self.config.tie_word_embeddings || !self.contains(HEAD) {
+            return Ok(());
+        }
+        let (head, embedding) = (
+            self.tensor(HEAD)?,
+            self.tensor("model.embed_tokens.weight")?,
+        );
+        match head.dtype == embedding.dtype && head.bytes == embedding.bytes {
+            true => Ok(()),
+            false => Err(head.error(
+                "is another matrix than model.embed_tokens.weight, to which config.json ties it: with \
+                 \"tie_word_embeddings\": false both are used",
+            )),
+        }
+    }
+
+    fn check_leftovers(&self) -> Result<(), Error> {
+        let mut accounted = BTreeSet::from([HEAD.to_owned()]);
+        for part in parts(&self.config) {
+            if part.role == Role::Linear
+                && self.contains(&format!("{}{}", part.name, bitsandbytes::STATE))
+            {
+                accounted.extend(bitsandbytes::beside(&part.name));
+            }
+            accounted.insert(part.name);
+        }
+        // Angles that old versions of transformers saved; they follow from the configuration.
+        let is_known =
+            |name: &&str| accounted.contains(*name) || name.ends_with(".rotary_emb.inv_freq");
+        let Some(name) = self.tensors.names().find(|name| !is_known(name)) else {
+            return Ok(());
+        };
+        let number = name
+            .strip_prefix("model.layers.")
+            .and_then(|rest| rest.split('.').next());
+        let layer: Option<usize> = number.and_then(|number| number.parse().ok());
+        let layers = self.config.num_hidden_layers;
+        let message = match layer {
+            Some(layer) if layer >= layers => {
+                format!("is of layer {layer}, where config.json has num_hidden_layers {layers}")
+            }
+            _ if name.ends_with(".bias") => "is a bias that config.json does not account for: see \
+                 attention_bias and mlp_bias there"
+                .to_owned(),
+            _ => "is in the file, but config.json does not account for it".to_owned(),
+        };
+        Err(Error::tensor(self.tensors.path(name), name, message))
     }
 }

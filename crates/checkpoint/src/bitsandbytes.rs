@@ -24,6 +24,20 @@ struct QuantState {
 pub(crate) const STATE: &str = ".quant_state.bitsandbytes__nf4";
 pub(crate) const NESTED_ABSMAX: &str = ".nested_absmax";
 
+/// All that may lie beside codes.
+const BESIDE: [&str; 5] = [
+    ".absmax",
+    ".quant_map",
+    NESTED_ABSMAX,
+    ".nested_quant_map",
+    STATE,
+];
+
+/// The names of the tensors beside a weight's codes.
+pub(crate) fn beside(weight: &str) -> impl Iterator<Item = String> {
+    BESIDE.iter().map(move |suffix| format!("{weight}{suffix}"))
+}
+
 fn state_name(weight: &str) -> String {
     format!("{weight}{STATE}")
 }

@@ -235,7 +235,10 @@ fn parse(config: &Object) -> Result<ModelConfig, Error> {
         sliding_window: sliding_window(config, model_type, num_hidden_layers)?,
         eos_token_ids,
         bos_token_id,
-        pad_token_id: config.token_id("pad_token_id")?,
+        pad_token_id: match config.get("pad_token_id") {
+            Some(id) if id.as_i64() == Some(-1) => None, // as the first Llama was published
+            _ => config.token_id("pad_token_id")?,
+        },
         dtype: dtype(config)?,
         quantized: quantized(config)?,
     })

@@ -41,6 +41,19 @@ impl Tensors {
         self.index.contains_key(name)
     }
 
+    /// In alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.index.keys().map(String::as_str)
+    }
+
+    /// The file that holds a tensor, or the folder if none does.
+    pub fn path(&self, name: &str) -> &Path {
+        match self.index.get(name) {
+            Some(file) => self.files[*file].path(),
+            None => &self.dir,
+        }
+    }
+
     pub fn get(&self, name: &str) -> Result<TensorView<'_>, Error> {
         match self.index.get(name) {
             Some(file) => self.files[*file].tensor(name),

@@ -396,6 +396,88 @@ fn empty_unreadable_and_absent_files_are_named() {
     assert!(refusal(dir.path()).contains("config.json"));
 }
 
+/// Adds a vector of ones of the model's width.
+fn add(tensors: &mut Vec<(Entry, Vec<u8>)>, name: &str) {
+    let entry = Entry {
+        name: name.to_owned(),
+        dtype: Dtype::F32,
+        shape: vec![64],
+    };
+    tensors.push((entry, Dtype::F32.encode(&[1.0; 64])));
+}
+
+#[test]
+fn a_tensor_that_the_config_does_not_account_for_is_refused() {
+    for (name, said) in [
+        (
+            "model.layers.0.self_attn.q_proj.bias",
+            "see attention_bias and mlp_bias",
+        ),
+        (
+            "model.layers.0.mlp.router.weight",
+            "config.json does not account for it",
+        ),
+        (
+            "model.layers.0.mlp.up_proj.weight.absmax",
+            "config.json does not account for it",
+        ),
+    ] {
+        let dir = copy("llama-tied");
+        rewrite(dir.path(), |tensors| add(tensors, name));
+        let message = refusal(dir.path());
+        let place = format!("model.safetensors: {name}: ");
+        assert!(
+            message.contains(&place) && message.contains(said),
+            "{message}"
+        );
+    }
+    let dir = copy("llama-tied");
+    edit_config(dir.path(), "num_hidden_layers", 1.into());
+    let message = refusal(dir.path());
+    let said = "is of layer 1, where config.json has num_hidden_layers 1";
+    assert!(message.contains(said), "{message}");
+    let dir = copy("llama-tied");
+    rewrite(dir.path(), |tensors| {
+        add(tensors, "model.layers.1.self_attn.rotary_emb.inv_freq")
+    });
+    Base::open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_head_beside_a_tied_embedding_is_the_embedding_or_refused() {
+    let dir = copy("llama-untied");
+    edit_config(dir.path(), "tie_word_embeddings", true.into());
+    let message = refusal(dir.path());
+    assert!(
+        message.contains("lm_head.weight: is another matrix"),
+        "{message}"
+    );
+    assert!(
+        message.contains("\"tie_word_embeddings\": false"),
+        "{message}"
+    );
+    rewrite(dir.path(), |tensors| {
+        let of = |name: &str| {
+            tensors
+                .iter()
+                .position(|(entry, _)| entry.name == name)
+                .unwrap()
+        };
+        let (head, embedding) = (of("lm_head.weight"), of("model.embed_tokens.weight"));
+        tensors[head].1 = tensors[embedding].1.clone();
+    });
+    Base::open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_padding_token_of_minus_one_is_none() {
+    let dir = copy("llama-tied");
+    edit_config(dir.path(), "pad_token_id", (-1).into());
+    assert_eq!(Base::open(dir.path()).unwrap().config().pad_token_id, None);
+    edit_config(dir.path(), "pad_token_id", (-2).into());
+    assert!(refusal(dir.path()).contains("pad_token_id is -2"));
+}
+
 proptest! {
     #[test]
     fn a_file_cut_off_anywhere_is_an_error_with_its_name(cut in 0usize..100_000) {

@@ -162,6 +162,7 @@ impl Reader<'_> {
         let bias = match self.base.contains(&bias) {
             true => Some(self.vector(&bias, shape[0])?),
             false => None,
+        // Base::open refuses a bias that config.json does not account for.
         };
         Ok(Linear {
             weight: weight.with_compute(self.options.compute_dtype),
