@@ -145,21 +145,21 @@ pub(crate) fn read(base: &Base, weight: &str) -> Result<Option<Quantized>, Error
         return Ok(None);
     }
     let (state_view, state) = state(base, weight)?;
-    let (codes, absmax) = check_lengths(base, weight, &state)?;
+    let (codes, scales) = check_lengths(base, weight, &state)?;
     let map = base.tensor(&format!("{weight}.quant_map"))?;
     if map.to_f32_of_shape(&[16])? != CODEBOOK {
         return Err(map.error("is not the NF4 codebook"));
     }
     let absmax = match state.nested_offset {
-        None => Absmax::Plain(absmax.to_f32()?),
+        None => Absmax::Plain(scales.to_f32()?),
         Some(offset) => {
-            let blocks = absmax.bytes.len().div_ceil(NESTED_BLOCK_SIZE);
+            let blocks = scales.bytes.len().div_ceil(NESTED_BLOCK_SIZE);
             let nested = base.tensor(&format!("{weight}{NESTED_ABSMAX}"))?;
             let map = base
                 .tensor(&format!("{weight}.nested_quant_map"))?
                 .to_f32_of_shape(&[256])?;
             Absmax::Nested {
-                codes: absmax.bytes.to_vec(),
+                codes: scales.bytes.to_vec(),
                 absmax: nested.to_f32_of_shape(&[blocks])?,
                 map: Box::new(map.try_into().expect("its shape was checked")),
                 offset: offset as f32,
@@ -174,12 +174,28 @@ pub(crate) fn read(base: &Base, weight: &str) -> Result<Option<Quantized>, Error
                 state.dtype
             ))
         })?;
-    Ok(Some(Quantized {
+    let quantized = Quantized {
         shape: [state.shape[0], state.shape[1]],
         codes: codes.bytes.to_vec(),
         absmax,
         dtype,
-    }))
+    };
+    check_scales(&scales, &quantized)?;
+    Ok(Some(quantized))
+}
+
+/// The scale of a block is what all numbers beside its codes come to. One that is none would make zeros or
+/// NaN of 64 weights without a word.
+fn check_scales(absmax: &TensorView, quantized: &Quantized) -> Result<(), Error> {
+    let scales = quantized.scales();
+    match scales.iter().position(|scale| !scale.is_finite()) {
+        Some(block) => Err(absmax.error(format!(
+            "makes {} the scale of block {block}: this, its nested numbers or quant_state is damaged, \
+             or was saved by a run that diverged",
+            scales[block]
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// A quantised weight as named tensors with their bytes.

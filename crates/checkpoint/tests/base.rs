@@ -470,6 +470,66 @@ fn a_head_beside_a_tied_embedding_is_the_embedding_or_refused() {
 }
 
 #[test]
+fn a_scale_that_is_no_number_is_refused() {
+    let module = "model.layers.0.mlp.up_proj";
+    for (beside, change) in [
+        ("nested_absmax", f32::NAN),
+        ("nested_absmax", f32::INFINITY),
+        ("nested_quant_map", f32::NAN),
+        ("nested_offset", 1e39f64 as f32),
+        ("absmax", f32::NAN),
+    ] {
+        let dir = copy("llama-tied-prequant");
+        let plain = beside == "absmax";
+        rewrite(dir.path(), |tensors| {
+            let weight = format!("{module}.weight");
+            if plain {
+                // The same weight with its scales in full.
+                let base = Base::open(&models().join("llama-tied-prequant")).unwrap();
+                let LinearWeight::Nf4(mut quantized) = base.linear(module).unwrap() else {
+                    panic!("stored in 4 bits")
+                };
+                quantized.absmax = nf4::Absmax::Plain(quantized.scales());
+                tensors.retain(|(entry, _)| !entry.name.starts_with(&weight));
+                tensors.extend(checkpoint::bitsandbytes::tensors(&weight, &quantized));
+            }
+            let name = match beside {
+                "nested_offset" => format!("{weight}.quant_state.bitsandbytes__nf4"),
+                _ => format!("{weight}.{beside}"),
+            };
+            let (entry, bytes) = tensors
+                .iter_mut()
+                .find(|(entry, _)| entry.name == name)
+                .unwrap();
+            if beside == "nested_offset" {
+                let mut state: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+                state["nested_offset"] = 1e39.into(); // beyond f32
+                *bytes = state.to_string().into_bytes();
+                entry.shape = vec![bytes.len()];
+            } else {
+                let end = bytes.len().min(4 * 256);
+                for value in bytes[..end].chunks_mut(4) {
+                    value.copy_from_slice(&change.to_le_bytes());
+                }
+            }
+        });
+        let message = Base::open(dir.path())
+            .unwrap()
+            .linear(module)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("up_proj.weight.absmax: makes "),
+            "{beside}: {message}"
+        );
+        assert!(
+            message.contains(" the scale of block 0"),
+            "{beside}: {message}"
+        );
+    }
+}
+
+#[test]
 fn a_padding_token_of_minus_one_is_none() {
     let dir = copy("llama-tied");
     edit_config(dir.path(), "pad_token_id", (-1).into());
