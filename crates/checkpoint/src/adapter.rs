@@ -1,6 +1,7 @@
 //! How does PEFT store a LoRA adapter? (`adapter_config.json`, `adapter_model.safetensors`.)
 
 mod config;
+mod targets;
 
 pub use config::{AdapterConfig, TargetModules};
 
@@ -105,9 +106,16 @@ pub fn read(dir: &Path) -> Result<Adapter, Error> {
         let ours = name.starts_with(PREFIX)
             && (name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight"));
         if !ours {
-            return Err(view.error("is not the A or B of a linear layer's LoRA"));
+            return Err(view.error(match is_of_an_embedding(name) {
+                true => {
+                    "adapts the embedding or the output layer, which is not supported here; PEFT's \
+                         merge_and_unload makes a base of adapter and base"
+                }
+                false => "is not the A or B of a linear layer's LoRA",
+            }));
         }
         let &[rows, columns] = view.shape.as_slice() else {
+            && !is_of_an_embedding(name)
             return Err(view.error(format!("has shape {:?}, not a matrix's", view.shape)));
         };
         let values = view.to_f32()?;
@@ -134,6 +142,13 @@ fn check_pairs(
     config: &AdapterConfig,
     tensors: &BTreeMap<String, AdapterTensor>,
 ) -> Result<(), Error> {
+/// LoRA over lm_head or embed_tokens, or a whole copy of one (`modules_to_save`).
+fn is_of_an_embedding(tensor: &str) -> bool {
+    tensor
+        .split('.')
+        .any(|part| part == "lm_head" || part == "embed_tokens")
+}
+
     for (name, tensor) in tensors {
         let (twin, rank) = match name.strip_suffix(".lora_A.weight") {
             Some(module) => (format!("{module}.lora_B.weight"), tensor.shape[0]),
@@ -150,10 +165,9 @@ fn check_pairs(
             .last()
             .unwrap_or_default();
         // PEFT drops what its configuration does not name.
-        if let TargetModules::List(names) = &config.target_modules
-            && !names.iter().any(|name| is_named(module, name))
-        {
-            let message = "is of no module that target_modules in adapter_config.json names";
+        if !config.adapts(module) {
+            let message = "is of no module that target_modules, exclude_modules and layers_to_transform in \
+                           adapter_config.json name; PEFT would not load it";
             return Err(Error::tensor(path, name, message));
         }
         let expected = config.rank(module);
@@ -163,12 +177,6 @@ fn check_pairs(
         }
     }
     Ok(())
-}
-
-/// As PEFT reads a list: the module's whole path, or the end of it.
-fn is_named(module: &str, name: &str) -> bool {
-    let before = module.strip_suffix(name);
-    before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 /// Writes a folder that PEFT loads. Each file appears whole or not at all, the config last.

@@ -170,6 +170,119 @@ fn a_tensor_that_the_configuration_does_not_name_is_refused() {
     assert!(adapter::read(dir.path()).is_ok());
 }
 
+/// What PEFT 0.21 would put a LoRA on (tuners_utils.check_target_module_exists).
+#[test]
+fn patterns_exclusions_and_layers_name_what_they_name_in_peft() {
+    use serde_json::{Value, json};
+    let all = json!([
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj"
+    ]);
+    let every_layer = r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj";
+    let reads = |settings: &[(&str, Value)]| {
+        let dir = copy();
+        for (key, value) in settings {
+            edit(dir.path(), key, value.clone());
+        }
+        let config = adapter::read(dir.path()).map(|adapter| {
+            // What is written again means the same.
+            adapter::write(&adapter, dir.path(), Dtype::F32).unwrap();
+            let again = adapter::read(dir.path()).unwrap().config;
+            assert_eq!(again.exclude_modules, adapter.config.exclude_modules);
+            assert_eq!(again.layers, adapter.config.layers);
+        });
+        config.map_err(|error| error.to_string())
+    };
+    let pattern = |text: &str| [("target_modules", json!(text))];
+    assert_eq!(reads(&pattern(every_layer)), Ok(()));
+    for part in [
+        r"model\.layers\.0\..*",
+        r".*\.q_proj",
+        "proj",
+        r"layers\.\d+\..*_proj",
+    ] {
+        let message = reads(&pattern(part)).unwrap_err();
+        assert!(
+            message.contains("PEFT would not load it"),
+            "{part}: {message}"
+        );
+    }
+    let message = reads(&pattern(r"(?!.*lm_head).*_proj")).unwrap_err();
+    assert!(
+        message.contains("target_modules is no pattern that can be read here"),
+        "{message}"
+    );
+
+    let excluded = |value: Value| [("target_modules", all.clone()), ("exclude_modules", value)];
+    assert_eq!(reads(&excluded(json!(["lm_head", "roj"]))), Ok(()));
+    assert_eq!(reads(&excluded(json!("q_proj"))), Ok(()), "no full match");
+    for value in [
+        json!(["q_proj"]),
+        json!(["self_attn.q_proj"]),
+        json!(r".*layers\.1\..*"),
+    ] {
+        assert!(reads(&excluded(value.clone())).is_err(), "{value}");
+    }
+
+    let layers = |numbers: Value, patterns: Value| {
+        [
+            ("target_modules", all.clone()),
+            ("layers_to_transform", numbers),
+            ("layers_pattern", patterns),
+        ]
+    };
+    assert_eq!(reads(&layers(json!([0, 1]), Value::Null)), Ok(()));
+    assert_eq!(reads(&layers(json!([0, 1]), json!("layers"))), Ok(()));
+    assert_eq!(
+        reads(&layers(json!([]), json!(["h"]))),
+        Ok(()),
+        "of no layer is of all"
+    );
+    assert!(reads(&layers(json!(0), Value::Null)).is_err());
+    assert!(reads(&layers(json!([0, 1]), json!(["h"]))).is_err());
+}
+
+#[test]
+fn an_adapted_embedding_or_head_is_refused_with_the_way_out() {
+    for name in [
+        "lm_head.lora_A.weight",
+        "lm_head.weight",
+        "model.embed_tokens.lora_embedding_A",
+    ] {
+        let dir = copy();
+        let entry = checkpoint::Entry {
+            name: format!("base_model.model.{name}"),
+            dtype: Dtype::F32,
+            shape: vec![1, 1],
+        };
+        let path = dir.path().join("adapter_model.safetensors");
+        let metadata = BTreeMap::new();
+        let writer = checkpoint::SafetensorsWriter::create(&path, vec![entry.clone()], &metadata);
+        let writer = writer.unwrap();
+        writer.put(&entry.name, &[0; 4]).unwrap();
+        writer.finish().unwrap();
+        let message = adapter::read(dir.path()).unwrap_err().to_string();
+        assert!(
+            message.contains("adapts the embedding or the output layer"),
+            "{message}"
+        );
+        assert!(message.contains("merge_and_unload"), "{message}");
+    }
+    let dir = copy();
+    edit(
+        dir.path(),
+        "modules_to_save",
+        serde_json::json!(["lm_head"]),
+    );
+    let message = adapter::read(dir.path()).unwrap_err().to_string();
+    assert!(message.contains("merge_and_unload"), "{message}");
+}
+
 #[test]
 fn a_missing_twin_and_a_truncated_file_are_errors() {
     let dir = copy();

@@ -1,5 +1,6 @@
 //! Which LoRA does an `adapter_config.json` describe, and can it be computed here?
 
+use super::{Layers, TargetModules};
 use crate::Error;
 use crate::json::Object;
 use regex::Regex;
@@ -15,21 +16,16 @@ pub struct AdapterConfig {
     pub lora_alpha: f64,
     pub lora_dropout: f64,
     pub target_modules: TargetModules,
+    /// Not adapted, even if they are among the targets.
+    pub exclude_modules: Option<TargetModules>,
+    /// Of these layers only, where the targets are a list; `None` is all.
+    pub layers: Option<Layers>,
     /// Module pattern → rank, where it differs from `r`.
     pub rank_pattern: BTreeMap<String, usize>,
     /// Module pattern → alpha, where it differs from `lora_alpha`.
     pub alpha_pattern: BTreeMap<String, f64>,
     /// Scale by α/√r instead of α/r (arXiv 2312.03732).
     pub use_rslora: bool,
-}
-
-/// Which linear layers are adapted.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TargetModules {
-    /// Each matches a module of this name, or one whose path ends in it.
-    List(Vec<String>),
-    /// A regular expression over whole paths, or `all-linear`.
-    Pattern(String),
 }
 
 impl AdapterConfig {
@@ -41,9 +37,33 @@ impl AdapterConfig {
             lora_alpha,
             lora_dropout,
             target_modules: TargetModules::List(target_modules),
+            exclude_modules: None,
+            layers: None,
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
             use_rslora: false,
+        }
+    }
+
+    /// Whether PEFT would put a LoRA on this linear layer: `model.layers.0.self_attn.q_proj`.
+    pub fn adapts(&self, module: &str) -> bool {
+        if self
+            .exclude_modules
+            .as_ref()
+            .is_some_and(|excluded| excluded.contains(module))
+        {
+            return false;
+        }
+        match &self.target_modules {
+            TargetModules::Pattern(all) if all.eq_ignore_ascii_case("all-linear") => true,
+            TargetModules::Pattern(_) => self.target_modules.contains(module),
+            // A whole path is adapted whatever its layer.
+            TargetModules::List(names) if names.iter().any(|name| name == module) => true,
+            TargetModules::List(_) => {
+                let layers = self.layers.as_ref();
+                self.target_modules.contains(module)
+                    && layers.is_none_or(|layers| layers.contains(module))
+            }
         }
     }
 
@@ -71,16 +91,8 @@ impl AdapterConfig {
             return Err(config.error("peft_type", format!("is {kind:?}; only LORA is supported")));
         }
         refuse_what_changes_the_result(&config)?;
-        let target_modules = match config.get("target_modules") {
-            Some(Value::String(pattern)) => TargetModules::Pattern(pattern.clone()),
-            Some(Value::Array(names)) => TargetModules::List(
-                names
-                    .iter()
-                    .map(|name| name.as_str().map(str::to_owned))
-                    .collect::<Option<_>>()
-                    .ok_or_else(|| config.error("target_modules", "holds more than names"))?,
-            ),
-            _ => return Err(config.error("target_modules", "is missing")),
+        let Some(target_modules) = TargetModules::read(&config, "target_modules")? else {
+            return Err(config.error("target_modules", "is missing"));
         };
         let parsed = AdapterConfig {
             base_model_name_or_path: config.string("base_model_name_or_path")?,
@@ -88,6 +100,8 @@ impl AdapterConfig {
             lora_alpha: config.number("lora_alpha")?.unwrap_or(8.0), // likewise
             lora_dropout: config.number("lora_dropout")?.unwrap_or(0.0),
             target_modules,
+            exclude_modules: TargetModules::read(&config, "exclude_modules")?,
+            layers: Layers::read(&config)?,
             rank_pattern: patterns(&config, "rank_pattern", |v| {
                 v.as_u64()
                     .and_then(|n| usize::try_from(n).ok())
@@ -104,10 +118,7 @@ impl AdapterConfig {
 
     /// As PEFT writes it: sorted keys, two spaces.
     pub(super) fn to_json(&self) -> String {
-        let mut targets = self.target_modules.clone();
-        if let TargetModules::List(names) = &mut targets {
-            names.sort();
-        }
+        let layers = self.layers.as_ref();
         let fields: BTreeMap<&str, Value> = BTreeMap::from([
             ("alora_invocation_tokens", Value::Null),
             (
@@ -120,12 +131,25 @@ impl AdapterConfig {
                 json!(self.base_model_name_or_path),
             ),
             ("bias", json!("none")),
-            ("exclude_modules", Value::Null),
+            (
+                "exclude_modules",
+                json!(self.exclude_modules.as_ref().map(TargetModules::to_json)),
+            ),
             ("fan_in_fan_out", json!(false)),
             ("inference_mode", json!(true)),
             ("init_lora_weights", json!(true)),
-            ("layers_pattern", Value::Null),
-            ("layers_to_transform", Value::Null),
+            (
+                "layers_pattern",
+                json!(
+                    layers
+                        .map(|layers| &layers.patterns)
+                        .filter(|patterns| !patterns.is_empty())
+                ),
+            ),
+            (
+                "layers_to_transform",
+                json!(layers.map(|layers| &layers.numbers)),
+            ),
             ("lora_alpha", number(self.lora_alpha)),
             ("lora_bias", json!(false)),
             ("lora_dropout", json!(self.lora_dropout)),
@@ -137,13 +161,7 @@ impl AdapterConfig {
                 object(&self.rank_pattern, |rank| json!(rank)),
             ),
             ("revision", Value::Null),
-            (
-                "target_modules",
-                match targets {
-                    TargetModules::List(names) => json!(names),
-                    TargetModules::Pattern(pattern) => json!(pattern),
-                },
-            ),
+            ("target_modules", self.target_modules.to_json()),
             ("target_parameters", Value::Null),
             ("task_type", json!("CAUSAL_LM")),
             ("trainable_token_indices", Value::Null),
@@ -196,7 +214,12 @@ fn refuse_what_changes_the_result(config: &Object) -> Result<(), Error> {
         "monteclora_config",
     ] {
         if let Some(value) = config.get(key).filter(|value| !off(value)) {
-            return Err(config.error(key, format!("is {value}, which is not supported")));
+            let way_out = match key {
+                "modules_to_save" => "; PEFT's merge_and_unload makes a base of adapter and base",
+                _ => "",
+            };
+            let message = format!("is {value}, which is not supported here{way_out}");
+            return Err(config.error(key, message));
         }
     }
     // Of PEFT 0.21's, pissa, pissa_niter_N, olora, corda, loftq and lora_ga change the base.
