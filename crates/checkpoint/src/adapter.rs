@@ -3,14 +3,17 @@
 mod config;
 mod targets;
 
-pub use config::{AdapterConfig, TargetModules};
+pub use config::AdapterConfig;
+pub use targets::{Layers, TargetModules};
 
-use crate::{Dtype, Entry, Error, SafetensorsFile, SafetensorsWriter};
+use crate::{Dtype, Entry, Error, SafetensorsFile, SafetensorsWriter, resolve};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
+/// The files of an adapter's folder.
+pub const FILES: [&str; 2] = [CONFIG, TENSORS];
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
@@ -91,8 +94,10 @@ pub fn key(module: &str, which: char) -> String {
     format!("{PREFIX}{module}.lora_{which}.weight")
 }
 
-/// Reads a PEFT LoRA folder. What this project would compute otherwise than PEFT is an error.
+/// Reads a PEFT LoRA folder, or an entry of the Hugging Face cache. What this project would compute
+/// otherwise than PEFT is an error.
 pub fn read(dir: &Path) -> Result<Adapter, Error> {
+    let dir = &resolve(dir)?;
     let config = AdapterConfig::read(&dir.join(CONFIG))?;
     let path = dir.join(TENSORS);
     if !path.exists() && dir.join("adapter_model.bin").exists() {
@@ -104,6 +109,7 @@ pub fn read(dir: &Path) -> Result<Adapter, Error> {
     for name in file.names() {
         let view = file.tensor(name)?;
         let ours = name.starts_with(PREFIX)
+            && !is_of_an_embedding(name)
             && (name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight"));
         if !ours {
             return Err(view.error(match is_of_an_embedding(name) {
@@ -115,7 +121,6 @@ pub fn read(dir: &Path) -> Result<Adapter, Error> {
             }));
         }
         let &[rows, columns] = view.shape.as_slice() else {
-            && !is_of_an_embedding(name)
             return Err(view.error(format!("has shape {:?}, not a matrix's", view.shape)));
         };
         let values = view.to_f32()?;
@@ -137,11 +142,6 @@ pub fn read(dir: &Path) -> Result<Adapter, Error> {
     Ok(Adapter { config, tensors })
 }
 
-fn check_pairs(
-    path: &Path,
-    config: &AdapterConfig,
-    tensors: &BTreeMap<String, AdapterTensor>,
-) -> Result<(), Error> {
 /// LoRA over lm_head or embed_tokens, or a whole copy of one (`modules_to_save`).
 fn is_of_an_embedding(tensor: &str) -> bool {
     tensor
@@ -149,6 +149,11 @@ fn is_of_an_embedding(tensor: &str) -> bool {
         .any(|part| part == "lm_head" || part == "embed_tokens")
 }
 
+fn check_pairs(
+    path: &Path,
+    config: &AdapterConfig,
+    tensors: &BTreeMap<String, AdapterTensor>,
+) -> Result<(), Error> {
     for (name, tensor) in tensors {
         let (twin, rank) = match name.strip_suffix(".lora_A.weight") {
             Some(module) => (format!("{module}.lora_B.weight"), tensor.shape[0]),

@@ -3,20 +3,24 @@
 use crate::Error;
 use std::path::{Path, PathBuf};
 
+/// What a model, an adapter and a tokenizer are told by.
+const OF_A_SNAPSHOT: [&str; 3] = ["config.json", "adapter_config.json", "tokenizer.json"];
+
 /// Follows a Hugging Face cache entry to its snapshot.
 ///
 /// `models--ORG--NAME/refs/main` names the commit whose files lie in `snapshots/COMMIT/`. A
-/// folder with a `config.json` is its own answer.
+/// folder that has files of a model, an adapter or a tokenizer is its own answer.
 pub fn resolve(dir: &Path) -> Result<PathBuf, Error> {
     let metadata = std::fs::metadata(dir).map_err(Error::io(dir))?;
     if !metadata.is_dir() {
         return Err(Error::file(
             dir,
-            "is a file; a base is a folder with config.json in it",
+            "is a file; a model or an adapter is a folder with files in it",
         ));
     }
     let snapshots = dir.join("snapshots");
-    if dir.join("config.json").exists() || !snapshots.is_dir() {
+    let is_snapshot = OF_A_SNAPSHOT.iter().any(|name| dir.join(name).exists());
+    if is_snapshot || !snapshots.is_dir() {
         return Ok(dir.to_owned());
     }
     let main = dir.join("refs").join("main");

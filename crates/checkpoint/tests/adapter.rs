@@ -284,6 +284,30 @@ fn an_adapted_embedding_or_head_is_refused_with_the_way_out() {
 }
 
 #[test]
+fn an_adapter_in_the_cache_is_read_from_its_snapshot() {
+    let cache = tempfile::tempdir().unwrap();
+    let entry = cache.path().join("models--org--name");
+    let snapshot = entry.join("snapshots").join("0123abc");
+    fs::create_dir_all(entry.join("refs")).unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::write(entry.join("refs/main"), "0123abc").unwrap();
+    for file in adapter::FILES {
+        fs::copy(peft().join(file), snapshot.join(file)).unwrap();
+    }
+    assert_eq!(
+        adapter::read(&entry).unwrap(),
+        adapter::read(&peft()).unwrap()
+    );
+    // A folder that has its files is its own, whatever folders lie beside them.
+    let own = tempfile::tempdir().unwrap();
+    for file in adapter::FILES {
+        fs::copy(peft().join(file), own.path().join(file)).unwrap();
+    }
+    fs::create_dir(own.path().join("snapshots")).unwrap();
+    assert!(adapter::read(own.path()).is_ok());
+}
+
+#[test]
 fn a_missing_twin_and_a_truncated_file_are_errors() {
     let dir = copy();
     let mut adapter = adapter::read(dir.path()).unwrap();

@@ -39,7 +39,7 @@ pub struct Args {
     /// The type of what is not quantized, and the type 4-bit weights dequantize to
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     pub dtype: Dtype,
-    /// Take the tokenizer and chat template from this Hugging Face folder
+    /// Take the tokenizer and chat template from this Hugging Face folder or entry of its cache
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
     /// Say what would be written, and how much disk and memory it takes, and stop

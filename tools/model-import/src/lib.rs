@@ -16,6 +16,7 @@ use checkpoint::beside;
 use cli::{AtomicDir, Files, Hint, Outcome};
 use source::Source;
 use std::io::Write;
+use std::path::PathBuf;
 use weights::Plan;
 
 /// Is this the name of a file that this tool writes, and so may replace in `--out-dir`?
@@ -69,10 +70,18 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
 }
 
 fn files(args: &Args) -> Files {
-    let snapshot = checkpoint::resolve(&args.source).ok(); // of an entry of the cache
+    let snapshot = |path: &PathBuf| checkpoint::resolve(path).ok(); // of an entry of the cache
+    let tokenizer = args
+        .tokenizer
+        .iter()
+        .flat_map(|path| [Some(path.clone()), snapshot(path)]);
+    let tokenizer: Vec<_> = tokenizer.flatten().collect();
     let files = Files::default()
-        .reads_paths("SOURCE", [&args.source].into_iter().chain(&snapshot))
-        .reads_paths("--tokenizer", &args.tokenizer);
+        .reads_paths(
+            "SOURCE",
+            [&args.source].into_iter().chain(&snapshot(&args.source)),
+        )
+        .reads_paths("--tokenizer", &tokenizer);
     match &args.out_dir {
         Some(folder) if !args.dry_run => files.replaces("--out-dir", folder),
         _ => files,

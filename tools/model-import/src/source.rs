@@ -27,11 +27,17 @@ impl Source {
     pub fn open(path: &Path) -> anyhow::Result<Source> {
         let metadata = std::fs::metadata(path).with_context(|| path.display().to_string())?;
         if metadata.is_dir() {
-            let folder = Folder::open(path).hint(
-                "a source is a .gguf file, a Hugging Face folder with safetensors, or a \
-                 models--ORG--NAME folder of its cache",
-            )?;
-            return Ok(Source::Folder(Box::new(folder)));
+            let is_a_model = ["config.json", "snapshots"]
+                .iter()
+                .any(|name| path.join(name).exists());
+            let folder = match Folder::open(path) {
+                Err(error) if !is_a_model => Err(error).hint(
+                    "a source is a .gguf file, a Hugging Face folder with safetensors, or a \
+                     models--ORG--NAME folder of its cache",
+                ),
+                opened => opened,
+            };
+            return Ok(Source::Folder(Box::new(folder?)));
         }
         let mut magic = [0; 4];
         let read = File::open(path)

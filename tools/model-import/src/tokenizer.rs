@@ -11,6 +11,7 @@ use std::path::Path;
 /// Copies a folder's tokenizer, and makes sure that a chat template stands in both places where
 /// tools look for it: tokenizer_config.json and chat_template.jinja.
 pub fn copy(from: &Path, out: &Path, must_exist: bool) -> anyhow::Result<()> {
+    let from = &checkpoint::resolve(from)?; // of an entry of the cache
     if must_exist && !from.join("tokenizer.json").exists() {
         bail!("{}: holds no tokenizer.json", from.display());
     }

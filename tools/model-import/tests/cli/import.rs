@@ -314,6 +314,24 @@ fn a_first_token_goes_unsaid_before_texts_of_the_tokenizers_that_llama_cpp_does_
 }
 
 #[test]
+fn a_tokenizer_may_come_from_an_entry_of_the_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let entry = dir.path().join("models--a--b");
+    workspace_tests::copy(
+        &workspace_tests::data("tiny-chat"),
+        &entry.join("snapshots/c0"),
+    );
+    let (_out_dir, out) = import(
+        &models().join("llama-tied"),
+        &["--tokenizer", entry.to_str().unwrap()],
+    );
+    assert!(same_file(
+        &out.join("tokenizer.json"),
+        &entry.join("snapshots/c0/tokenizer.json")
+    ));
+}
+
+#[test]
 fn scales_may_stay_in_f32() {
     let flags = ["--quantize", "nf4", "--no-double-quant"];
     let (_dir, out) = import(&models().join("llama-tied"), &flags);

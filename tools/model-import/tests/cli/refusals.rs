@@ -73,6 +73,24 @@ fn an_empty_absent_or_foreign_file() {
 }
 
 #[test]
+fn what_is_wrong_in_a_model_is_said_without_saying_what_a_model_is() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config.json"), r#"{"model_type": "mamba"}"#).unwrap();
+    let message = refusal(dir.path(), &[]);
+    assert!(
+        message.contains("mamba") && !message.contains("hint"),
+        "{message}"
+    );
+    let entry = tempfile::tempdir().unwrap();
+    fs::create_dir(entry.path().join("snapshots")).unwrap();
+    let message = refusal(entry.path(), &[]);
+    assert!(
+        message.contains("is empty: nothing") && !message.contains("hint"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_stretch_that_no_configuration_can_say() {
     let mut keys = byte_level_tokenizer();
     keys.push(text("llama.rope.scaling.type", "yarn"));
