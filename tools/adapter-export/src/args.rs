@@ -1,5 +1,7 @@
 //! What can be asked of adapter-export?
 
+use checkpoint::DtypeChoice;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
 use cli::{CommonArgs, Output};
 use serde::Serialize;
@@ -33,9 +35,9 @@ pub struct Args {
     /// How training loaded the base's linear layers
     #[arg(long, value_name = "HOW", default_value = "none")]
     pub quantize: Quantize,
-    /// The type of the numbers written
-    #[arg(long, value_name = "TYPE", default_value = "auto")]
-    pub dtype: Dtype,
+    /// The type of the numbers written; auto: merged, as the base's embedding is stored; GGUF, f32
+    #[arg(long, value_name = "TYPE", default_value = "auto", value_parser = dtypes())]
+    pub dtype: DtypeChoice,
     #[command(flatten)]
     #[serde(flatten)]
     pub common: CommonArgs,
@@ -52,12 +54,6 @@ pub enum Quantize {
 }
 
 /// `--dtype`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// Merged: as the base's embedding is stored; GGUF: f32
-    Auto,
-    F32,
-    Bf16,
-    F16,
+fn dtypes() -> impl TypedValueParser<Value = DtypeChoice> {
+    PossibleValuesParser::new(DtypeChoice::NAMES).try_map(|name| name.parse())
 }

@@ -33,12 +33,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
             args.base.display()
         ));
     }
-    let dtype = match args.dtype {
-        args::Dtype::Auto => None,
-        args::Dtype::F32 => Some(Dtype::F32),
-        args::Dtype::Bf16 => Some(Dtype::BF16),
-        args::Dtype::F16 => Some(Dtype::F16),
-    };
+    let dtype = args.dtype.0;
     let mut gguf = None;
     if let Some(output) = &args.output {
         let file = gguf::adapter(&base, &adapter, dtype.unwrap_or(Dtype::F32))?;

@@ -1,5 +1,7 @@
 //! What can be asked of model-import?
 
+use checkpoint::DtypeChoice;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
 use cli::CommonArgs;
 use serde::Serialize;
@@ -36,9 +38,10 @@ pub struct Args {
     /// Keep the scales of 4-bit blocks in f32 instead of 8 bits (0.5 instead of 0.127 bits a weight)
     #[arg(long)]
     pub no_double_quant: bool,
-    /// The type of what is not quantized, and the type 4-bit weights dequantize to
-    #[arg(long, value_name = "TYPE", default_value = "auto")]
-    pub dtype: Dtype,
+    /// The type of what is not quantized, and the type 4-bit weights dequantize to; auto: as the source
+    /// has it, of GGUF bf16
+    #[arg(long, value_name = "TYPE", default_value = "auto", value_parser = dtypes())]
+    pub dtype: DtypeChoice,
     /// Take the tokenizer and chat template from this Hugging Face folder or entry of its cache
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
@@ -62,12 +65,6 @@ pub enum Quantize {
 }
 
 /// `--dtype`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// As the source has it; bf16 for GGUF
-    Auto,
-    F32,
-    Bf16,
-    F16,
+fn dtypes() -> impl TypedValueParser<Value = DtypeChoice> {
+    PossibleValuesParser::new(DtypeChoice::NAMES).try_map(|name| name.parse())
 }

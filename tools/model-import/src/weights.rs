@@ -1,6 +1,6 @@
 //! Which tensor is written in which form, and how do they get into the file?
 
-use crate::args::{self, Args, Quantize};
+use crate::args::{Args, Quantize};
 use crate::source::{Source, Weight};
 use anyhow::{Context, anyhow, bail};
 use checkpoint::{Dtype, Entry, Part, Role, SafetensorsWriter, bitsandbytes};
@@ -44,12 +44,7 @@ impl Plan {
             return Err(anyhow!("--no-double-quant: nothing is being quantised")
                 .hint("it goes with --quantize nf4 and a source that is not in 4 bits"));
         }
-        let asked = match args.dtype {
-            args::Dtype::Auto => None,
-            args::Dtype::F32 => Some(Dtype::F32),
-            args::Dtype::Bf16 => Some(Dtype::BF16),
-            args::Dtype::F16 => Some(Dtype::F16),
-        };
+        let asked = args.dtype.0;
         let mut steps = Vec::new();
         for part in checkpoint::parts(source.config()) {
             let form = match (nf4 && part.role == Role::Linear, asked) {
