@@ -16,7 +16,8 @@ pub enum Quantize {
     /// As the base folder stores them.
     #[default]
     AsStored,
-    /// 4-bit NormalFloat, QLoRA arXiv 2305.14314; already quantised bases are taken as they are.
+    /// 4-bit NormalFloat, QLoRA arXiv 2305.14314; already quantised bases are taken as they are, with what
+    /// they have in full.
     Nf4 { double_quant: bool },
     /// Full precision; an already quantised base is refused.
     None,
@@ -64,6 +65,7 @@ impl Model {
             base,
             device: &device,
             options,
+            is_in_4_bits: base.has_4_bit_weights(),
         };
         let embed_tokens = reader.dense(
             "model.embed_tokens.weight",
@@ -112,6 +114,7 @@ struct Reader<'a> {
     base: &'a Base,
     device: &'a Device,
     options: &'a LoadOptions,
+    is_in_4_bits: bool,
 }
 
 impl Reader<'_> {
@@ -150,19 +153,20 @@ impl Reader<'_> {
             LinearWeight::Dense(view) => {
                 check_shape(module, &view.shape, shape)?;
                 match self.options.quantize {
-                    Quantize::Nf4 { double_quant } => {
+                    // What is dense beside 4-bit weights was left so by whoever quantised the base.
+                    Quantize::Nf4 { double_quant } if !self.is_in_4_bits => {
                         let dtype = nf4_dtype(self.options.dtype.unwrap_or(Dtype::F32));
                         self.quantized(module, &view, shape, dtype, double_quant)?
                     }
-                    Quantize::AsStored | Quantize::None => dense(&view, shape, self.device)?,
+                    _ => dense(&view, shape, self.device)?,
                 }
             }
         };
+        // Base::open refuses a bias that config.json does not account for.
         let bias = format!("{module}.bias");
         let bias = match self.base.contains(&bias) {
             true => Some(self.vector(&bias, shape[0])?),
             false => None,
-        // Base::open refuses a bias that config.json does not account for.
         };
         Ok(Linear {
             weight: weight.with_compute(self.options.compute_dtype),

@@ -13,14 +13,20 @@ fn tiny(family: &str) -> Model {
 }
 
 fn tiny_in(family: &str, compute_dtype: ComputeDtype) -> Model {
+    loaded(
+        family,
+        LoadOptions {
+            quantize: Quantize::Nf4 { double_quant: true },
+            compute_dtype,
+            ..LoadOptions::default()
+        },
+    )
+}
+
+fn loaded(family: &str, options: LoadOptions) -> Model {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../../tests/data/models")
         .join(family);
-    let options = LoadOptions {
-        quantize: Quantize::Nf4 { double_quant: true },
-        compute_dtype,
-        ..LoadOptions::default()
-    };
     Model::load(
         &Base::open(&dir).expect("the base opens"),
         &options,
@@ -71,6 +77,15 @@ fn greedy(batch_size: usize) -> GenerateOptions {
         stop_token_ids: vec![],
         batch_size,
     }
+}
+
+#[test]
+fn layers_that_a_4_bit_base_has_in_full_are_not_quantised() {
+    let batch = Batch::sequence(tokens(9, 1));
+    let logits = |model: Model| model.logits(&batch).expect("logits");
+    let as_stored = logits(loaded("llama-tied-mixed", LoadOptions::default()));
+    assert_eq!(logits(tiny("llama-tied-mixed")), as_stored);
+    assert_ne!(logits(tiny("llama-tied")), as_stored, "all in 4 bits");
 }
 
 #[test]

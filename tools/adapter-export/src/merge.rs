@@ -71,12 +71,14 @@ pub fn write(
         .into_iter()
         .map(|pair| (pair.module, pair))
         .collect();
+    // What is dense in a base that has 4-bit weights was left so by whoever quantised it, and by training.
+    let quantizes = quantize == Quantize::Nf4 && !base.has_4_bit_weights();
     let progress = Progress::new("merging", Some(parts.len() as u64), Unit::Items("tensors"));
     for part in &parts {
         if let Some(signal) = cli::interrupted() {
             return Ok(Some(signal));
         }
-        let mut values = values(base, part, quantize)?;
+        let mut values = values(base, part, quantizes)?;
         if let Some(pair) = part.name.strip_suffix(".weight").and_then(|m| pairs.get(m)) {
             merge(&mut values, pair);
         }
@@ -89,14 +91,14 @@ pub fn write(
 }
 
 /// A tensor as training saw it.
-fn values(base: &Base, part: &Part, quantize: Quantize) -> anyhow::Result<Vec<f32>> {
+fn values(base: &Base, part: &Part, quantizes: bool) -> anyhow::Result<Vec<f32>> {
     let module = part.name.strip_suffix(".weight");
     let Some(module) = module.filter(|_| part.role == Role::Linear) else {
         return Ok(base.tensor(&part.name)?.to_f32()?);
     };
     match base.linear(module)? {
         LinearWeight::Nf4(quantized) => Ok(quantized.dequantize()),
-        LinearWeight::Dense(view) if quantize == Quantize::None => Ok(view.to_f32()?),
+        LinearWeight::Dense(view) if !quantizes => Ok(view.to_f32()?),
         LinearWeight::Dense(view) => {
             let &[rows, columns] = view.shape.as_slice() else {
                 bail!("{}: a linear layer is a matrix", part.name);

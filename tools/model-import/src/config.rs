@@ -12,10 +12,15 @@ pub fn write(source: &Source, plan: &Plan, out: &Path) -> anyhow::Result<()> {
     config.remove("torch_dtype"); // the name of `dtype` before transformers 4.56
     config.insert("dtype".to_owned(), plan.dtype.torch_name().into());
     match &plan.quantization {
-        // A source in 4 bits that stays so describes itself.
-        Some(_) if source.config().quantized => {}
+        // A source in 4 bits that stays so describes itself, but for layers that are quantised now.
+        Some(_) if source.config().quantized => {
+            if plan.quantizes_what_was_dense {
+                config["quantization_config"]["llm_int8_skip_modules"] = Value::Null;
+            }
+        }
         Some(quantization) => {
-            config.insert("quantization_config".to_owned(), describe(quantization));
+            let description = describe(quantization, &plan.dense_modules());
+            config.insert("quantization_config".to_owned(), description);
         }
         None => drop(config.remove("quantization_config")),
     }
@@ -26,8 +31,13 @@ pub fn write(source: &Source, plan: &Plan, out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As transformers writes it for `BitsAndBytesConfig(load_in_4bit=True, …)`.
-fn describe(quantization: &Quantization) -> Value {
+/// As transformers writes it for `BitsAndBytesConfig(load_in_4bit=True, …)`. A list of modules to leave as
+/// they are stands for transformers' own, which is the head.
+fn describe(quantization: &Quantization, dense: &[&str]) -> Value {
+    let skipped = match dense {
+        [] => Value::Null,
+        modules => json!([&["lm_head"], modules].concat()),
+    };
     json!({
         "_load_in_4bit": true,
         "_load_in_8bit": false,
@@ -37,7 +47,7 @@ fn describe(quantization: &Quantization) -> Value {
         "bnb_4bit_use_double_quant": quantization.double_quant,
         "llm_int8_enable_fp32_cpu_offload": false,
         "llm_int8_has_fp16_weight": false,
-        "llm_int8_skip_modules": null,
+        "llm_int8_skip_modules": skipped,
         "llm_int8_threshold": 6.0,
         "load_in_4bit": true,
         "load_in_8bit": false,

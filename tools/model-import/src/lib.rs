@@ -58,7 +58,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Interrupted(signal));
     }
     checkpoint::Base::open(out.path()).context("checking what was written")?;
-    manifest::write(&args, out.path())?;
+    manifest::write(&args, &plan, out.path())?;
     out.publish()
         .hint("the folder that was there before, if any, is as it was")?;
     cli::note(format!(

@@ -2,6 +2,7 @@
 
 use crate::args::Args;
 use crate::config::write_json;
+use crate::weights::Plan;
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -11,7 +12,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// No time and no absolute path: equal sources make equal folders.
-pub fn write(args: &Args, out: &Path) -> anyhow::Result<()> {
+pub fn write(args: &Args, plan: &Plan, out: &Path) -> anyhow::Result<()> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(out).with_context(|| out.display().to_string())? {
         let path = entry.with_context(|| out.display().to_string())?.path();
@@ -37,7 +38,10 @@ pub fn write(args: &Args, out: &Path) -> anyhow::Result<()> {
         ("source", json!(source)),
         ("dtype", json!(args.dtype)),
         ("quantize", json!(args.quantize)),
-        ("double_quant", json!(!args.no_double_quant)),
+        (
+            "double_quant", // null where nothing is in 4 bits
+            json!(plan.quantization.map(|q| q.double_quant)),
+        ),
         ("files", json!(files)),
     ]
     .into_iter()

@@ -84,6 +84,23 @@ impl Source {
         }
     }
 
+    /// Is it the weight of a linear layer, and stored in 4 bits?
+    pub fn is_4_bit(&self, part: &Part) -> bool {
+        match (self, part.name.strip_suffix(".weight")) {
+            (Source::Folder(folder), Some(module)) => folder.base.is_4_bit(module),
+            _ => false,
+        }
+    }
+
+    pub fn has_4_bit_weights(&self) -> bool {
+        matches!(self, Source::Folder(folder) if folder.base.has_4_bit_weights())
+    }
+
+    /// Are the scales of 4-bit weights quantised, too?
+    pub fn has_8_bit_scales(&self) -> bool {
+        matches!(self, Source::Folder(folder) if folder.base.has_8_bit_scales())
+    }
+
     pub fn weight(&self, part: &Part) -> anyhow::Result<Weight> {
         match self {
             Source::Gguf(model) => Ok(Weight::Values(model.values(part)?)),

@@ -15,6 +15,8 @@ pub struct Plan {
     pub dtype: Dtype,
     /// Set if linear layers are written in 4 bits.
     pub quantization: Option<Quantization>,
+    /// Some of these are in full in a source that has others in 4 bits.
+    pub quantizes_what_was_dense: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -35,11 +37,8 @@ pub struct Quantization {
 
 impl Plan {
     pub fn new(source: &Source, args: &Args) -> anyhow::Result<Plan> {
-        let stored_in_4_bits = source.config().quantized;
-        let nf4 = match args.quantize {
-            Some(quantize) => quantize == Quantize::Nf4,
-            None => stored_in_4_bits,
-        };
+        let stored_in_4_bits = source.has_4_bit_weights();
+        let nf4 = args.quantize == Some(Quantize::Nf4);
         if args.no_double_quant && (!nf4 || stored_in_4_bits) {
             return Err(anyhow!("--no-double-quant: nothing is being quantised")
                 .hint("it goes with --quantize nf4 and a source that is not in 4 bits"));
@@ -47,7 +46,11 @@ impl Plan {
         let asked = args.dtype.0;
         let mut steps = Vec::new();
         for part in checkpoint::parts(source.config()) {
-            let form = match (nf4 && part.role == Role::Linear, asked) {
+            let in_4_bits = match args.quantize {
+                Some(_) => nf4 && part.role == Role::Linear,
+                None => source.is_4_bit(&part),
+            };
+            let form = match (in_4_bits, asked) {
                 (true, _) => Form::Nf4,
                 (false, Some(dtype)) => Form::Dense(dtype),
                 (false, None) => Form::Dense(match source.dtype(&part)? {
@@ -62,16 +65,32 @@ impl Plan {
             _ => None,
         });
         let dtype = embedding.expect("every model has an embedding, which is never quantised");
-        let quantization = nf4.then(|| Quantization {
-            double_quant: !args.no_double_quant,
+        let any_in_4_bits = steps.iter().any(|(_, form)| *form == Form::Nf4);
+        let quantization = any_in_4_bits.then(|| Quantization {
+            // Beside weights that are in 4 bits already, others are quantised as those are.
+            double_quant: match stored_in_4_bits {
+                true => source.has_8_bit_scales(),
+                false => !args.no_double_quant,
+            },
             dtype: asked.unwrap_or(Dtype::F32),
             is_dtype_asked: asked.is_some(),
         });
+        let was_dense = |(part, form): &(Part, Form)| *form == Form::Nf4 && !source.is_4_bit(part);
         Ok(Plan {
+            quantizes_what_was_dense: stored_in_4_bits && steps.iter().any(was_dense),
             steps,
             dtype,
             quantization,
         })
+    }
+
+    /// The linear layers that are not written in 4 bits, by their modules' names.
+    pub fn dense_modules(&self) -> Vec<&str> {
+        let dense = |(part, form): &&(Part, Form)| part.role == Role::Linear && *form != Form::Nf4;
+        let modules = self.steps.iter().filter(dense);
+        modules
+            .filter_map(|(part, _)| part.name.strip_suffix(".weight"))
+            .collect()
     }
 
     /// Bytes of model.safetensors, and of memory at the most (not counting the mapped source).

@@ -239,6 +239,106 @@ fn a_4_bit_source_stays_as_it_is_unless_asked() {
     assert_eq!(full.to_f32().unwrap(), stored.dequantize());
 }
 
+/// Made by transformers with llm_int8_skip_modules: a projection and an attention are in full.
+fn mixed() -> PathBuf {
+    models().join("llama-tied-mixed")
+}
+
+#[test]
+fn layers_that_a_4_bit_source_has_in_full_stay_so_unless_asked() {
+    let (_dir, out) = import(&mixed(), &[]);
+    for file in ["model.safetensors", "config.json"] {
+        let (ours, theirs) = (out.join(file), mixed().join(file));
+        match file {
+            "config.json" => assert_eq!(json(&ours), json(&theirs)),
+            _ => assert!(same_file(&ours, &theirs)),
+        }
+    }
+
+    let (_dir, out) = import(&mixed(), &["--quantize", "nf4"]);
+    let base = Base::open(&out).unwrap();
+    let plain = Base::open(&models().join("llama-tied")).unwrap();
+    for module in [
+        "model.layers.0.mlp.up_proj",
+        "model.layers.1.self_attn.q_proj",
+    ] {
+        let (LinearWeight::Nf4(ours), LinearWeight::Dense(stored)) =
+            (base.linear(module).unwrap(), plain.linear(module).unwrap())
+        else {
+            panic!("quantized and stored")
+        };
+        let shape = [stored.shape[0], stored.shape[1]];
+        let values = stored.to_f32().unwrap();
+        assert!(
+            ours == nf4::quantize(&values, shape, nf4::Dtype::F32, true),
+            "{module}"
+        );
+    }
+    let quantization = &json(&out.join("config.json"))["quantization_config"];
+    assert_eq!(quantization["llm_int8_skip_modules"], Value::Null);
+
+    let (_dir, out) = import(&mixed(), &["--quantize", "none"]);
+    assert!(!Base::open(&out).unwrap().has_4_bit_weights());
+    assert!(json(&out.join("config.json"))["quantization_config"].is_null());
+}
+
+#[test]
+fn layers_in_full_are_named_where_the_source_does_not_say_what_is_in_4_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    workspace_tests::copy(&mixed(), dir.path());
+    let mut config = json(&dir.path().join("config.json"));
+    config
+        .as_object_mut()
+        .unwrap()
+        .remove("quantization_config");
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let (_dir, out) = import(dir.path(), &[]);
+    let quantization = &json(&out.join("config.json"))["quantization_config"];
+    let attention = ["q_proj", "k_proj", "v_proj", "o_proj"];
+    let attention = attention.map(|name| format!("model.layers.1.self_attn.{name}"));
+    let skipped: Vec<_> = ["lm_head", "model.layers.0.mlp.up_proj"]
+        .into_iter()
+        .map(String::from)
+        .chain(attention)
+        .collect();
+    assert_eq!(
+        quantization["llm_int8_skip_modules"],
+        serde_json::json!(skipped)
+    );
+}
+
+#[test]
+fn double_quantization_is_said_of_what_is_written_only() {
+    let said = |source: &Path, flags: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("base");
+        let paths = [source.to_str().unwrap(), "--out-dir", out.to_str().unwrap()];
+        let output = model_import(&[&paths[..], flags].concat());
+        let manifest = json(&out.join("manifest.json"));
+        (
+            manifest["double_quant"].clone(),
+            utf8(&output.stderr).to_owned(),
+            dir,
+        )
+    };
+    let (double_quant, ..) = said(&models().join("llama-tied"), &[]);
+    assert_eq!(double_quant, Value::Null);
+    let flags = ["--quantize", "nf4", "--no-double-quant"];
+    let (double_quant, _, dir) = said(&models().join("llama-tied"), &flags);
+    assert_eq!(double_quant, false);
+    // Such a base is no other one for being imported again.
+    let base = dir.path().join("base");
+    let (double_quant, message, _dir) = said(&base, &[]);
+    assert_eq!(double_quant, false);
+    assert!(!message.contains("double quantization"), "{message}");
+    let (double_quant, message, _dir) = said(&models().join("llama-tied-prequant"), &[]);
+    assert_eq!(double_quant, true);
+    assert!(
+        message.contains("nf4 with double quantization"),
+        "{message}"
+    );
+}
+
 #[test]
 fn rope_is_stretched_linearly_unless_the_file_says_otherwise() {
     use checkpoint::RopeScaling::{Linear, None};
