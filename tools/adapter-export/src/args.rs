@@ -20,10 +20,10 @@ Given --quantize nf4 here too, it is merged into those weights, dequantized; els
 #[command(name = "adapter-export", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["out_dir", "output"])))]
 pub struct Args {
-    /// The base folder that the adapter was trained on
+    /// The base folder that the adapter was trained on, or an entry of the Hugging Face cache
     #[arg(long, value_name = "DIR")]
     pub base: PathBuf,
-    /// The PEFT adapter folder
+    /// The PEFT adapter folder, or an entry of the Hugging Face cache
     #[arg(long, value_name = "DIR")]
     pub adapter: PathBuf,
     /// Write base and adapter as one Hugging Face folder

@@ -11,19 +11,13 @@ use checkpoint::adapter::{self, Adapter};
 use checkpoint::{Base, Dtype, Role};
 use cli::{AtomicDir, Files, Hint, Outcome};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
-    let mut of_the_base: Vec<_> = merge::files().map(|name| args.base.join(name)).collect();
-    of_the_base.extend(merge::weights(&args.base));
-    let files = Files::default()
-        .reads_paths("--base", [&args.base])
-        .reads_paths("--base", &of_the_base)
-        .reads_paths("--adapter", [&args.adapter])
-        .writes("--output", &args.output);
-    match &args.out_dir {
-        Some(folder) => files.replaces("--out-dir", folder).check()?,
-        None => files.check()?,
-    }
+    // Of entries of the cache, their snapshots; what cannot be found is said when it is opened.
+    let [base_dir, adapter_dir] = [&args.base, &args.adapter]
+        .map(|dir| checkpoint::resolve(dir).unwrap_or_else(|_| dir.clone()));
+    files(&args, &base_dir, &adapter_dir).check()?;
     let base = Base::open(&args.base)?;
     let adapter = adapter::read(&args.adapter)?;
     check(&args, &base, &adapter)?;
@@ -43,7 +37,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let mut merged = None;
     if let Some(out_dir) = &args.out_dir {
         let out = AtomicDir::create(out_dir, |name| merge::files().any(|file| file == name))?;
-        merge::copy_files(base.dir(), &args.adapter, out.path())?;
+        merge::copy_files(base.dir(), &adapter_dir, out.path())?;
         if let Some(signal) = merge::write(&base, &adapter, args.quantize, dtype, out.path())? {
             return Ok(Outcome::Interrupted(signal));
         }
@@ -52,6 +46,24 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     }
     cli::publish(gguf, merged)?;
     Ok(Outcome::Done)
+}
+
+/// All that is read and written.
+fn files(args: &Args, base: &Path, adapter: &Path) -> Files {
+    let mut of_the_base: Vec<_> = merge::files().map(|name| base.join(name)).collect();
+    of_the_base.extend(merge::weights(base));
+    let of_the_adapter = adapter::FILES.into_iter().chain([merge::PROMPT]);
+    let of_the_adapter: Vec<_> = of_the_adapter.map(|name| adapter.join(name)).collect();
+    let files = Files::default()
+        .reads_paths("--base", [&args.base])
+        .reads_paths("--base", &of_the_base)
+        .reads_paths("--adapter", [&args.adapter])
+        .reads_paths("--adapter", &of_the_adapter)
+        .writes("--output", &args.output);
+    match &args.out_dir {
+        Some(folder) => files.replaces("--out-dir", folder),
+        None => files,
+    }
 }
 
 /// Every adapted layer must be a linear layer of the base, in its shape.

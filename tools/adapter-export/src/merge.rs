@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a template cannot say of the prompts that were trained on: the adapter's goes over the base's.
-const PROMPT: &str = "prompt.json";
+pub const PROMPT: &str = "prompt.json";
 
 /// Every file that the merge reads of a base, writes, and so may replace in `--out-dir`.
 pub fn files() -> impl Iterator<Item = &'static str> {

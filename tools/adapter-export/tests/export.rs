@@ -216,6 +216,44 @@ fn an_adapter_that_names_another_base_is_merged_with_a_word_about_it() {
     assert_eq!(text(&said.stderr), "");
 }
 
+/// A run's folder with an adapter in it.
+fn run(dir: &Path, settings: &str) -> PathBuf {
+    let run = dir.join("run");
+    copy(&models().join("llama-tied/adapter"), &run.join("adapter"));
+    fs::write(run.join("inputs.json"), "{}").unwrap();
+    fs::write(run.join("config.json"), settings).unwrap();
+    run
+}
+
+#[test]
+fn no_file_of_the_adapter_or_of_a_cache_entry_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = run(dir.path(), "{}");
+    fs::write(run.join("adapter/prompt.json"), "{}").unwrap();
+    let snapshot = dir.path().join("models--a--b/snapshots/c0");
+    copy(&models().join("llama-tied"), &snapshot);
+    let entry = dir.path().join("models--a--b");
+    let of_the_base = ["model.safetensors", "config.json"].map(|name| snapshot.join(name));
+    let of_the_adapter = [
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "adapter/prompt.json",
+    ];
+    let of_the_adapter = of_the_adapter.map(|name| run.join(name));
+    for out in of_the_base.iter().chain(&of_the_adapter) {
+        let before = fs::read(out).unwrap();
+        let output = export(
+            &entry,
+            &run.join("adapter"),
+            &["-o", out.to_str().unwrap()],
+            2,
+        );
+        let message = text(&output.stderr);
+        assert!(message.contains("would replace --"), "{message}");
+        assert!(before == fs::read(out).unwrap(), "{}", out.display());
+    }
+}
+
 #[test]
 fn the_base_is_not_replaced_by_the_merge_whatever_its_name() {
     let dir = tempfile::tempdir().unwrap();
