@@ -12,8 +12,10 @@ Examples:
   adapter-export --base base --adapter run/adapter --out-dir merged
   adapter-export --base base --adapter run/adapter -o adapter.gguf   # llama-cli --lora adapter.gguf
 
-An adapter trained with --quantize nf4 has learned to make up for the errors of the 4-bit weights.
-Given --quantize nf4 here too, it is merged into those weights, dequantized; else into the base's.";
+An adapter trained over 4-bit weights has learned to make up for their errors, and is merged into those
+weights, dequantized. How training loaded the base is read from the config.json of the run that the
+adapter lies in, run/adapter or run/checkpoints/checkpoint-N; --quantize, --no-double-quant and
+--dequantized-dtype say otherwise, or say it for an adapter from elsewhere.";
 
 /// Writes an adapter for other programs: merged into its base, or as llama.cpp's GGUF
 #[derive(Debug, Parser, Serialize)]
@@ -32,9 +34,16 @@ pub struct Args {
     /// Write the adapter alone as GGUF, for llama.cpp's --lora
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<Output>,
-    /// How training loaded the base's linear layers
-    #[arg(long, value_name = "HOW", default_value = "none")]
-    pub quantize: Quantize,
+    /// How training loaded the base's linear layers [default: as the adapter's run did, else none]. A
+    /// base that is stored in 4 bits is taken as it is
+    #[arg(long, value_name = "HOW")]
+    pub quantize: Option<Quantize>,
+    /// Training kept the scales of 4-bit blocks in f32 instead of 8 bits [default: as the run did]
+    #[arg(long)]
+    pub no_double_quant: bool,
+    /// The type that training rounded dequantized weights to, its --dtype [default: as the run did]
+    #[arg(long, value_name = "TYPE", value_parser = dtypes())]
+    pub dequantized_dtype: Option<DtypeChoice>,
     /// The type of the numbers written; auto: merged, as the base's embedding is stored; GGUF, f32
     #[arg(long, value_name = "TYPE", default_value = "auto", value_parser = dtypes())]
     pub dtype: DtypeChoice,
@@ -49,7 +58,7 @@ pub struct Args {
 pub enum Quantize {
     /// As they are stored
     None,
-    /// Quantized to NF4 with double quantization
+    /// Quantized to NF4
     Nf4,
 }
 

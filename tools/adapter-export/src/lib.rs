@@ -3,6 +3,7 @@
 mod args;
 mod gguf;
 mod merge;
+mod trained;
 
 pub use args::Args;
 
@@ -14,10 +15,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    check_flags(&args)?;
     // Of entries of the cache, their snapshots; what cannot be found is said when it is opened.
     let [base_dir, adapter_dir] = [&args.base, &args.adapter]
         .map(|dir| checkpoint::resolve(dir).unwrap_or_else(|_| dir.clone()));
-    files(&args, &base_dir, &adapter_dir).check()?;
+    let run_config = trained::run_config(&adapter_dir);
+    files(&args, &base_dir, &adapter_dir)
+        .reads_paths("--adapter", &run_config)
+        .check()?;
     let base = Base::open(&args.base)?;
     let adapter = adapter::read(&args.adapter)?;
     check(&args, &base, &adapter)?;
@@ -36,9 +41,15 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     }
     let mut merged = None;
     if let Some(out_dir) = &args.out_dir {
+        let run = match run_config.as_deref() {
+            Some(config) => Some((config, trained::read(config)?)),
+            None => None,
+        };
+        let loading = trained::loading(&args, run.map(|(_, loading)| loading), &base)?;
         let out = AtomicDir::create(out_dir, |name| merge::files().any(|file| file == name))?;
         merge::copy_files(base.dir(), &adapter_dir, out.path())?;
-        if let Some(signal) = merge::write(&base, &adapter, args.quantize, dtype, out.path())? {
+        cli::note(trained::describe(&args, &loading, run, &base));
+        if let Some(signal) = merge::write(&base, &adapter, loading, dtype, out.path())? {
             return Ok(Outcome::Interrupted(signal));
         }
         Base::open(out.path()).context("checking what was written")?;
@@ -48,7 +59,23 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// All that is read and written.
+/// An adapter alone is written as it is, whatever it was trained on.
+fn check_flags(args: &Args) -> anyhow::Result<()> {
+    let flags = [
+        ("--quantize", args.quantize.is_some()),
+        ("--no-double-quant", args.no_double_quant),
+        ("--dequantized-dtype", args.dequantized_dtype.is_some()),
+    ];
+    match flags.into_iter().find(|(_, given)| *given) {
+        Some((flag, _)) if args.out_dir.is_none() => {
+            Err(anyhow!("{flag}: changes nothing in an adapter alone"))
+                .hint("it goes with --out-dir")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// All that is read and written, but for the run's.
 fn files(args: &Args, base: &Path, adapter: &Path) -> Files {
     let mut of_the_base: Vec<_> = merge::files().map(|name| base.join(name)).collect();
     of_the_base.extend(merge::weights(base));

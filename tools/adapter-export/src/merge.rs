@@ -1,6 +1,7 @@
 //! How do base and adapter become one model? `W = W₀ + scaling · B·A`, rounded once.
 
 use crate::args::Quantize;
+use crate::trained::Loading;
 use anyhow::{Context, anyhow, bail};
 use checkpoint::adapter::{Adapter, Pair};
 use checkpoint::beside;
@@ -47,7 +48,7 @@ pub fn copy_files(base: &Path, adapter: &Path, out: &Path) -> anyhow::Result<()>
 pub fn write(
     base: &Base,
     adapter: &Adapter,
-    quantize: Quantize,
+    loading: Loading,
     dtype: Option<Dtype>,
     out: &Path,
 ) -> anyhow::Result<Option<i32>> {
@@ -72,13 +73,13 @@ pub fn write(
         .map(|pair| (pair.module, pair))
         .collect();
     // What is dense in a base that has 4-bit weights was left so by whoever quantised it, and by training.
-    let quantizes = quantize == Quantize::Nf4 && !base.has_4_bit_weights();
+    let quantizes = loading.quantize == Quantize::Nf4 && !base.has_4_bit_weights();
     let progress = Progress::new("merging", Some(parts.len() as u64), Unit::Items("tensors"));
     for part in &parts {
         if let Some(signal) = cli::interrupted() {
             return Ok(Some(signal));
         }
-        let mut values = values(base, part, quantizes)?;
+        let mut values = values(base, part, loading, quantizes)?;
         if let Some(pair) = part.name.strip_suffix(".weight").and_then(|m| pairs.get(m)) {
             merge(&mut values, pair);
         }
@@ -91,20 +92,25 @@ pub fn write(
 }
 
 /// A tensor as training saw it.
-fn values(base: &Base, part: &Part, quantizes: bool) -> anyhow::Result<Vec<f32>> {
+fn values(base: &Base, part: &Part, loading: Loading, quantizes: bool) -> anyhow::Result<Vec<f32>> {
+    let dequantized_dtype = loading.dtype.0.and_then(Dtype::to_nf4);
     let module = part.name.strip_suffix(".weight");
     let Some(module) = module.filter(|_| part.role == Role::Linear) else {
         return Ok(base.tensor(&part.name)?.to_f32()?);
     };
     match base.linear(module)? {
-        LinearWeight::Nf4(quantized) => Ok(quantized.dequantize()),
+        LinearWeight::Nf4(mut quantized) => {
+            quantized.dtype = dequantized_dtype.unwrap_or(quantized.dtype);
+            Ok(quantized.dequantize())
+        }
         LinearWeight::Dense(view) if !quantizes => Ok(view.to_f32()?),
         LinearWeight::Dense(view) => {
             let &[rows, columns] = view.shape.as_slice() else {
                 bail!("{}: a linear layer is a matrix", part.name);
             };
             let values = view.to_f32()?;
-            Ok(nf4::quantize(&values, [rows, columns], nf4::Dtype::F32, true).dequantize())
+            let dtype = dequantized_dtype.unwrap_or(nf4::Dtype::F32);
+            Ok(nf4::quantize(&values, [rows, columns], dtype, loading.double_quant).dequantize())
         }
     }
 }
