@@ -275,7 +275,7 @@ fn a_disk_that_is_full_for_one_output_leaves_all_of_a_run_as_they_were() {
         "out.jsonl",
         "out-00001-of-00002",
         "out-00002-of-00002",
-        "folder/train.jsonl",
+        "folder/split.json",
         "ledger.csv",
         "rejects.jsonl",
         "half.csv",
@@ -291,7 +291,7 @@ fn a_disk_that_is_full_for_one_output_leaves_all_of_a_run_as_they_were() {
                  {}{command} --quiet || exit $?",
                 older.join(" "),
                 match command.starts_with("adapter-export") {
-                    true => "mv folder/train.jsonl folder/config.json; ",
+                    true => "mv folder/split.json folder/config.json; ",
                     false => "",
                 },
             );
@@ -303,7 +303,7 @@ fn a_disk_that_is_full_for_one_output_leaves_all_of_a_run_as_they_were() {
         let said = with("/dev/full", 2);
         assert!(said.contains(": No space left"), "{command}\n{said}");
         let names = older.map(|name| match command.starts_with("adapter-export") {
-            true => name.replace("train.jsonl", "config.json"),
+            true => name.replace("split.json", "config.json"),
             false => name.to_owned(),
         });
         for name in &names {

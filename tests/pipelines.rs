@@ -79,8 +79,8 @@ fn what_print_config_prints_is_what_config_reads() {
     }
 }
 
-/// Flags of psql and llama.cpp, which the README mentions.
-const OTHERS: [&str; 2] = ["--csv", "--lora"];
+/// Flags of psql, llama.cpp and TensorBoard, which the README mentions.
+const OTHERS: [&str; 3] = ["--csv", "--lora", "--logdir"];
 
 /// Shell commands: code lines with their continuations, cut where a pipe begins another one.
 fn commands(text: &str) -> Vec<String> {
