@@ -11,6 +11,18 @@ use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
+/// Rows of a matmul's tiles: all sizes that are tried divide it.
+const TILE: usize = 128;
+
+/// Of the rows that fit, those that are whole tiles. 523 would be five of them for the work of four, in
+/// each of the chunk's products.
+fn chunk_rows(fitting: usize) -> usize {
+    match fitting {
+        ..TILE => fitting,
+        _ => fitting - fitting % TILE,
+    }
+}
+
 /// Σ −log softmax(h·Wᵀ)[target], shape `[1]` in f32, and dh where wanted.
 pub(crate) fn forward(
     h: CubeTensor,
@@ -28,7 +40,7 @@ pub(crate) fn forward(
     let w = dense(words, format, dtype); // [vocabulary, hidden]
     // Logits in f32 and their gradient in the activations' type fit the workspace.
     let logits = crate::GPU_WORKSPACE_BYTES / (4 + dtype.size());
-    let chunk = (logits / format.out_features).clamp(1, targets.len());
+    let chunk = chunk_rows(logits / format.out_features).clamp(1, targets.len());
     let mut parts = Vec::new();
     let mut loss_parts = Vec::new();
     for start in (0..targets.len()).step_by(chunk) {
