@@ -18,11 +18,11 @@
 //! Around the layers: embedding, the last norm, the head's matmul, and its likeliest tokens, of which
 //! 32 candidates a row are read back. Ids, slots and angles are copied in once a step.
 
-use super::few_rows::{FEW_ROWS, Part, Place, Projection, Sums, unread};
+use super::few_rows::{self, FEW_ROWS, Part, Place, Projection, Sums, unread};
 use super::linear::{dense, embedding};
 use super::tensor::{
     Argument, cast, dims, each, elements, fresh, owned, packed, product, rows, storage, transposed,
-    upload, upload_floats,
+    units, upload, upload_floats,
 };
 use crate::backends::cube::DeviceKvCache;
 use crate::decoding::{DecodingLayer, DecodingLinear};
@@ -238,7 +238,9 @@ impl DeviceDecoding {
         let [count, width] = dims(x);
         let h = fresh(x, [count, width], x.dtype);
         let client = x.client.clone();
-        let (cubes, dim, units) = rows(&client, count);
+        // A row has one cube, so that what it takes is what a unit does: four columns, or what a cube of
+        // a thousand leaves to each.
+        let units = units(&client, (width / 4).next_power_of_two().clamp(128, 1024));
         let added = sums.is_some();
         let (b, bias, biased, rank, place, values, columns, splits) = match sums {
             Some((sums, to)) => (
@@ -262,14 +264,15 @@ impl DeviceDecoding {
                     place,
                     nothing,
                     0,
-                    0,
+                    1,
                 )
             }
         };
         finish_norm_kernel::launch(
             &client,
-            cubes,
-            dim,
+            CubeCount::Static(count as u32, 1, 1),
+            CubeDim::new_1d(units as u32),
+            few_rows::together(&[rank]),
             values.argument(),
             b.argument(),
             bias.argument(),
@@ -279,10 +282,10 @@ impl DeviceDecoding {
             place,
             count,
             columns,
-            splits,
             width,
             self.epsilon,
             added,
+            splits,
             rank,
             biased,
             units,
@@ -308,10 +311,12 @@ impl DeviceDecoding {
         let norms = layer.head_norms.clone();
         let normed = norms.is_some();
         let [q_norm, k_norm] = norms.unwrap_or_else(|| [unread(k), unread(k)]);
+        let ranks = added.each_ref().map(|to| to.place.rank);
         finish_heads_kernel::launch(
             &client,
             cubes,
             dim,
+            few_rows::together(&ranks),
             sums.values.argument(),
             added[0].b.clone().argument(),
             added[1].b.clone().argument(),
@@ -332,12 +337,12 @@ impl DeviceDecoding {
             added[2].place.launch(added[2].scaling),
             step.rows,
             sums.columns,
-            sums.splits,
             o.heads,
             o.kv_heads,
             self.epsilon,
             o.head_dim,
-            added.each_ref().map(|to| to.place.rank),
+            sums.splits,
+            ranks,
             added.each_ref().map(|to| to.biased),
             normed,
             units,
@@ -385,6 +390,7 @@ impl DeviceDecoding {
             &client,
             cubes,
             dim,
+            few_rows::together(&[gate.place.rank, up.place.rank]),
             sums.values.argument(),
             gate.b.clone().argument(),
             up.b.clone().argument(),
@@ -395,8 +401,8 @@ impl DeviceDecoding {
             up.place.launch(up.scaling),
             sums.rows,
             sums.columns,
-            sums.splits,
             gate.place.features,
+            sums.splits,
             gate.place.rank,
             up.place.rank,
             gate.biased,

@@ -262,9 +262,17 @@ fn multiplies_tiles(client: &Client, dtype: DType) -> bool {
         && client.properties().features.matmul.cmma.contains(&tile)
 }
 
+/// Values of a row of B that are read at once: of every B of a launch as many.
+pub(crate) fn together(ranks: &[usize]) -> usize {
+    match ranks.iter().all(|rank| rank.is_multiple_of(4)) {
+        true => 4,
+        false => 1,
+    }
+}
+
 /// A buffer for an argument that a kernel does not read.
 pub(crate) fn unread(like: &CubeTensor) -> CubeTensor {
-    fresh(like, [1], DType::F32)
+    fresh(like, [4], DType::F32) // one vector
 }
 
 /// y = x·Wᵀ + bias + scaling·u·Bᵀ and u = x·Aᵀ `[rows, rank]`, in two launches; nothing where the
@@ -297,6 +305,7 @@ pub(crate) fn linear(
         &client,
         cubes,
         dim,
+        together(&[place.rank]),
         sums.values.argument(),
         b.argument(),
         bias.map_or_else(|| unread(x), packed).argument(),
@@ -305,8 +314,8 @@ pub(crate) fn linear(
         place.launch(scaling),
         rows,
         sums.columns,
-        sums.splits,
         place.features,
+        sums.splits,
         place.rank,
         biased,
         storage(x.dtype),

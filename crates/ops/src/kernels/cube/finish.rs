@@ -3,6 +3,11 @@
 //! An adapter's u = x·Aᵀ lies in columns of its own beside W·x, so that B·u can be added wherever
 //! the sums are read next: one launch a projection where there were six, and one for the residual,
 //! the norm, the rotation and the cache where each was its own.
+//!
+//! Few bytes move here, and what a launch takes is how long its slowest unit does: of a row of x there
+//! is one cube. So it has as many units as it can (`backends::cube::decoding`), u is added up once a
+//! cube, and how many splits there are is known when the kernel is made: most often one, which needs
+//! no loop.
 
 use super::swiglu::sigmoid;
 use super::{cube_max, cube_sum};
@@ -18,7 +23,7 @@ pub(crate) struct Place {
 
 /// Value `column` of a row of sums, over all splits; `plane` is rows·columns.
 #[cube]
-fn total(sums: &[f32], at: usize, plane: usize, splits: usize) -> f32 {
+fn total(sums: &[f32], at: usize, plane: usize, #[comptime] splits: usize) -> f32 {
     let mut sum = sums[at];
     for split in 1..splits {
         sum += sums[split * plane + at];
@@ -26,19 +31,43 @@ fn total(sums: &[f32], at: usize, plane: usize, splits: usize) -> f32 {
     sum
 }
 
-/// W·x + bias + scaling·B·u of one row and feature; b is `[out, rank]`.
+/// B·u of one feature; b is `[out, rank]` in vectors, u begins at `at` of some sums.
+#[cube]
+fn low_rank<N: Size>(
+    b: &[Vector<f32, N>],
+    feature: usize,
+    sums: &[f32],
+    at: usize,
+    plane: usize,
+    #[comptime] splits: usize,
+    #[comptime] rank: usize,
+) -> f32 {
+    let lanes = N::value();
+    let vectors = comptime!(rank / lanes);
+    let mut update = f32::new(0.0);
+    for part in 0..vectors {
+        let vector = b[feature * vectors + part];
+        #[unroll]
+        for lane in 0..lanes {
+            update += vector.extract(lane) * total(sums, at + part * lanes + lane, plane, splits);
+        }
+    }
+    update
+}
+
+/// W·x + bias + scaling·B·u of one row and feature.
 #[cube]
 #[allow(clippy::too_many_arguments)]
-fn finished(
+fn finished<N: Size>(
     sums: &[f32],
-    b: &[f32],
+    b: &[Vector<f32, N>],
     bias: &[f32],
     place: &Place,
     row: usize,
     feature: usize,
     rows: usize,
     columns: usize,
-    splits: usize,
+    #[comptime] splits: usize,
     #[comptime] rank: usize,
     #[comptime] biased: bool,
 ) -> f32 {
@@ -49,12 +78,8 @@ fn finished(
         sum += bias[feature];
     }
     if comptime!(rank > 0) {
-        let mut update = f32::new(0.0);
-        for r in 0..rank {
-            let u = total(sums, start + place.u_column as usize + r, plane, splits);
-            update += b[feature * rank + r] * u;
-        }
-        sum += place.scaling * update;
+        let u = start + place.u_column as usize;
+        sum += place.scaling * low_rank(b, feature, sums, u, plane, splits, rank);
     }
     sum
 }
@@ -62,17 +87,17 @@ fn finished(
 /// y of a linear by itself, and u as the backward pass wants it, `[rows, rank]`.
 #[allow(clippy::collapsible_if)] // the outer one is decided when the kernel is made
 #[cube(launch, create_dummy_kernel)]
-pub(crate) fn finish_linear_kernel<F: Float>(
+pub(crate) fn finish_linear_kernel<F: Float, N: Size>(
     sums: &[f32],
-    b: &[f32],
+    b: &[Vector<f32, N>],
     bias: &[f32],
     y: &mut [F],
     u: &mut [F],
     place: &Place,
     rows: usize,
     columns: usize,
-    splits: usize,
     width: usize,
+    #[comptime] splits: usize,
     #[comptime] rank: usize,
     #[comptime] biased: bool,
     #[define(F)] _dtype: ElemType,
@@ -93,11 +118,12 @@ pub(crate) fn finish_linear_kernel<F: Float>(
     }
 }
 
-/// x += W·… + B·u, and h = RMSNorm(x): a cube a row. Without `added` x is only normalised.
+/// x += W·… + B·u, and h = RMSNorm(x): a cube a row, whose units share its u. Without `added` x is only
+/// normalised.
 #[cube(launch, create_dummy_kernel)]
-pub(crate) fn finish_norm_kernel<F: Float>(
+pub(crate) fn finish_norm_kernel<F: Float, N: Size>(
     sums: &[f32],
-    b: &[f32],
+    b: &[Vector<f32, N>],
     bias: &[f32],
     x: &mut [F],
     weight: &[f32],
@@ -105,24 +131,37 @@ pub(crate) fn finish_norm_kernel<F: Float>(
     place: &Place,
     rows: usize,
     columns: usize,
-    splits: usize,
     width: usize,
     epsilon: f32,
     #[comptime] added: bool,
+    #[comptime] splits: usize,
     #[comptime] rank: usize,
     #[comptime] biased: bool,
     #[comptime] units: usize,
     #[define(F)] _dtype: ElemType,
 ) {
     let row = CUBE_POS;
+    let mut u = Shared::<[f32]>::new_slice(comptime!(rank.max(1)));
+    if comptime!(rank > 0) {
+        let mut r = UNIT_POS as usize;
+        while r < rank {
+            let at = row * columns + place.u_column as usize + r;
+            u[r] = total(sums, at, rows * columns, splits);
+            r += units;
+        }
+        sync_cube();
+    }
     let mut squares = f32::new(0.0);
     let mut j = UNIT_POS as usize;
     while j < width {
         let mut v = f32::cast_from(x[row * width + j]);
         if comptime!(added) {
             v += finished(
-                sums, b, bias, place, row, j, rows, columns, splits, rank, biased,
+                sums, b, bias, place, row, j, rows, columns, splits, 0usize, biased,
             );
+            if comptime!(rank > 0) {
+                v += place.scaling * low_rank(b, j, &u[0..rank], 0usize, 0usize, 1usize, rank);
+            }
             let rounded = F::cast_from(v);
             x[row * width + j] = rounded;
             v = f32::cast_from(rounded);
@@ -142,10 +181,10 @@ pub(crate) fn finish_norm_kernel<F: Float>(
 
 /// silu(gate)·up, `[rows, width]`: a unit an element.
 #[cube(launch, create_dummy_kernel)]
-pub(crate) fn finish_swiglu_kernel<F: Float>(
+pub(crate) fn finish_swiglu_kernel<F: Float, N: Size>(
     sums: &[f32],
-    gate_b: &[f32],
-    up_b: &[f32],
+    gate_b: &[Vector<f32, N>],
+    up_b: &[Vector<f32, N>],
     gate_bias: &[f32],
     up_bias: &[f32],
     y: &mut [F],
@@ -153,8 +192,8 @@ pub(crate) fn finish_swiglu_kernel<F: Float>(
     up: &Place,
     rows: usize,
     columns: usize,
-    splits: usize,
     width: usize,
+    #[comptime] splits: usize,
     #[comptime] gate_rank: usize,
     #[comptime] up_rank: usize,
     #[comptime] gate_biased: bool,
@@ -187,11 +226,11 @@ pub(crate) fn finish_swiglu_kernel<F: Float>(
 /// One of query, key and value of all rows: a cube a row and head. Optionally normed (Qwen3) and
 /// rotated, written to row `slots[row]` of `y` (the row itself for queries).
 #[cube(launch, create_dummy_kernel)]
-pub(crate) fn finish_heads_kernel<F: Float>(
+pub(crate) fn finish_heads_kernel<F: Float, N: Size>(
     sums: &[f32],
-    q_b: &[f32],
-    k_b: &[f32],
-    v_b: &[f32],
+    q_b: &[Vector<f32, N>],
+    k_b: &[Vector<f32, N>],
+    v_b: &[Vector<f32, N>],
     q_bias: &[f32],
     k_bias: &[f32],
     v_bias: &[f32],
@@ -208,11 +247,11 @@ pub(crate) fn finish_heads_kernel<F: Float>(
     v_place: &Place,
     rows: usize,
     columns: usize,
-    splits: usize,
     heads: usize,
     kv_heads: usize,
     epsilon: f32,
     #[comptime] head_dim: usize,
+    #[comptime] splits: usize,
     #[comptime] ranks: [usize; 3],
     #[comptime] biased: [bool; 3],
     #[comptime] normed: bool,

@@ -4,15 +4,24 @@ use super::{Buffer, KINDS, Kind, Launch, Program, as_words, each, floats, unread
 use crate::reference::{elementwise, widen};
 use crate::tests::Random;
 
-const VARIANTS: [(usize, bool); 2] = [(0, false), (16, true)];
+/// Rank, whether there is a bias, splits.
+type Variant = (usize, bool, usize);
+const VARIANTS: [Variant; 4] = [(0, false, 3), (16, true, 3), (16, true, 1), (6, true, 3)];
+const NORM_UNITS: [usize; 2] = [128, 1024];
 const LIKELIEST: &str = "likeliest";
 
-fn name(of: &str, (rank, biased): (usize, bool), kind: Kind) -> String {
-    format!("finish {of} rank {rank}, bias {biased}, in {kind:?}")
+fn name(of: &str, (rank, biased, splits): Variant, kind: Kind) -> String {
+    format!("finish {of} rank {rank}, bias {biased}, splits {splits}, in {kind:?}")
+}
+
+fn norm_of(units: usize) -> String {
+    format!("norm of {units} units")
 }
 
 fn names(kind: Kind) -> Vec<String> {
-    let of = |variant| ["linear", "norm", "swiglu", "heads"].map(|of| name(of, variant, kind));
+    let mut all = ["linear", "swiglu", "heads"].map(String::from).to_vec();
+    all.extend(NORM_UNITS.map(norm_of));
+    let of = |variant| all.iter().map(move |of| name(of, variant, kind));
     VARIANTS.into_iter().flat_map(of).collect()
 }
 
@@ -28,17 +37,17 @@ struct Scene {
     columns: usize,
     rank: usize,
     biased: bool,
+    splits: usize,
     widths: Vec<usize>,
     sums: Vec<f32>,
     b: Vec<Vec<f32>>,
     biases: Vec<Vec<f32>>,
 }
 
-const SPLITS: usize = 3;
 const SCALING: f32 = 0.5;
 
 impl Scene {
-    fn new(rows: usize, widths: &[usize], (rank, biased): (usize, bool)) -> Scene {
+    fn new(rows: usize, widths: &[usize], (rank, biased, splits): Variant) -> Scene {
         let mut random = Random::new(21);
         let columns = widths.iter().sum::<usize>() + widths.len() * rank;
         let mut each = |times: usize| -> Vec<Vec<f32>> {
@@ -53,8 +62,9 @@ impl Scene {
             columns,
             rank,
             biased,
+            splits,
             widths: widths.to_vec(),
-            sums: random.values(SPLITS * rows * columns),
+            sums: random.values(splits * rows * columns),
             b,
             biases,
         }
@@ -70,7 +80,7 @@ impl Scene {
 
     fn total(&self, row: usize, column: usize) -> f64 {
         let at = |split: usize| (split * self.rows + row) * self.columns + column;
-        (0..SPLITS)
+        (0..self.splits)
             .map(|split| f64::from(self.sums[at(split)]))
             .sum()
     }
@@ -119,7 +129,9 @@ fn check(kind: Kind) {
     };
     for variant in VARIANTS {
         linear(&program, variant, kind);
-        norm(&program, variant, kind);
+        for units in NORM_UNITS {
+            norm(&program, units, variant, kind);
+        }
         swiglu(&program, variant, kind);
         heads(&program, variant, kind);
     }
@@ -135,7 +147,7 @@ fn what_follows_a_product_is_its_specification_in_bf16() {
     check(Kind::BF16);
 }
 
-fn linear(program: &Program, variant: (usize, bool), kind: Kind) {
+fn linear(program: &Program, variant: Variant, kind: Kind) {
     let (rows, width, rank) = (5, 11, variant.0);
     let scene = Scene::new(rows, &[width], variant);
     let u = (rows * rank).max(rows);
@@ -147,7 +159,7 @@ fn linear(program: &Program, variant: (usize, bool), kind: Kind) {
         // The rank is larger than the width: there are more values of u than of y.
         cubes: each(rows * width.max(rank)),
         buffers,
-        usizes: &[rows, scene.columns, SPLITS, width],
+        usizes: &[rows, scene.columns, width],
         words: &scene.places(),
         floats: &[SCALING],
     });
@@ -157,7 +169,7 @@ fn linear(program: &Program, variant: (usize, bool), kind: Kind) {
     }
 }
 
-fn norm(program: &Program, variant: (usize, bool), kind: Kind) {
+fn norm(program: &Program, units: usize, variant: Variant, kind: Kind) {
     let (rows, width) = (3, 333);
     let scene = Scene::new(rows, &[width], variant);
     // As it is launched before the first layer: only normalised.
@@ -177,12 +189,12 @@ fn norm(program: &Program, variant: (usize, bool), kind: Kind) {
         floats(&weight),
         kind.unwritten(rows * width),
     ]);
-    let name = name("norm", variant, kind);
+    let name = name(&norm_of(units), variant, kind);
     let after = program.run(Launch {
         kernel: &name,
         cubes: [rows as u32, 1, 1],
         buffers,
-        usizes: &[rows, scene.columns, SPLITS, width],
+        usizes: &[rows, scene.columns, width],
         words: &scene.places(),
         floats: &[SCALING, 1e-5],
     });
@@ -203,7 +215,7 @@ fn norm(program: &Program, variant: (usize, bool), kind: Kind) {
     );
 }
 
-fn swiglu(program: &Program, variant: (usize, bool), kind: Kind) {
+fn swiglu(program: &Program, variant: Variant, kind: Kind) {
     let (rows, width) = (4, 70);
     let scene = Scene::new(rows, &[width, width], variant);
     let mut buffers = scene.buffers();
@@ -213,7 +225,7 @@ fn swiglu(program: &Program, variant: (usize, bool), kind: Kind) {
         kernel: &name,
         cubes: each(rows * width),
         buffers,
-        usizes: &[rows, scene.columns, SPLITS, width],
+        usizes: &[rows, scene.columns, width],
         words: &scene.places(),
         floats: &[SCALING; 2],
     });
@@ -224,7 +236,7 @@ fn swiglu(program: &Program, variant: (usize, bool), kind: Kind) {
     );
 }
 
-fn heads(program: &Program, variant: (usize, bool), kind: Kind) {
+fn heads(program: &Program, variant: Variant, kind: Kind) {
     let (rows, heads, kv_heads, d) = (3, 4, 2, 64);
     let counts = [heads, kv_heads, kv_heads];
     let scene = Scene::new(rows, &counts.map(|count| count * d), variant);
@@ -251,7 +263,7 @@ fn heads(program: &Program, variant: (usize, bool), kind: Kind) {
         kernel: &name,
         cubes: [(rows * (heads + 2 * kv_heads)) as u32, 1, 1],
         buffers,
-        usizes: &[rows, scene.columns, SPLITS, heads, kv_heads],
+        usizes: &[rows, scene.columns, heads, kv_heads],
         words: &scene.places(),
         floats: &[SCALING, SCALING, SCALING, 1e-5],
     });

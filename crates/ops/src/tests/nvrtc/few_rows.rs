@@ -8,6 +8,7 @@ use crate::kernels::cube::finish::{
     finish_swiglu_kernel, likeliest_kernel,
 };
 use cubecl::ir::{ElemType, FloatKind};
+use cubecl::prelude::CubeDim;
 
 pub(super) fn add(gpu: &mut AbsentGpu) {
     for kind in [FloatKind::F32, FloatKind::BF16] {
@@ -92,13 +93,16 @@ fn products(gpu: &mut AbsentGpu, kind: FloatKind) {
 fn finishes(gpu: &mut AbsentGpu, kind: FloatKind) {
     let dtype = ElemType::Float(kind);
     let place = || PlaceLaunch::new(0, 64, 2.0);
-    for (rank, biased) in [(0, false), (16, true)] {
-        let what = format!("rank {rank}, bias {biased}, in {kind:?}");
+    // All of B's vectors, one value at a time; a loop over splits, and none.
+    for (rank, biased, splits) in [(0, false, 3), (16, true, 3), (16, true, 1), (6, true, 3)] {
+        let what = format!("rank {rank}, bias {biased}, splits {splits}, in {kind:?}");
+        let lanes = if rank % 4 == 0 { 4 } else { 1 };
         let kernel = finish_linear_kernel::create_dummy_kernel(
             gpu.properties(),
             gpu.target(),
             gpu.cubes(),
             gpu.units(),
+            lanes,
             gpu.buffer(),
             gpu.buffer(),
             gpu.buffer(),
@@ -107,42 +111,46 @@ fn finishes(gpu: &mut AbsentGpu, kind: FloatKind) {
             place(),
             1,
             64,
-            1,
             8,
+            splits,
             rank,
             biased,
             dtype,
         );
         gpu.add(format!("finish linear {what}"), kernel);
-        let kernel = finish_norm_kernel::create_dummy_kernel(
-            gpu.properties(),
-            gpu.target(),
-            gpu.cubes(),
-            gpu.units(),
-            gpu.buffer(),
-            gpu.buffer(),
-            gpu.buffer(),
-            gpu.buffer(),
-            gpu.buffer(),
-            gpu.buffer(),
-            place(),
-            1,
-            64,
-            1,
-            8,
-            1e-5,
-            rank > 0,
-            rank,
-            biased,
-            128,
-            dtype,
-        );
-        gpu.add(format!("finish norm {what}"), kernel);
+        for units in [128, 1024] {
+            let kernel = finish_norm_kernel::create_dummy_kernel(
+                gpu.properties(),
+                gpu.target(),
+                gpu.cubes(),
+                CubeDim::new_1d(units as u32),
+                lanes,
+                gpu.buffer(),
+                gpu.buffer(),
+                gpu.buffer(),
+                gpu.buffer(),
+                gpu.buffer(),
+                gpu.buffer(),
+                place(),
+                1,
+                64,
+                8,
+                1e-5,
+                rank > 0,
+                splits,
+                rank,
+                biased,
+                units,
+                dtype,
+            );
+            gpu.add(format!("finish norm of {units} units {what}"), kernel);
+        }
         let kernel = finish_swiglu_kernel::create_dummy_kernel(
             gpu.properties(),
             gpu.target(),
             gpu.cubes(),
             gpu.units(),
+            lanes,
             gpu.buffer(),
             gpu.buffer(),
             gpu.buffer(),
@@ -153,8 +161,8 @@ fn finishes(gpu: &mut AbsentGpu, kind: FloatKind) {
             place(),
             1,
             64,
-            1,
             8,
+            splits,
             rank,
             rank,
             biased,
@@ -167,6 +175,7 @@ fn finishes(gpu: &mut AbsentGpu, kind: FloatKind) {
             gpu.target(),
             gpu.cubes(),
             gpu.units(),
+            lanes,
             gpu.buffer(),
             gpu.buffer(),
             gpu.buffer(),
@@ -187,11 +196,11 @@ fn finishes(gpu: &mut AbsentGpu, kind: FloatKind) {
             place(),
             1,
             64,
-            1,
             2,
             1,
             1e-5,
             64,
+            splits,
             [rank; 3],
             [biased; 3],
             biased,
