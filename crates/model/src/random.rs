@@ -80,14 +80,16 @@ impl Model {
     }
 }
 
+/// What a weight's values are rounded to where nobody says `--dtype`, as [`crate::load`] has it.
+const ROUNDED_TO: nf4::Dtype = nf4::Dtype::F32;
+
 #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
 fn quantized(bytes: &[u8], shape: [usize; 2], choice: DeviceChoice) -> Weight {
-    let dtype = nf4::Dtype::BF16;
     match choice.is_cpu() {
         true => on_the_host(bytes, shape, choice),
         false => {
             let device = choice.device();
-            Weight::quantize_on_device(bytes, DenseDtype::BF16, shape, dtype, true, &device)
+            Weight::quantize_on_device(bytes, DenseDtype::BF16, shape, ROUNDED_TO, true, &device)
         }
     }
 }
@@ -104,7 +106,7 @@ fn on_the_host(bytes: &[u8], shape: [usize; 2], choice: DeviceChoice) -> Weight 
         .iter()
         .map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16))
         .collect();
-    let quantized = nf4::quantize(&values, shape, nf4::Dtype::BF16, true);
+    let quantized = nf4::quantize(&values, shape, ROUNDED_TO, true);
     Weight::nf4(&quantized, &choice.device())
 }
 

@@ -60,7 +60,7 @@ pub fn run(device: DeviceChoice) {
         .collect();
     let started = Instant::now();
     let (stored, nested) = (DenseDtype::BF16, true);
-    let weight = Weight::quantize_on_device(&bytes, stored, shape, nf4::Dtype::BF16, nested, &on);
+    let weight = Weight::quantize_on_device(&bytes, stored, shape, nf4::Dtype::F32, nested, &on);
     let weight = weight.with_compute(ComputeDtype::Bf16);
     on.sync().expect("the weight is there");
     let rate_in = bytes.len() as f64 / started.elapsed().as_secs_f64();

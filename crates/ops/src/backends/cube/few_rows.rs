@@ -170,7 +170,7 @@ impl Projection {
     fn few(&self, x: &CubeTensor, rows: usize) -> Sums {
         let client = x.client.clone();
         let sums = self.sums(x, 1, rows);
-        let units = few_units(&client, self.in_features / 32);
+        let units = few_units(&client, self.in_features / 32, self.few.count);
         project_few_kernel::launch(
             &client,
             CubeCount::Static(self.few.count as u32, 1, 1),
@@ -188,6 +188,7 @@ impl Projection {
             self.words.len(),
             self.adapters.len(),
             self.nested,
+            self.rounding != DType::F32,
             rows,
             units,
             [storage(x.dtype), storage(self.rounding)],
@@ -235,12 +236,20 @@ impl Projection {
     }
 }
 
-/// Of 128, 64 and 32 units the one that leaves the fewest idle while they stride over `pieces`.
-fn few_units(client: &Client, pieces: usize) -> usize {
+/// Warps of a multiprocessor that hide from each other the time that memory takes to answer.
+const BUSY_WARPS: usize = 16;
+
+/// How many units walk along the `pieces` of a row, in each of `cubes`: of 128, 64 and 32 what leaves the
+/// fewest of them idle, among those that keep the device busy; where none does, as many as have a piece.
+fn few_units(client: &Client, pieces: usize, cubes: usize) -> usize {
+    let multiprocessors = client.properties().hardware.num_streaming_multiprocessors;
+    let warps = BUSY_WARPS * multiprocessors.unwrap_or(4) as usize;
     let sizes = [128, 64, 32].map(|most| units(client, most));
-    let idle = |units: usize| pieces.next_multiple_of(units) - pieces;
-    let best = sizes.into_iter().min_by_key(|units| idle(*units));
-    best.expect("there are three")
+    let read = sizes.into_iter().filter(|units| units / 2 < pieces);
+    let busy = read.clone().filter(|units| cubes * units / 32 >= warps);
+    let idle = |units: &usize| pieces.next_multiple_of(*units) - pieces;
+    let best = busy.min_by_key(idle).or_else(|| read.clone().max());
+    best.unwrap_or(sizes[2])
 }
 
 /// Whether tensor cores multiply 16x16x16 of this type, four planes of 32 to a cube.

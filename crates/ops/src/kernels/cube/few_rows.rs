@@ -2,14 +2,15 @@
 //! decoding, where reading W is the cost.
 //!
 //! What to expect. A token of an 8B reads 3.6 GB of codes and scales and 1.1 GB of head; 250 tokens/s
-//! at batch 1 are 1.2 TB/s of an H100's 3.35. Decoding a weight is some eight instructions (shift,
-//! mask, table, scale, round, widen, multiply and add): 132 multiprocessors issue 128 lanes a cycle
-//! at 1.75 GHz, 3.7e12 weights or 1.9 TB/s at most. So the codes are read once whatever the rows,
-//! and two kernels share how that is done:
+//! at batch 1 are 1.2 TB/s of an H100's 3.35. Decoding a weight that is rounded to bf16 is some eight
+//! instructions (shift, mask, table, scale, round, widen, multiply and add): 132 multiprocessors issue
+//! 128 lanes a cycle at 1.75 GHz, 3.7e12 weights or 1.9 TB/s at most. One in f32 is half of them. So
+//! the codes are read once whatever the rows, and two kernels share how that is done:
 //!
 //! - [`project_few_kernel`], up to [`FEW`] rows. A unit holds its 32 columns of every row of x in
 //!   registers and walks down a tile of features: sixteen bytes of codes a feature, neighbouring
-//!   units neighbouring bytes. Sums of a feature meet once, at the end.
+//!   units neighbouring bytes. Sums of a feature meet once, at the end. Where a weight is not rounded
+//!   once it is scaled (f32), the one scale of the 32 multiplies their sum.
 //! - [`project_rows_kernel`], up to 32 rows, where multiplying costs more than decoding (32 rows on
 //!   plain lanes: 7.5e9 weights in 8 ms, by tensor cores in 3). Codes become a tile of W in shared
 //!   memory, x another, and tensor cores multiply them; without these (f32, or CubeCL's CPU runtime,
@@ -71,7 +72,8 @@ fn scale_at(words: &[u32], table: &[u32], of: usize, at: usize, #[comptime] nest
     )
 }
 
-/// y `[rows, columns]` of tiles of [`FEW_FEATURES`]; `in_features` is a multiple of 64.
+/// y `[rows, columns]` of tiles of [`FEW_FEATURES`]; `in_features` is a multiple of 64. `rounded` where
+/// R is less than f32.
 #[cube(launch, create_dummy_kernel)]
 pub(crate) fn project_few_kernel<F: Float, R: Float, C: Size, V: Size>(
     x: &[Vector<F, V>],
@@ -85,6 +87,7 @@ pub(crate) fn project_few_kernel<F: Float, R: Float, C: Size, V: Size>(
     #[comptime] weights: usize,
     #[comptime] adapters: usize,
     #[comptime] nested: bool,
+    #[comptime] rounded: bool,
     #[comptime] rows: usize,
     #[comptime] units: usize,
     #[define(F, R)] _dtypes: [ElemType; 2],
@@ -134,8 +137,10 @@ pub(crate) fn project_few_kernel<F: Float, R: Float, C: Size, V: Size>(
                         let bits = vector.extract(word);
                         #[unroll]
                         for lane in 0..8usize {
-                            let value = values[nibble(bits, lane)] * scale;
-                            let value = f32::cast_from(R::cast_from(value));
+                            let mut value = values[nibble(bits, lane)];
+                            if comptime!(rounded) {
+                                value = f32::cast_from(R::cast_from(value * scale));
+                            }
                             #[unroll]
                             for row in 0..rows {
                                 dots[row] += value * xs[row * 32 + word * 8 + lane];
@@ -144,7 +149,11 @@ pub(crate) fn project_few_kernel<F: Float, R: Float, C: Size, V: Size>(
                     }
                     #[unroll]
                     for row in 0..rows {
-                        sums[(feature * rows + row) * units + unit] += dots[row];
+                        let mut dot = dots[row];
+                        if comptime!(!rounded) {
+                            dot *= scale;
+                        }
+                        sums[(feature * rows + row) * units + unit] += dot;
                     }
                 }
             }

@@ -10,8 +10,14 @@ use crate::tests::{Random, close};
 /// A scale of codes is a fused multiply-add here: its last bit may round one weight of a hundred
 /// thousand to its neighbour in bf16.
 const TOLERANCE: f64 = 1e-4;
-/// Weights, adapters, whether scales are codes too.
-const LAUNCHES: [(usize, usize, bool); 3] = [(1, 0, false), (1, 0, true), (3, 3, true)];
+/// Weights, adapters, whether scales are codes too, what a weight is rounded to.
+type Variant = (usize, usize, bool, Kind);
+const LAUNCHES: [Variant; 4] = [
+    (1, 0, false, Kind::BF16),
+    (1, 0, true, Kind::BF16),
+    (3, 3, true, Kind::BF16),
+    (3, 3, true, Kind::F32),
+];
 /// Rows of each kernel: those of a unit's registers, those of a tile.
 const FEW: [usize; 2] = [1, 4];
 const TILES: [usize; 2] = [16, 32];
@@ -19,8 +25,8 @@ const TILES: [usize; 2] = [16, 32];
 const FEATURES: [usize; 3] = [9, 70, 64];
 const RANKS: [usize; 3] = [16, 3, 8];
 
-fn what((weights, adapters, nested): (usize, usize, bool), kind: Kind) -> String {
-    format!("{weights} weights, {adapters} adapters, nested {nested}, in {kind:?}")
+fn what((weights, adapters, nested, rounding): Variant, kind: Kind) -> String {
+    format!("{weights} weights of {rounding:?}, {adapters} adapters, nested {nested}, in {kind:?}")
 }
 
 fn names(kind: Kind) -> Vec<String> {
@@ -46,12 +52,13 @@ struct Scene {
 }
 
 impl Scene {
-    fn new((weights, adapters, nested): (usize, usize, bool), in_features: usize) -> Scene {
+    fn new((weights, adapters, nested, rounding): Variant, in_features: usize) -> Scene {
         let mut random = Random::new(14);
-        let encoding = if nested {
-            "nf4 double bf16"
-        } else {
-            "nf4 plain bf16"
+        let encoding = match (nested, rounding) {
+            (true, Kind::BF16) => "nf4 double bf16",
+            (true, Kind::F32) => "nf4 double f32",
+            (false, Kind::BF16) => "nf4 plain bf16",
+            (false, Kind::F32) => "nf4 plain f32",
         };
         let features = FEATURES[..weights].iter();
         let cases: Vec<Case> = features
@@ -103,7 +110,7 @@ impl Scene {
         buffers
     }
 
-    /// x times all of it, `[splits, rows, columns]`, with A in `kind`.
+    /// x times all of it, `[splits, rows, columns]`, with W and A as they are in `kind`.
     fn sums(&self, x: &[f64], depth: usize, kind: Kind) -> Vec<f64> {
         let k = self.in_features;
         let rows = x.len() / k;
@@ -111,7 +118,7 @@ impl Scene {
         let all: Vec<f64> = self
             .cases
             .iter()
-            .map(|case| widen(&case.dense))
+            .map(|case| kind.wide(&case.dense))
             .chain(a)
             .flatten()
             .collect();

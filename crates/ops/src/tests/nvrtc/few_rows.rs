@@ -29,10 +29,18 @@ pub(super) fn add(gpu: &mut AbsentGpu) {
 }
 
 fn products(gpu: &mut AbsentGpu, kind: FloatKind) {
-    let types = [ElemType::Float(kind), ElemType::Float(FloatKind::BF16)];
-    let lanes = if kind == FloatKind::F32 { 4 } else { 8 };
-    for (weights, adapters, nested) in [(1, 0, false), (1, 0, true), (3, 3, true)] {
-        let what = format!("{weights} weights, {adapters} adapters, nested {nested}, in {kind:?}");
+    let (f32, bf16) = (FloatKind::F32, FloatKind::BF16);
+    let lanes = if kind == f32 { 4 } else { 8 };
+    for (weights, adapters, nested, rounding) in [
+        (1, 0, false, bf16),
+        (1, 0, true, bf16),
+        (3, 3, true, bf16),
+        (3, 3, true, f32),
+    ] {
+        let types = [kind, rounding].map(ElemType::Float);
+        let what = format!(
+            "{weights} weights of {rounding:?}, {adapters} adapters, nested {nested}, in {kind:?}"
+        );
         for rows in [1, 4] {
             let kernel = project_few_kernel::create_dummy_kernel(
                 gpu.properties(),
@@ -52,6 +60,7 @@ fn products(gpu: &mut AbsentGpu, kind: FloatKind) {
                 weights,
                 adapters,
                 nested,
+                rounding != f32,
                 rows,
                 128,
                 types,
