@@ -30,6 +30,10 @@ impl Bench {
             });
             self.linear(shape, "nf4 double", 16, dropout, false);
         }
+        // More rows than the gradients of an adapter are summed over in one piece.
+        self.linear([1024, 18, 64], "nf4 double", 16, None, false);
+        let dropout = Some(Dropout { p: 0.3, seed: 9 });
+        self.linear([1031, 20, 40], "nf4 double", 5, dropout, false);
     }
 
     pub(super) fn linear(

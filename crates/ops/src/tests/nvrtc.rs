@@ -103,6 +103,21 @@ pub(super) fn sources() -> Vec<Source> {
         );
         kernel!(of("scale"), linear::scale_kernel, b(), b(), 64, 1.0, f);
         kernel!(of("add bias"), linear::add_bias_kernel, b(), b(), 64, 8, f);
+        kernel!(
+            of("add parts"),
+            linear::add_parts_kernel,
+            b(),
+            b(),
+            b(),
+            b(),
+            64,
+            8,
+            64,
+            64,
+            1.0,
+            8,
+            f
+        );
         for nested in [true, false] {
             for lanes in [8, 4, 1] {
                 let types = [f, ElemType::Float(bf16)];

@@ -131,14 +131,22 @@ pub(crate) fn units(client: &Client, most: usize) -> usize {
 /// class. On the CPU, where this only proves kernels, it is the plain one: the tiled ones want more
 /// shared memory than an L1 cache, and trying them takes longer than the tests.
 pub(crate) fn product(lhs: CubeTensor, rhs: CubeTensor, out: DType) -> CubeTensor {
-    if is_cpu(&lhs) {
-        return plain_product(lhs, rhs, out);
-    }
-    matmul(lhs, rhs, None, MatmulStrategy::Autotune, out).expect("some matmul takes any shape")
+    let y = init_matmul_output(&lhs, &rhs, out);
+    product_into(y, lhs, rhs)
 }
 
-fn plain_product(lhs: CubeTensor, rhs: CubeTensor, out: DType) -> CubeTensor {
-    let y = init_matmul_output(&lhs, &rhs, out);
+/// The same, written to a tensor of its shape. burn's own leaves gaps between rows on a GPU: where they
+/// are as narrow as an adapter's rank, whoever wants them packed would copy what is mostly gaps.
+pub(crate) fn product_into(y: CubeTensor, lhs: CubeTensor, rhs: CubeTensor) -> CubeTensor {
+    if is_cpu(&lhs) {
+        return plain_product(y, lhs, rhs);
+    }
+    let out = y.dtype;
+    matmul(lhs, rhs, Some(y), MatmulStrategy::Autotune, out).expect("some matmul takes any shape")
+}
+
+fn plain_product(y: CubeTensor, lhs: CubeTensor, rhs: CubeTensor) -> CubeTensor {
+    let out = y.dtype;
     let client = lhs.client.clone();
     let (l, r) = (storage(lhs.dtype), storage(rhs.dtype));
     let mut dtypes = MatmulElems::from_globals(&MatmulGlobalElems {
@@ -170,6 +178,15 @@ pub(crate) fn transposed(t: CubeTensor) -> CubeTensor {
 
 pub(crate) fn reshaped<const D: usize>(t: CubeTensor, shape: [usize; D]) -> CubeTensor {
     CubeBackend::float_reshape(t, Shape::from(shape))
+}
+
+/// The first rows of packed `[rows, columns]` as `[parts, rows / parts, columns]`: a view. Up to
+/// `parts` − 1 rows are left over.
+pub(crate) fn in_parts(t: &CubeTensor, parts: usize) -> CubeTensor {
+    let [rows, columns] = dims(t);
+    let (client, device, handle) = (t.client.clone(), t.device.clone(), t.handle.clone());
+    let shape = Shape::from([parts, rows / parts, columns]);
+    CubeTensor::new_contiguous(client, device, shape, handle, t.dtype)
 }
 
 pub(crate) fn cast(t: CubeTensor, dtype: DType) -> CubeTensor {

@@ -6,13 +6,14 @@ use crate::kernels::dropout::Dropout;
 use crate::reference::{elementwise, widen};
 use crate::tests::{Random, close};
 
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
     "swiglu",
     "swiglu backward",
     "rotary",
     "drop",
     "scale",
     "add bias",
+    "add parts",
     "write rows",
 ];
 
@@ -119,6 +120,28 @@ fn a_unit_an_element_is_its_specification() {
         let sum = |i: usize| f64::from(a[i]) + f64::from(bias[i % width]);
         let expected: Vec<f64> = (0..n).map(sum).collect();
         kind.holds(&after[0], &expected, &name("add bias"));
+
+        // Two rows behind those that the eight parts were made of.
+        let (height, wide, from, all) = (9, 31, 3, 5);
+        let (p, q) = (draw(all * height), draw(all * wide));
+        let count = height * wide;
+        let parts = random.values(8 * count);
+        let buffers = vec![
+            floats(&parts),
+            kind.buffer(&p),
+            kind.buffer(&q),
+            Kind::F32.unwritten(count),
+        ];
+        let sizes = [height, wide, from, all];
+        let after = run("add parts", buffers, each(count), &sizes, &[], &[0.5]);
+        let sum = |i: usize| {
+            let parts = (0..8).map(|part| f64::from(parts[part * count + i]));
+            let left = |row: usize| f64::from(p[row * height + i / wide]);
+            let rest = (from..all).map(|row| left(row) * f64::from(q[row * wide + i % wide]));
+            0.5 * (parts.sum::<f64>() + rest.sum::<f64>())
+        };
+        let expected: Vec<f64> = (0..count).map(sum).collect();
+        Kind::F32.holds(&after[3], &expected, &name("add parts"));
 
         let slots = [6, 0, 11, 3, 9, 1, 2];
         let buffers = vec![ab, words(&slots), kind.buffer(&vec![2.0; 12 * width])];
