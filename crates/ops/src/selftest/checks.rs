@@ -139,6 +139,7 @@ impl Bench {
             },
         ]);
         self.attention(&continued, [5, 400], options(4, 2, 32), false);
+        self.split_attentions(options);
 
         // The other kernel, where the device has it: heads of every width that it takes.
         for (heads, kv_heads, head_dim) in [(4, 2, 64), (3, 1, 128), (2, 2, 32), (2, 1, 96)] {
@@ -147,6 +148,40 @@ impl Bench {
                 self.flash_attentions(o);
             }
         }
+    }
+
+    /// Few rows that see so many keys that these are split between cubes: splits that end where a tile
+    /// does and that do not, rows too short for some; heads of odd widths, alone and several of them to
+    /// a key; and what backward makes of the row's log-sum-exp.
+    fn split_attentions(&mut self, options: impl Fn(usize, usize, usize) -> AttentionOptions) {
+        let rows = |lengths: &[usize]| {
+            let mut from = 3;
+            let of = |(row, length): (usize, &usize)| {
+                let k = from..from + length;
+                from = k.end;
+                Segment { q: row..row + 1, k }
+            };
+            (
+                Segments::new(lengths.iter().enumerate().map(of).collect()),
+                from,
+            )
+        };
+        for lengths in [&[700][..], &[257, 5], &[256, 255], &[129, 384]] {
+            let (segments, keys) = rows(lengths);
+            let o = options(4, 2, 64);
+            self.attention(&segments, [lengths.len(), keys], o, false);
+        }
+        let (segments, keys) = rows(&[300, 520]);
+        for (heads, kv_heads, head_dim) in [(2, 2, 128), (3, 1, 20), (7, 1, 33), (9, 1, 16)] {
+            let o = options(heads, kv_heads, head_dim);
+            self.attention(&segments, [2, keys], o, false);
+        }
+        let o = AttentionOptions {
+            window: Some(290),
+            softcap: Some(0.7),
+            ..options(6, 2, 32)
+        };
+        self.attention(&segments, [2, keys], o, true);
     }
 
     /// Segments within, across and of many tiles; windows narrower and wider than a tile; scores that

@@ -23,6 +23,34 @@ use cudarc::nvrtc::result as nvrtc;
 use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 
+/// Attention of single rows to keys of `element` bytes: heads that vectors fit well, and one that they
+/// do not; one head of a cube, and several.
+pub(super) fn attends(element: usize) -> Vec<attention::Few> {
+    let mut all = Vec::new();
+    for (head_dim, heads, lanes) in [(64, 1, 16 / element), (128, 4, 16 / element), (20, 3, 4)] {
+        for split in [true, false] {
+            all.push(attention::Few {
+                head_dim,
+                lanes,
+                heads,
+                tile: attention::Few::tile(head_dim, lanes, element),
+                units: 128,
+                capped: split == (head_dim == 128),
+                split,
+            });
+        }
+    }
+    all
+}
+
+pub(super) fn attend_name(few: &attention::Few, kind: impl std::fmt::Debug) -> String {
+    let attention::Few {
+        head_dim, heads, ..
+    } = few;
+    let (capped, split) = (few.capped, few.split);
+    format!("attend to {heads} heads of {head_dim}, capped {capped}, split {split}, in {kind:?}")
+}
+
 /// CUDA C++ of every kernel, in every type and variant that is launched.
 pub(super) fn sources() -> Vec<Source> {
     let mut gpu = AbsentGpu::new();
@@ -196,28 +224,39 @@ pub(super) fn sources() -> Vec<Source> {
                 capped,
                 f
             );
-            for head_dim in [64, 128] {
-                kernel!(
-                    of(&format!("attend to heads of {head_dim}, capped {capped},")),
-                    attention::attend_kernel,
-                    b(),
-                    b(),
-                    b(),
-                    b(),
-                    b(),
-                    b(),
-                    b(),
-                    4,
-                    2,
-                    1.0,
-                    1.0,
-                    head_dim,
-                    capped,
-                    128,
-                    f
-                );
-            }
         }
+        for few in attends(f.size()) {
+            kernel!(
+                attend_name(&few, kind),
+                attention::attend_kernel,
+                few.lanes,
+                b(),
+                b(),
+                b(),
+                b(),
+                b(),
+                b(),
+                b(),
+                b(),
+                4,
+                2,
+                64,
+                1.0,
+                1.0,
+                few,
+                f
+            );
+        }
+        kernel!(
+            of("merge attended"),
+            attention::merge_attended_kernel,
+            b(),
+            b(),
+            b(),
+            2,
+            64,
+            f
+        );
         kernel!(
             of("delta"),
             attention::delta_kernel,

@@ -5,16 +5,18 @@
 //! bounded ([`crate::GPU_WORKSPACE_BYTES`]): never `[tokens, tokens]`. The matmuls run on tensor
 //! cores; a chunk's span ends where its last row does, so that causality halves the work;
 //! neighbouring short segments share a chunk and are told apart by the keys that each row sees. A few
-//! rows (decoding) go through one kernel without matmul.
+//! rows (decoding) go through one kernel without matmul, which splits the keys where there are many.
 
+use super::few_rows::unread;
 use super::flash;
 use super::tensor::{
     Argument, cast, dims, each, elements, fresh, narrowed, packed, product, replaced, reshaped,
-    rows, storage, transposed, upload, zeros,
+    rows, storage, transposed, units, upload, zeros,
 };
 use super::visible::Visible;
 use crate::kernels::cube::attention::{
-    attend_kernel, delta_kernel, softmax_backward_kernel, softmax_kernel,
+    Few, attend_kernel, delta_kernel, merge_attended_kernel, softmax_backward_kernel,
+    softmax_kernel,
 };
 use crate::schema::SavedAttention;
 use crate::segments::{AttentionKernel, AttentionOptions, Segments};
@@ -23,6 +25,8 @@ use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::Client;
+use cubecl::prelude::*;
 use std::ops::Range;
 
 /// Query rows of one chunk at most: enough for a matmul's tiles, few enough that causality pays.
@@ -110,7 +114,8 @@ pub(crate) fn forward(
         let out = fresh(&q, [tokens, width], q.dtype);
         if tokens > 0 {
             let visible = Visible::new(&segments, tokens, o.window);
-            attend(&q, &k, &v, &visible.first, &visible.end, &out, &lse, &o);
+            let seen = Seen::new(&visible.first, &visible.end, &q);
+            attend(&q, &k, &v, &seen, &out, &lse, &o);
         }
         return SavedAttention {
             q,
@@ -264,38 +269,112 @@ fn accumulated(sum: CubeTensor, span: &Range<usize>, part: CubeTensor) -> CubeTe
     replaced(sum, 1, span.clone(), after)
 }
 
-/// One kernel for all rows of q; row i sees rows `first[i]..end[i]` of k and v.
-#[allow(clippy::too_many_arguments)]
+/// Which keys some rows see, on the device: row i those of `first[i]..end[i]`.
+pub(crate) struct Seen {
+    first: CubeTensor,
+    end: CubeTensor,
+    /// The most that one of them sees.
+    longest: usize,
+}
+
+impl Seen {
+    pub(crate) fn new(first: &[u32], end: &[u32], like: &CubeTensor) -> Seen {
+        let lengths = first.iter().zip(end).map(|(first, end)| end - first);
+        Seen {
+            first: upload(first, like),
+            end: upload(end, like),
+            longest: lengths.max().unwrap_or(0) as usize,
+        }
+    }
+}
+
+/// Keys that are worth a cube of their own.
+const SPLIT_KEYS: usize = 128;
+/// Query heads of a cube at most: their sums are in registers.
+const MOST_HEADS: usize = 8;
+
+/// Into how many splits the keys go, and how many are in each, where one split makes `cubes`: two cubes
+/// for each multiprocessor, but none of less than [`SPLIT_KEYS`].
+fn splits(client: &Client, cubes: usize, longest: usize, tile: usize) -> (usize, usize) {
+    let multiprocessors = client.properties().hardware.num_streaming_multiprocessors;
+    let wanted = 2 * multiprocessors.unwrap_or(4) as usize;
+    let wanted = wanted.div_ceil(cubes);
+    if wanted == 1 || longest < 2 * SPLIT_KEYS {
+        return (1, longest);
+    }
+    let span = longest.div_ceil(wanted).max(SPLIT_KEYS);
+    let span = span.next_multiple_of(tile);
+    (longest.div_ceil(span), span)
+}
+
+/// One kernel for all rows of q, and one more where the keys are split.
 pub(crate) fn attend(
     q: &CubeTensor,
     k: &CubeTensor,
     v: &CubeTensor,
-    first: &[u32],
-    end: &[u32],
+    seen: &Seen,
     out: &CubeTensor,
     lse: &CubeTensor,
     o: &AttentionOptions,
 ) {
     let client = q.client.clone();
-    let (cubes, dim, units) = rows(&client, first.len() * o.heads);
+    let [count, _] = dims(q);
+    let group = o.heads / o.kv_heads;
+    let divides = |n: &usize| group.is_multiple_of(*n);
+    let heads = (1..=MOST_HEADS).rev().find(divides).expect("one does");
+    let mut lanes = 16 / q.dtype.size();
+    while !o.head_dim.is_multiple_of(lanes) {
+        lanes /= 2;
+    }
+    let tile = Few::tile(o.head_dim, lanes, q.dtype.size());
+    let (splits, span) = splits(&client, count * o.heads / heads, seen.longest, tile);
+    let few = Few {
+        head_dim: o.head_dim,
+        lanes,
+        heads,
+        tile,
+        units: units(&client, 128),
+        capped: o.softcap.is_some(),
+        split: splits > 1,
+    };
+    let partial = match few.split {
+        true => fresh(q, [count * o.heads * splits, o.head_dim + 2], DType::F32),
+        false => unread(q),
+    };
     attend_kernel::launch(
         &client,
-        cubes,
-        dim,
+        CubeCount::Static(splits as u32, (o.heads / heads) as u32, count as u32),
+        CubeDim::new_1d(few.units as u32),
+        lanes,
         q.clone().argument(),
         k.clone().argument(),
         v.clone().argument(),
-        upload(first, q).argument(),
-        upload(end, q).argument(),
+        seen.first.clone().argument(),
+        seen.end.clone().argument(),
         out.clone().argument(),
         lse.clone().argument(),
+        partial.clone().argument(),
         o.heads,
         o.kv_heads,
+        span,
         o.scale,
         o.softcap.unwrap_or(0.0),
+        few,
+        storage(q.dtype),
+    );
+    if !few.split {
+        return;
+    }
+    let (cubes, dim, _) = rows(&client, count * o.heads);
+    merge_attended_kernel::launch(
+        &client,
+        cubes,
+        dim,
+        partial.argument(),
+        out.clone().argument(),
+        lse.clone().argument(),
+        splits,
         o.head_dim,
-        o.softcap.is_some(),
-        units,
         storage(q.dtype),
     );
 }

@@ -4,7 +4,7 @@
 //! up its slot, nothing moves. Rows are written where they belong, so that a step copies only what
 //! is new.
 
-use super::attention::{FEW_ROWS, attend, forward};
+use super::attention::{FEW_ROWS, Seen, attend, forward};
 use super::tensor::{Argument, cast, dims, each, fresh, narrowed, packed, upload};
 use crate::kernels::cube::attention::write_rows_kernel;
 use crate::segments::{AttentionOptions, Segment, Segments};
@@ -89,7 +89,8 @@ impl DeviceKvCache {
             let (first, end) = self.seen(&self.rows(offsets), offsets, options.window);
             let out = fresh(&q, [rows, width], q.dtype);
             let lse = fresh(&q, [rows, options.heads], DType::F32);
-            attend(&q, k, v, &first, &end, &out, &lse, options);
+            let seen = Seen::new(&first, &end, &q);
+            attend(&q, k, v, &seen, &out, &lse, options);
             out
         } else {
             let one = |(sequence, w): (&Sequence, &[usize])| {

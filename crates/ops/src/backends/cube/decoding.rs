@@ -1,14 +1,15 @@
 //! One new token for each of a batch of sequences, through all layers at once, on a GPU.
 //!
 //! What a step costs beside reading the weights is its launches, some 5 µs each: nine a layer, with
-//! adapters or without.
+//! adapters or without; ten once a sequence is so long that attention splits its keys.
 //!
 //! | launch | reads | does |
 //! |---|---|---|
 //! | norm | the sums of the layer before | x += W·… + B·u, h = RMSNorm(x) |
 //! | query, key, value | h | W·h and A·h of all three |
 //! | heads | these sums | bias, B·u, each head's norm, rotation, rows of the cache |
-//! | attention | q, the cache | |
+//! | attention | q, the cache | a cube a row, key-value head and split of the keys |
+//! | merge | what the splits saw | of 256 keys and more, and unless the rows make cubes enough |
 //! | output | what the heads saw | W·o, A·o |
 //! | norm | these sums | x += …, h = RMSNorm(x) |
 //! | gate, up | h | W·h and A·h of both |
@@ -18,6 +19,7 @@
 //! Around the layers: embedding, the last norm, the head's matmul, and its likeliest tokens, of which
 //! 32 candidates a row are read back. Ids, slots and angles are copied in once a step.
 
+use super::attention::{Seen, attend};
 use super::few_rows::{self, FEW_ROWS, Part, Place, Projection, Sums, unread};
 use super::linear::{dense, embedding};
 use super::tensor::{
@@ -27,7 +29,6 @@ use super::tensor::{
 use crate::backends::cube::DeviceKvCache;
 use crate::decoding::{DecodingLayer, DecodingLinear};
 use crate::format::{ComputeDtype, WeightFormat};
-use crate::kernels::cube::attention::attend_kernel;
 use crate::kernels::cube::finish::{
     finish_heads_kernel, finish_norm_kernel, finish_swiglu_kernel, likeliest_kernel,
 };
@@ -145,8 +146,7 @@ struct Step {
     sin: CubeTensor,
     /// Where each new row lies in the cache, and which rows it sees.
     slots: CubeTensor,
-    first: CubeTensor,
-    end: CubeTensor,
+    seen: Seen,
 }
 
 impl DeviceDecoding {
@@ -206,8 +206,7 @@ impl DeviceDecoding {
             cos: upload_floats(cos, &x),
             sin: upload_floats(sin, &x),
             slots: upload(&slots, &x),
-            first: upload(&first, &x),
-            end: upload(&end, &x),
+            seen: Seen::new(&first, &end, &x),
         };
         let mut before: Option<(Sums, &Added)> = None;
         for (index, layer) in self.layers.iter().enumerate() {
@@ -355,28 +354,7 @@ impl DeviceDecoding {
         let o = &self.attention;
         let out = fresh(q, dims(q), q.dtype);
         let lse = fresh(q, [step.rows, o.heads], DType::F32);
-        let client = q.client.clone();
-        let (cubes, dim, units) = rows(&client, step.rows * o.heads);
-        attend_kernel::launch(
-            &client,
-            cubes,
-            dim,
-            q.clone().argument(),
-            k.clone().argument(),
-            v.clone().argument(),
-            step.first.clone().argument(),
-            step.end.clone().argument(),
-            out.clone().argument(),
-            lse.argument(),
-            o.heads,
-            o.kv_heads,
-            o.scale,
-            o.softcap.unwrap_or(0.0),
-            o.head_dim,
-            o.softcap.is_some(),
-            units,
-            storage(q.dtype),
-        );
+        attend(q, k, v, &step.seen, &out, &lse, o);
         out
     }
 

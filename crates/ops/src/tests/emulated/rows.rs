@@ -1,7 +1,9 @@
 //! Kernels of a cube a row, whose units meet in block sums: norms, losses, softmax, attention of a few
 //! rows, sums of squares.
 
+use super::nvrtc::{attend_name, attends};
 use super::{KINDS, Kind, Launch, Program, floats, words};
+use crate::kernels::cube::attention::Few;
 use crate::reference::{elementwise, widen};
 use crate::tests::{Random, close};
 
@@ -14,14 +16,15 @@ fn names(kind: Kind) -> Vec<String> {
         format!("rms norm in {kind:?}"),
         format!("rms norm backward in {kind:?}"),
         format!("delta in {kind:?}"),
+        format!("merge attended in {kind:?}"),
     ];
+    let attends = attends(kind.bytes());
+    names.extend(attends.iter().map(|few| attend_name(few, kind)));
     for yes in [true, false] {
         names.extend([
             format!("cross entropy, differentiate {yes}, in {kind:?}"),
             format!("softmax, capped {yes}, in {kind:?}"),
             format!("softmax backward, capped {yes}, in {kind:?}"),
-            format!("attend to heads of 64, capped {yes}, in {kind:?}"),
-            format!("attend to heads of 128, capped {yes}, in {kind:?}"),
         ]);
     }
     names
@@ -45,9 +48,9 @@ fn check(kind: Kind) {
     losses(&program, kind);
     for capped in [true, false] {
         softmax(&program, kind, capped);
-        for head_dim in [64, 128] {
-            attend(&program, kind, head_dim, capped);
-        }
+    }
+    for few in attends(kind.bytes()) {
+        attend(&program, kind, &few);
     }
 }
 
@@ -207,26 +210,37 @@ fn softmax(program: &Program, kind: Kind, capped: bool) {
     kind.holds(&after[7], &ds, "ds");
 }
 
-/// Rows of one key, of some, and of several tiles of keys; and delta of what they gave.
-fn attend(program: &Program, kind: Kind, head_dim: usize, capped: bool) {
-    let (heads, kv_heads, keys) = (4, 2, 400);
-    let (first, end): ([u32; 3], [u32; 3]) = ([7, 100, 20], [8, 171, 400]);
+/// Rows of one key, of tiles and splits that end where they do, and of several; and delta of what they
+/// gave.
+fn attend(program: &Program, kind: Kind, few: &Few) {
+    let (head_dim, span) = (few.head_dim, if few.split { 150 } else { 380 });
+    // Where the keys are split, two cubes share a key-value head.
+    let kv_heads = 2;
+    let heads = kv_heads * few.heads * if few.split { 2 } else { 1 };
+    let first = [7, 100, 20, 3, 0, 31];
+    let lengths = [1, few.tile, 380, 150, 151, few.tile + 1];
+    let (rows, keys) = (first.len(), 400);
+    let end: Vec<u32> = first
+        .iter()
+        .zip(lengths)
+        .map(|(first, length)| first + length as u32)
+        .collect();
     let mut random = Random::new(6);
     let mut draw = |rows: usize| kind.rounded(&random.values(rows * head_dim));
     let (q, k, v) = (
-        draw(3 * heads),
+        draw(rows * heads),
         draw(keys * kv_heads),
         draw(keys * kv_heads),
     );
     let scale = 1.5 / (head_dim as f32).sqrt();
     let (mut out, mut lse) = (vec![0.0; q.len()], Vec::new());
-    for index in 0..3 * heads {
+    for index in 0..rows * heads {
         let (row, kv) = (index / heads, index % heads / (heads / kv_heads));
         let at = |key: usize, c: usize| (key * kv_heads + kv) * head_dim + c;
         let score = |key: usize| {
             let product = |c| f64::from(q[index * head_dim + c]) * f64::from(k[at(key, c)]);
             let raw = f64::from(scale) * (0..head_dim).map(product).sum::<f64>();
-            if capped {
+            if few.capped {
                 SOFTCAP * (raw / SOFTCAP).tanh()
             } else {
                 raw
@@ -242,9 +256,14 @@ fn attend(program: &Program, kind: Kind, head_dim: usize, capped: bool) {
             }
         }
     }
-    let after = program.run(Launch {
-        kernel: &format!("attend to heads of {head_dim}, capped {capped}, in {kind:?}"),
-        cubes: [3 * heads as u32, 1, 1],
+    let splits = 380usize.div_ceil(span);
+    let partial = match few.split {
+        true => rows * heads * splits * (head_dim + 2),
+        false => 1,
+    };
+    let mut after = program.run(Launch {
+        kernel: &attend_name(few, kind),
+        cubes: [splits, heads / few.heads, rows].map(|n| n as u32),
         buffers: vec![
             kind.buffer(&q),
             kind.buffer(&k),
@@ -252,12 +271,24 @@ fn attend(program: &Program, kind: Kind, head_dim: usize, capped: bool) {
             words(&first),
             words(&end),
             kind.unwritten(q.len()),
-            Kind::F32.unwritten(3 * heads),
+            Kind::F32.unwritten(rows * heads),
+            Kind::F32.unwritten(partial),
         ],
-        usizes: &[heads, kv_heads],
+        usizes: &[heads, kv_heads, span],
         words: &[],
         floats: &[scale, SOFTCAP as f32],
     });
+    if few.split {
+        let merged = program.run(Launch {
+            kernel: &format!("merge attended in {kind:?}"),
+            cubes: [(rows * heads) as u32, 1, 1],
+            buffers: vec![after[7].clone(), after[5].clone(), after[6].clone()],
+            usizes: &[splits, head_dim],
+            words: &[],
+            floats: &[],
+        });
+        after[5..7].clone_from_slice(&merged[1..]);
+    }
     kind.holds(&after[5], &out, "attended");
     Kind::F32.holds(&after[6], &lse, "lse of attended");
 
@@ -273,11 +304,11 @@ fn attend(program: &Program, kind: Kind, head_dim: usize, capped: bool) {
         .collect();
     let after = program.run(Launch {
         kernel: &format!("delta in {kind:?}"),
-        cubes: [3 * heads as u32, 1, 1],
+        cubes: [(rows * heads) as u32, 1, 1],
         buffers: vec![
             kind.buffer(&q),
             after[5].clone(),
-            Kind::F32.unwritten(3 * heads),
+            Kind::F32.unwritten(rows * heads),
         ],
         usizes: &[head_dim],
         words: &[],
