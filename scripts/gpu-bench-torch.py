@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 SHAPES = {  # hidden, ffn, layers, heads, kv heads, vocabulary
     "tiny": (64, 128, 2, 4, 2, 512),
-    "SmolLM2-135M": (576, 1536, 30, 9, 3, 49152),
-    "Llama-3.2-1B": (2048, 8192, 16, 32, 8, 128256),
-    "Mistral-7B": (4096, 14336, 32, 32, 8, 32768),
     "Llama-3.1-8B": (4096, 14336, 32, 32, 8, 128256),
+    "Mistral-7B": (4096, 14336, 32, 32, 8, 32768),
+    "Llama-3.2-1B": (2048, 8192, 16, 32, 8, 128256),
+    "SmolLM2-135M": (576, 1536, 30, 9, 3, 49152),
 }
 
 
@@ -140,6 +140,22 @@ def measure(name, four_bit, flags, device):
     print(f"PyTorch {torch.__version__} {name}: {kind}: {rate:.0f} tokens/s{peak}", flush=True)
 
 
+def matmul_rate(device):
+    """FLOP/s of a square product in bf16."""
+    on_gpu = device.type == "cuda"
+    n, repeats = (8192, 10) if on_gpu else (1024, 3)
+    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=device) for _ in range(2))
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
+    for _ in range(3):
+        a @ b
+    wait()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        a @ b
+    wait()
+    return 2 * n**3 * repeats / (time.perf_counter() - started)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda:0")
@@ -148,17 +164,18 @@ def main():
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--recompute", action="store_true")
-    flags = parser.parse_args()
+    flags, _ = parser.parse_known_args()  # what else ours takes means nothing here
     device = torch.device(flags.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print("PyTorch sees no GPU here: nothing to compare with")
         return
+    print(f"PyTorch {torch.__version__}: matmul {matmul_rate(device) / 1e12:.1f} TFLOP/s", flush=True)
     for name in flags.shape or list(SHAPES)[1:]:
         for four_bit in (False, True):
             try:
                 measure(name, four_bit, flags, device)
             except torch.OutOfMemoryError:
-                print(f"PyTorch {name}: out of memory ({'QLoRA' if four_bit else 'LoRA'})")
+                print(f"PyTorch {name}: out of memory ({'QLoRA' if four_bit else 'LoRA'})", flush=True)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 

@@ -5,19 +5,20 @@
 //! weights of the linear layers and the head; attention 12·q a key and layer (forward 4, backward
 //! 8), 16 recomputing, half of the row's keys on average.
 
-use std::{path::Path, process::ExitCode, time::Instant};
+use std::{io::Write, path::Path, process::ExitCode, time::Instant};
 
 use burn::tensor::{DType, Tensor};
 use checkpoint::ModelConfig;
 use model::{
     AdamW, AdamWConfig, Adapter, Batch, ComputeChoice, ComputeDtype, DeviceChoice, GenerateOptions,
-    Gradients, LoraConfig, Model, Projection, Recompute,
+    Gradients, LoraConfig, Model, Projection, Recompute, device_memory_errors,
 };
 use ops::{AttentionKernel, AttentionOptions, Segments};
 
 use crate::Flags;
 
-/// Names and config.json's numbers, as the models' authors publish them.
+/// Names and config.json's numbers, as the models' authors publish them. The largest come first: where
+/// time is short, they are what it is for.
 const SHAPES: [(&str, &str); 5] = [
     (
         "tiny",
@@ -25,14 +26,9 @@ const SHAPES: [(&str, &str); 5] = [
             "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true}"#,
     ),
     (
-        "SmolLM2-135M",
-        r#"{"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-            "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": true}"#,
-    ),
-    (
-        "Llama-3.2-1B",
-        r#"{"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
-            "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": true}"#,
+        "Llama-3.1-8B",
+        r#"{"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": false}"#,
     ),
     (
         "Mistral-7B",
@@ -40,11 +36,61 @@ const SHAPES: [(&str, &str); 5] = [
             "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": false}"#,
     ),
     (
-        "Llama-3.1-8B",
-        r#"{"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-            "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": false}"#,
+        "Llama-3.2-1B",
+        r#"{"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": true}"#,
+    ),
+    (
+        "SmolLM2-135M",
+        r#"{"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+            "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": true}"#,
     ),
 ];
+
+/// A line as soon as it is known: a run may be ended from outside.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        println!($($text)*);
+        let _ = std::io::stdout().flush();
+    }};
+}
+
+/// Does `work`, and says how long it took, or that the device's memory did not suffice.
+fn phase<T>(name: &str, what: &str, work: impl FnOnce() -> T) -> Option<T> {
+    let started = Instant::now();
+    match device_memory_errors(work) {
+        Ok(done) => {
+            say!(
+                "{name}: {what} took {:.1} s",
+                started.elapsed().as_secs_f64()
+            );
+            Some(done)
+        }
+        Err(_) => {
+            say!("{name}: {what}: out of memory");
+            None
+        }
+    }
+}
+
+/// What a step is asked to do.
+#[derive(Clone, Copy)]
+struct Setting {
+    rows: usize,
+    recompute: bool,
+}
+
+/// Settings of a shape: what was asked for. Of a 7B or 8B, where nothing was, three that need more
+/// memory from one to the next, because what a device reserves only grows.
+fn settings(config: &ModelConfig, flags: &Flags) -> Vec<Setting> {
+    let of = |rows, recompute| Setting { rows, recompute };
+    match flags.rows {
+        None if !flags.recompute && config.hidden_size >= 4096 => {
+            vec![of(2, true), of(4, true), of(4, false)]
+        }
+        rows => vec![of(rows.unwrap_or(4), flags.recompute)],
+    }
+}
 
 /// Times each shape asked for; all but the smallest where none is.
 pub fn run(device: DeviceChoice, flags: &Flags) -> ExitCode {
@@ -52,10 +98,15 @@ pub fn run(device: DeviceChoice, flags: &Flags) -> ExitCode {
         true => SHAPES[1..].iter().map(|(name, _)| *name).collect(),
         false => flags.shapes.iter().map(String::as_str).collect(),
     };
-    let rate = matmul_rate(device);
-    println!("{device}: matmul {:.1} TFLOP/s", rate / 1e12);
+    let on = device.to_string();
+    let Some(rate) = phase(&on, "matmul", || matmul_rate(device)) else {
+        return ExitCode::FAILURE;
+    };
+    say!("{device}: matmul {:.1} TFLOP/s", rate / 1e12);
     #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
-    crate::memory::run(device);
+    phase(&on, "what is bound by memory", || {
+        crate::memory::run(device)
+    });
     for name in asked {
         let Some((_, json)) = SHAPES.iter().find(|(known, _)| *known == name) else {
             let known = SHAPES.map(|(name, _)| name).join(", ");
@@ -105,16 +156,36 @@ fn matmul_rate(device: DeviceChoice) -> f64 {
 
 fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flags: &Flags) {
     let compute = ComputeChoice::Auto.on(device);
-    let started = Instant::now();
-    let mut model = Model::random(config.clone(), compute, device);
-    model.sync();
-    println!("{name}: loaded in {:.2} s", started.elapsed().as_secs_f64());
-    attention(device, name, config, compute, flags);
-    match model.choose_attention(flags.attention) {
-        Ok(Some(chosen)) => println!("{name}: attention {chosen}"),
-        Ok(None) => {}
-        Err(error) => return println!("{name}: {error}"),
-    }
+    let loaded = phase(name, "loading", || {
+        let model = Model::random(config.clone(), compute, device);
+        model.sync();
+        model
+    });
+    let Some(mut model) = loaded else { return };
+    let kernel = match model.choose_attention(flags.attention) {
+        Ok(Some(chosen)) => {
+            say!("{name}: attention {chosen}");
+            match chosen.starts_with("flash") {
+                true => AttentionKernel::Flash,
+                false => AttentionKernel::Chunked,
+            }
+        }
+        Ok(None) => AttentionKernel::Chunked,
+        Err(error) => return say!("{name}: {error}"),
+    };
+    let settings = settings(config, flags);
+    let rows = settings[0].rows;
+    phase(name, "attention", || {
+        attention(
+            device,
+            name,
+            config,
+            compute,
+            kernel,
+            [rows, flags.length],
+            flags.steps,
+        );
+    });
     let lora = LoraConfig {
         rank: 16,
         alpha: 32.0,
@@ -123,11 +194,56 @@ fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flag
         target_modules: Projection::ALL.map(|p| p.name().to_string()).to_vec(),
     };
     let adapter = Adapter::new(model.decoder(), &lora, name, 0).expect("all targets are known");
-    let mut optimizer = AdamW::new(&adapter, AdamWConfig::default());
     model.set_adapter(adapter);
+    for setting in settings {
+        let what = format!("{}x{}{}", setting.rows, flags.length, told(setting));
+        phase(name, &what, || {
+            train(&mut model, name, setting, rate, flags)
+        });
+        match model.reserved_bytes() {
+            Some(bytes) => say!(
+                "{name}: {what}: {:.2} GiB reserved on the device",
+                bytes as f64 / (1u64 << 30) as f64
+            ),
+            None => say!("{name}: the device does not say what it holds"),
+        }
+    }
+    for (batch_size, prompt) in [(1, 128), (1, 2048), (8, 128), (32, 128)] {
+        let what = format!("decoding at batch {batch_size} after {prompt} tokens");
+        phase(name, &what, || {
+            let decoding = Decode {
+                model: &model,
+                batch_size,
+                prompt,
+            };
+            say!("{name}: {what}: {:.1} tokens/s", decoding.rate());
+            let of = |tokens| {
+                launches(&mut || {
+                    decoding.once(tokens);
+                })
+            };
+            if batch_size == 1
+                && let (Some(few), Some(many)) = (of(2), of(12))
+            {
+                say!("{name}: {what}: {} launches a token", (many - few) / 10);
+            }
+        });
+    }
+}
 
-    let batch = packed(config.vocab_size, flags.rows, flags.length);
-    let recompute = match flags.recompute {
+fn told(setting: Setting) -> &'static str {
+    match setting.recompute {
+        true => " recomputing",
+        false => "",
+    }
+}
+
+/// Steps of LoRA on all projections.
+fn train(model: &mut Model, name: &str, setting: Setting, rate: f64, flags: &Flags) {
+    let config = model.decoder().config().clone();
+    let mut optimizer = AdamW::new(model.adapter().expect("it was set"), AdamWConfig::default());
+    let batch = packed(config.vocab_size, setting.rows, flags.length);
+    let recompute = match setting.recompute {
         true => Recompute::Everything,
         false => Recompute::Nothing,
     };
@@ -150,55 +266,36 @@ fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flag
     (0..flags.steps).for_each(|_| step());
     let seconds = started.elapsed().as_secs_f64();
     let tokens_per_second = (batch.len() * flags.steps) as f64 / seconds;
-    let flop = flop_per_token(config, flags);
-    println!(
+    let flop = flop_per_token(&config, setting.recompute, flags.length);
+    say!(
         "{name}: {}x{}{} {tokens_per_second:.0} tokens/s, {:.0}% of the matmul rate ({:.2} GFLOP a token, warm-up {warm_up:.1} s)",
-        flags.rows,
+        setting.rows,
         flags.length,
-        if flags.recompute { " recomputing" } else { "" },
+        told(setting),
         100.0 * tokens_per_second * flop / rate,
         flop / 1e9,
     );
     if let Some(step_launches) = step_launches {
-        println!("{name}: {step_launches} launches a step");
-    }
-    match model.reserved_bytes() {
-        Some(bytes) => println!(
-            "{name}: peak {:.2} GiB on the device",
-            bytes as f64 / (1u64 << 30) as f64
-        ),
-        None => println!("{name}: the device does not say what it holds"),
-    }
-    for batch_size in [1, 8, 32] {
-        let rate = decode(&model, batch_size, config.vocab_size);
-        println!("{name}: decoding {rate:.1} tokens/s at batch {batch_size}");
-        if batch_size == 1 {
-            let of = |tokens| {
-                launches(&mut || {
-                    decode_once(&model, 1, config.vocab_size, tokens);
-                })
-            };
-            if let (Some(few), Some(many)) = (of(2), of(12)) {
-                println!("{name}: {} launches a token", (many - few) / 10);
-            }
-        }
+        say!("{name}: {step_launches} launches a step");
     }
 }
 
-/// One layer's attention, forward and backward, by each kernel that the device has.
+/// One layer's attention, forward and backward.
 fn attention(
     device: DeviceChoice,
     name: &str,
     config: &ModelConfig,
     compute: ComputeDtype,
-    flags: &Flags,
+    kernel: AttentionKernel,
+    [rows, length]: [usize; 2],
+    repeats: usize,
 ) {
     let on = device.device().autodiff();
     let dtype = match (device.is_cpu(), compute) {
         (false, ComputeDtype::Bf16) => DType::BF16,
         _ => DType::F32,
     };
-    let tokens = flags.rows * flags.length;
+    let tokens = rows * length;
     let draw = |heads: usize| {
         let distribution = burn::tensor::Distribution::Uniform(-1.0, 1.0);
         let columns = heads * config.head_dim;
@@ -207,42 +304,34 @@ fn attention(
     };
     let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
     let (q, k, v) = (draw(heads), draw(kv_heads), draw(kv_heads));
-    let offsets: Vec<usize> = (0..=flags.rows).map(|row| row * flags.length).collect();
+    let offsets: Vec<usize> = (0..=rows).map(|row| row * length).collect();
     let segments = Segments::from_offsets(&offsets);
-    let flop = 12.0 * (tokens * heads * config.head_dim) as f64 * flags.length as f64 / 2.0;
-    for kernel in [AttentionKernel::Chunked, AttentionKernel::Flash] {
-        let options = AttentionOptions {
-            heads,
-            kv_heads,
-            head_dim: config.head_dim,
-            scale: (config.head_dim as f32).powf(-0.5),
-            window: None,
-            softcap: None,
-            compute,
-            kernel,
-        };
-        if kernel == AttentionKernel::Flash
-            && let Err(why) = ops::flash_attention(&device.device(), compute, &options)
-        {
-            println!("{name}: no flash attention: {why}");
-            continue;
-        }
-        let pass = || {
-            let o = ops::attention(q.clone(), k.clone(), v.clone(), &segments, &options);
-            let gradients = o.backward();
-            let dk = k.grad(&gradients).expect("k is tracked");
-            dk.slice([0..1, 0..1]).into_data();
-        };
-        (0..3).for_each(|_| pass());
-        let started = Instant::now();
-        (0..flags.steps).for_each(|_| pass());
-        let seconds = started.elapsed().as_secs_f64() / flags.steps as f64;
-        println!(
-            "{name}: {kernel:?} attention {:.3} ms a layer, forward and backward, {:.1} TFLOP/s",
-            1e3 * seconds,
-            flop / seconds / 1e12
-        );
-    }
+    let flop = 12.0 * (tokens * heads * config.head_dim) as f64 * length as f64 / 2.0;
+    let options = AttentionOptions {
+        heads,
+        kv_heads,
+        head_dim: config.head_dim,
+        scale: (config.head_dim as f32).powf(-0.5),
+        window: None,
+        softcap: None,
+        compute,
+        kernel,
+    };
+    let pass = || {
+        let o = ops::attention(q.clone(), k.clone(), v.clone(), &segments, &options);
+        let gradients = o.backward();
+        let dk = k.grad(&gradients).expect("k is tracked");
+        dk.slice([0..1, 0..1]).into_data();
+    };
+    (0..3).for_each(|_| pass());
+    let started = Instant::now();
+    (0..repeats).for_each(|_| pass());
+    let seconds = started.elapsed().as_secs_f64() / repeats as f64;
+    say!(
+        "{name}: {kernel:?} attention of {rows}x{length} {:.3} ms a layer, forward and backward, {:.1} TFLOP/s",
+        1e3 * seconds,
+        flop / seconds / 1e12
+    );
 }
 
 /// Kernels that `work` launches on a GPU.
@@ -267,7 +356,7 @@ fn packed(vocab_size: usize, rows: usize, length: usize) -> Batch {
     }
 }
 
-fn flop_per_token(config: &ModelConfig, flags: &Flags) -> f64 {
+fn flop_per_token(config: &ModelConfig, recompute: bool, length: usize) -> f64 {
     let layers = config.num_hidden_layers as f64;
     let linear: usize = Projection::ALL
         .map(|p| p.shape(config).iter().product::<usize>())
@@ -275,45 +364,47 @@ fn flop_per_token(config: &ModelConfig, flags: &Flags) -> f64 {
         .sum();
     let head = (config.vocab_size * config.hidden_size) as f64;
     let q = (config.num_attention_heads * config.head_dim) as f64;
-    let keys = flags.length as f64 / 2.0;
+    let keys = length as f64 / 2.0;
     // The head and its gradient are never recomputed.
-    let (passes, attention) = if flags.recompute {
-        (6.0, 16.0)
-    } else {
-        (4.0, 12.0)
-    };
+    let (passes, attention) = if recompute { (6.0, 16.0) } else { (4.0, 12.0) };
     passes * layers * linear as f64 + 4.0 * head + attention * layers * q * keys
 }
 
-/// New tokens a second, prompts of 128 tokens read before.
-fn decode(model: &Model, batch_size: usize, vocab_size: usize) -> f64 {
-    decode_once(model, batch_size, vocab_size, 2);
-    let (few, many) = (2, 66);
-    let seconds = decode_once(model, batch_size, vocab_size, many)
-        - decode_once(model, batch_size, vocab_size, few);
-    (batch_size * (many - few)) as f64 / seconds
+/// Completions of `batch_size` prompts of `prompt` tokens.
+struct Decode<'a> {
+    model: &'a Model,
+    batch_size: usize,
+    prompt: usize,
 }
 
-/// Seconds to read `batch_size` prompts of 128 tokens and continue each by `max_new_tokens`.
-fn decode_once(model: &Model, batch_size: usize, vocab_size: usize, max_new_tokens: usize) -> f64 {
-    let prompts: Vec<Vec<u32>> = (0..batch_size)
-        .map(|row| {
-            (0..128)
-                .map(|i| ((i * 7919 + row * 31 + 3) % vocab_size) as u32)
-                .collect()
-        })
-        .collect();
-    let options = GenerateOptions {
-        max_new_tokens,
-        temperature: 0.0,
-        top_p: 1.0,
-        seed: 0,
-        stop_token_ids: Vec::new(),
-        batch_size,
-    };
-    let started = Instant::now();
-    model
-        .generate(&prompts, &options, &mut |_, _| {})
-        .expect("completions");
-    started.elapsed().as_secs_f64()
+impl Decode<'_> {
+    /// New tokens a second, the prompts read before.
+    fn rate(&self) -> f64 {
+        let (few, many) = (2, 66);
+        self.once(few);
+        let seconds = self.once(many) - self.once(few);
+        (self.batch_size * (many - few)) as f64 / seconds
+    }
+
+    /// Seconds to read the prompts and continue each by `max_new_tokens`.
+    fn once(&self, max_new_tokens: usize) -> f64 {
+        let vocab_size = self.model.decoder().config().vocab_size;
+        let token = |row: usize, i: usize| ((i * 7919 + row * 31 + 3) % vocab_size) as u32;
+        let prompts: Vec<Vec<u32>> = (0..self.batch_size)
+            .map(|row| (0..self.prompt).map(|i| token(row, i)).collect())
+            .collect();
+        let options = GenerateOptions {
+            max_new_tokens,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+            stop_token_ids: Vec::new(),
+            batch_size: self.batch_size,
+        };
+        let started = Instant::now();
+        self.model
+            .generate(&prompts, &options, &mut |_, _| {})
+            .expect("completions");
+        started.elapsed().as_secs_f64()
+    }
 }
