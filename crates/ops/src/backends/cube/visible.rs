@@ -40,10 +40,11 @@ pub(crate) fn query_spans(
     window: Option<usize>,
     tile: usize,
 ) -> Vec<Range<usize>> {
-    let mut spans = vec![usize::MAX..0; key_rows.div_ceil(tile)];
+    let mut spans: Vec<Option<Range<usize>>> = vec![None; key_rows.div_ceil(tile)];
     for s in segments.iter() {
         let past = s.k.len() - s.q.len();
-        for index in s.k.start / tile..s.k.end.div_ceil(tile) {
+        let tiles = s.k.start / tile..s.k.end.div_ceil(tile);
+        for (index, span) in tiles.clone().zip(&mut spans[tiles]) {
             // Of the segment: its keys `from..to` lie in this tile.
             let from = (index * tile).saturating_sub(s.k.start);
             let to = (index * tile + tile).min(s.k.end) - s.k.start;
@@ -53,13 +54,15 @@ pub(crate) fn query_spans(
                 (to - 1 + w).saturating_sub(past).min(s.q.len())
             });
             if first < end {
-                let span = &mut spans[index];
-                *span = span.start.min(s.q.start + first)..span.end.max(s.q.start + end);
+                let rows = s.q.start + first..s.q.start + end;
+                *span = Some(match span.take() {
+                    None => rows,
+                    Some(others) => others.start.min(rows.start)..others.end.max(rows.end),
+                });
             }
         }
     }
-    let spans = spans.into_iter();
-    spans.map(|s| if s.is_empty() { 0..0 } else { s }).collect()
+    spans.into_iter().map(Option::unwrap_or_default).collect()
 }
 
 #[cfg(test)]
