@@ -415,11 +415,19 @@ fn a_nightly_run_that_fails_says_why_in_one_line() {
     for folder in ["scripts", "data"] {
         succeed(scene.path(), &format!("cp -R \"$ROOT/{folder}\" ."));
     }
-    for (settings, why) in [
-        ("DATA=missing.csv", "missing.csv"),
-        ("USER_TEMPLATE='{{ no_such }}'", "no column \"no_such\""),
+    let silent = "mkdir silent; printf '#!/bin/sh\\nexit 2\\n' >silent/make; chmod +x silent/make";
+    succeed(scene.path(), silent);
+    for (before, settings, why) in [
+        ("", "DATA=missing.csv", "missing.csv"),
+        ("", "USER_TEMPLATE='{{ no_such }}'", "no column \"no_such\""),
+        (
+            "MAKELEVEL=1 ",
+            "USER_TEMPLATE='{{ no_such }}'",
+            "no column \"no_such\"",
+        ),
+        ("PATH=\"$PWD/silent:$PATH\" ", "", "it said nothing"),
     ] {
-        let output = shell(scene.path(), &nightly(settings));
+        let output = shell(scene.path(), &format!("{before}{}", nightly(settings)));
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(why) && said.lines().count() == 1, "{said}");
@@ -438,7 +446,7 @@ fn a_nightly_run_that_is_told_to_stop_has_training_save_and_leaves_nothing_at_wo
     };
     // Stopped once it trains, from outside as a machine that goes down stops it.
     let stopped = run(" & nightly=$!
-        until [ -s work/notes/run/metrics.jsonl ]; do sleep 0.02; kill -0 $nightly || exit 99; done
+        until grep -qs grad_norm work/notes/run/metrics.jsonl; do sleep 0.02; kill -0 $nightly || exit 99; done
         kill -TERM $nightly; wait $nightly; status=$?
         flock -n work/notes/run/.lock true || exit 98
         exit $status");

@@ -1,4 +1,5 @@
-//! A run that a signal stops leaves soon, and the next one goes on to what it would have come to.
+//! A run keeps its folder to itself; when a signal stops it, it leaves soon, and the next one goes on to what it
+//! would have come to.
 
 mod common;
 mod work;
@@ -57,6 +58,18 @@ fn wait_for_steps(running: &mut Child, metrics: &Path, steps: usize) {
         assert!(ended.is_none(), "it ended before: {ended:?}");
         sleep(Duration::from_millis(2));
     }
+}
+
+#[test]
+fn a_second_run_in_the_same_folder_is_told_to_come_later() {
+    let work = Work::new();
+    let train = || work.train_with("run", &["--epochs", "400"]);
+    let mut running = train().stderr(Stdio::null()).spawn().expect("it starts");
+    wait_for_steps(&mut running, &work.path("run/metrics.jsonl"), 1);
+    refused(&mut train(), 75, "another run is at work here");
+    assert_eq!(terminate(running).0, Some(128 + 15));
+    let saved = fs::read_dir(work.path("run/checkpoints")).expect("it saved");
+    assert!(saved.count() > 0);
 }
 
 #[test]
