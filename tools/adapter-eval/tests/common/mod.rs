@@ -7,7 +7,8 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use workspace_tests::{text, tool};
+use tokens::{Encoded, Meta, Packing, Vocabulary, pack, shard};
+use workspace_tests::{data, text, tool};
 
 /// A folder with train.jsonl, valid.jsonl and test.jsonl: four labels, questions that share words with their kind.
 pub fn folder() -> TempDir {
@@ -93,4 +94,52 @@ pub fn golden(name: &str, text: &str) {
 /// `base/` in `dir`: a tiny model with random weights, a tokenizer and a chat template.
 pub fn tiny_base(dir: &TempDir, model: &str) {
     workspace_tests::tiny_base(model, &dir.path().join("base"));
+}
+
+/// The reference's two rows as a packed file.
+pub fn pack_reference(model: &str, base: &Path, to: &Path) {
+    let bytes = fs::read(data(&format!("models/{model}/expected.safetensors"))).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let values = |name: &str| -> Vec<i64> {
+        let (values, _) = tensors.tensor(name).unwrap().data().as_chunks::<8>();
+        values
+            .iter()
+            .map(|value| i64::from_le_bytes(*value))
+            .collect()
+    };
+    let (ids, attended, labels) = (
+        values("input_ids"),
+        values("attention_mask"),
+        values("labels"),
+    );
+    let width = tensors.tensor("input_ids").unwrap().shape()[1];
+    let mut examples = Vec::new();
+    for start in (0..ids.len()).step_by(width) {
+        let mut example = Encoded::default();
+        for i in (start..start + width).filter(|i| attended[*i] == 1) {
+            example.input_ids.push(ids[i] as u32);
+            example
+                .loss_mask
+                .push(u8::from(labels[i] != -100 && i > start));
+        }
+        examples.push(example);
+    }
+    let lengths: Vec<u32> = examples
+        .iter()
+        .map(|example| example.input_ids.len() as u32)
+        .collect();
+    let rows = pack(&lengths, 64, Packing::Bfd).unwrap();
+    let counts = shard::count(&rows, &examples[..]).unwrap();
+    let vocabulary = Vocabulary::open(base).unwrap();
+    let meta = Meta::new(
+        vocabulary.fingerprint,
+        vocabulary.size,
+        64,
+        Packing::Bfd,
+        None,
+        counts,
+    );
+    let mut file = Vec::new();
+    shard::write(&mut file, &meta, &rows, &examples[..]).unwrap();
+    fs::write(to, file).unwrap();
 }

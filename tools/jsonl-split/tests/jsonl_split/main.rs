@@ -1,5 +1,8 @@
 //! Does jsonl-split meet the numbers, keep groups together, and leave held-out examples in peace?
 
+mod against;
+mod together;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -35,6 +38,18 @@ fn split(input: &str, flags: &[&str]) -> [BTreeSet<String>; 3] {
     let got = run(tool().args(flags).arg("--out-dir").arg(&out), input);
     assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
     ["train", "valid", "test"].map(|name| set(&out, name))
+}
+
+/// Conversation `n`, as far as its `turns`-th answer.
+fn conversation(n: usize, turns: usize) -> String {
+    let messages = (0..turns).flat_map(|turn| {
+        [
+            serde_json::json!({"role": "user", "content": format!("question {turn} of talk {n}")}),
+            serde_json::json!({"role": "assistant", "content": format!("answer {turn} of talk {n}")}),
+        ]
+    });
+    let messages: Vec<serde_json::Value> = messages.collect();
+    format!("{}\n", serde_json::json!({"messages": messages}))
 }
 
 #[test]
@@ -86,86 +101,6 @@ fn another_seed_is_another_split_and_the_same_seed_the_same() {
 }
 
 #[test]
-fn the_same_prompt_never_straddles() {
-    let input: String = (0..600)
-        .map(|n| {
-            chat(
-                &format!("note number {}", n % 100)
-                    .replace("note", ["note", "NOTE", " note"][n / 200]),
-                "A",
-            )
-        })
-        .collect();
-    let [train, valid, _] = split(&input, &["--ratios=50,50"]);
-    let prompts = |set: &BTreeSet<String>| -> BTreeSet<String> {
-        set.iter()
-            .map(|line| {
-                line.to_lowercase()
-                    .replace("\" note", "\"note")
-                    .split("metadata")
-                    .next()
-                    .unwrap()
-                    .to_owned()
-            })
-            .collect()
-    };
-    assert!(
-        prompts(&train).is_disjoint(&prompts(&valid)) && !train.is_empty() && !valid.is_empty()
-    );
-}
-
-/// Conversation `n`, as far as its `turns`-th answer.
-fn conversation(n: usize, turns: usize) -> String {
-    let messages = (0..turns).flat_map(|turn| {
-        [
-            serde_json::json!({"role": "user", "content": format!("question {turn} of talk {n}")}),
-            serde_json::json!({"role": "assistant", "content": format!("answer {turn} of talk {n}")}),
-        ]
-    });
-    let messages: Vec<serde_json::Value> = messages.collect();
-    format!("{}\n", serde_json::json!({"messages": messages}))
-}
-
-#[test]
-fn a_conversation_is_not_torn_from_its_longer_versions() {
-    let input: String = (0..120)
-        .map(|line| conversation(line % 40, 1 + line / 40))
-        .collect();
-    for flags in [
-        &["--ratios=50,50"][..],
-        &["--ratios=50,50", "--exact"],
-        &["--ratios=50,50", "--near-duplicates=0.99"],
-    ] {
-        let [train, valid, _] = split(&input, flags);
-        let talks = |set: &BTreeSet<String>| -> BTreeSet<String> {
-            let first = |line: &String| line.split("of talk ").nth(1).unwrap()[..2].to_owned();
-            set.iter().map(first).collect()
-        };
-        assert!(!train.is_empty() && !valid.is_empty());
-        assert!(talks(&train).is_disjoint(&talks(&valid)), "{flags:?}");
-    }
-}
-
-#[test]
-fn a_question_of_the_fixed_set_is_found_in_every_turn() {
-    let folder = tempfile::tempdir().unwrap();
-    let gold = folder.path().join("gold.jsonl");
-    fs::write(
-        &gold,
-        chat("Question 0 of talk 3", "A") + &chat("question 1 of talk 5", "A"),
-    )
-    .unwrap();
-    let input: String = (0..20).map(|n| conversation(n, 3)).collect();
-    for flags in [&[][..], &["--exact"], &["--near-duplicates=1.0"]] {
-        let mut flags = flags.to_vec();
-        flags.extend(["--ratios=50,50", "--against", gold.to_str().unwrap()]);
-        let kept: String = split(&input, &flags).into_iter().flatten().collect();
-        assert_eq!(kept.matches("question 0").count(), 18, "{flags:?}");
-        assert!(!kept.contains("talk 3\"") && !kept.contains("talk 5\""));
-    }
-}
-
-#[test]
 fn counts_are_met_in_every_stratum() {
     let [train, valid, test] = split(
         &notes(300),
@@ -204,42 +139,6 @@ fn counts_are_met_in_every_stratum() {
 }
 
 #[test]
-fn a_group_stays_together() {
-    let input: String = (0..200)
-        .map(|n| {
-            chat(&"x".repeat(n % 20 + 1), "A")
-                .replace("\"messages\"", &format!("\"id\":{n},\"messages\""))
-        })
-        .collect();
-    let [train, valid, _] = split(&input, &["--ratios=50,50", "--group-by=metadata.patient"]);
-    let patients = |set: &BTreeSet<String>| {
-        set.iter()
-            .map(|line| line.split("patient").nth(1).unwrap().to_owned())
-            .collect::<BTreeSet<_>>()
-    };
-    assert!(patients(&train).is_disjoint(&patients(&valid)));
-}
-
-#[test]
-fn a_split_by_lines_would_leak_as_much_by_counts_as_by_the_same_shares() {
-    let input: String = (0..400)
-        .map(|n| chat(&"x".repeat(n % 20 + 1), "A"))
-        .collect();
-    let leaked = |flags: &[&str]| -> u32 {
-        let mut tool = tool();
-        tool.args(["--dry-run", "--group-by=metadata.patient"]);
-        let got = run(tool.args(flags), &input);
-        assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
-        let told = text(&got.stderr).split("would have leaked ").nth(1);
-        told.map_or(0, |told| told.split(' ').next().unwrap().parse().unwrap())
-    };
-    let half = leaked(&["--ratios=50,0,50", "--exact"]);
-    assert!((150..250).contains(&half), "{half}");
-    assert_eq!(leaked(&["--counts=train=rest,test=200"]), half);
-    assert_eq!(leaked(&["--counts=test=rest"]), 0);
-}
-
-#[test]
 fn a_byte_order_mark_is_no_part_of_the_first_line() {
     let folder = tempfile::tempdir().unwrap();
     let gold = folder.path().join("gold.jsonl");
@@ -254,56 +153,6 @@ fn a_byte_order_mark_is_no_part_of_the_first_line() {
             50 - usize::from(flags.len() == 1 && flags[0] == against)
         );
     }
-}
-
-#[test]
-fn near_duplicates_never_straddle() {
-    let input: String = (0..300)
-        .map(|n| {
-            chat(
-                &format!(
-                    "the {} patient reports pain in the {} knee since day {}{}",
-                    n / 3,
-                    n / 3 * 7919,
-                    n / 3 * 31,
-                    ["", ".", " !"][n % 3]
-                ),
-                "A",
-            )
-        })
-        .collect();
-    let [train, valid, _] = split(&input, &["--ratios=50,50", "--near-duplicates=0.9"]);
-    let stems = |set: &BTreeSet<String>| {
-        set.iter()
-            .map(|line| line.split(" since").next().unwrap().to_owned())
-            .collect::<BTreeSet<_>>()
-    };
-    assert!(stems(&train).is_disjoint(&stems(&valid)) && !valid.is_empty());
-}
-
-#[test]
-fn a_fixed_test_set_does_not_leak() {
-    let folder = tempfile::tempdir().unwrap();
-    let gold = folder.path().join("gold.jsonl");
-    fs::write(
-        &gold,
-        notes(50)
-            .to_uppercase()
-            .replace("MESSAGES", "messages")
-            .replace("ROLE", "role")
-            .replace("CONTENT", "content")
-            .replace("\"USER\"", "\"user\"")
-            .replace("\"ASSISTANT\"", "\"assistant\""),
-    )
-    .unwrap();
-    let [train, valid, _] = split(&notes(200), &["--against", gold.to_str().unwrap()]);
-    assert_eq!(train.len() + valid.len(), 150);
-    assert!(
-        train
-            .iter()
-            .chain(&valid)
-            .all(|line| !line.contains("note number 49\""))
-    );
 }
 
 #[test]
@@ -374,87 +223,6 @@ fn sets_that_no_split_wrote_are_left_alone() {
 }
 
 #[test]
-fn a_patient_of_the_fixed_set_is_kept_out_with_all_notes() {
-    let note = |patient: usize, text: String| {
-        let messages = serde_json::json!([
-            {"role": "user", "content": text}, {"role": "assistant", "content": "A"}
-        ]);
-        let patient = format!("p{patient}");
-        let line = serde_json::json!({"messages": messages, "metadata": {"patient": patient}});
-        format!("{line}\n")
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let gold = folder.path().join("gold.jsonl");
-    fs::write(&gold, note(3, "a note of its own".into())).unwrap();
-    let input: String = (0..100)
-        .map(|n| note(n % 10, format!("note number {n}")))
-        .collect();
-    let flags = [
-        "--group-by=metadata.patient",
-        "--against",
-        gold.to_str().unwrap(),
-    ];
-    let sets = split(&input, &flags);
-    let kept: Vec<&String> = sets.iter().flatten().collect();
-    assert_eq!(kept.len(), 90);
-    assert!(kept.iter().all(|line| !line.contains("\"p3\"")));
-}
-
-#[test]
-fn all_that_are_nearly_alike_stay_together_and_not_the_nearest_alone() {
-    let mut state = 7u64;
-    let mut draw = move |below: usize| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % below
-    };
-    // Families that drift away from their first text: neighbours are alike, the ends are not.
-    let mut texts = Vec::new();
-    for family in 0..40 {
-        let mut words: Vec<String> = (0..24)
-            .map(|w| format!("word{}", family * 100 + w))
-            .collect();
-        for _ in 0..6 {
-            texts.push(words.join(" "));
-            let at = draw(words.len());
-            words[at] = format!("other{}", draw(1_000_000));
-        }
-    }
-    for at in (1..texts.len()).rev() {
-        texts.swap(at, draw(at + 1));
-    }
-    let input: String = texts.iter().map(|text| chat(text, "A")).collect();
-    let threshold = 0.7;
-    let flag = format!("--near-duplicates={threshold}");
-    let sets = split(&input, &[&flag, "--ratios=60,20,20"]);
-    let home = |text: &str| {
-        sets.iter()
-            .position(|set| set.contains(chat(text, "A").trim_end()))
-    };
-    let signatures: Vec<_> = texts
-        .iter()
-        .map(|text| dataset::minhash::Signature::of(text))
-        .collect();
-    let mut alike = 0;
-    for a in 0..texts.len() {
-        for b in 0..a {
-            if signatures[a].similarity(&signatures[b]) >= threshold {
-                alike += 1;
-                assert_eq!(
-                    home(&texts[a]),
-                    home(&texts[b]),
-                    "{}\n{}",
-                    texts[a],
-                    texts[b]
-                );
-            }
-        }
-    }
-    assert!(alike > 100 && sets.iter().all(|set| set.len() > 10));
-}
-
-#[test]
 fn a_blank_line_has_its_fate_in_the_ledger() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger.csv");
@@ -480,31 +248,6 @@ fn bash(folder: &Path, script: &str) -> std::process::Output {
     let mut bash = Command::new("bash");
     bash.args(["-u", "-c", script]).current_dir(folder);
     run(bash.env("split", tool().get_program()), "")
-}
-
-#[test]
-fn a_fixed_set_that_comes_through_a_pipe_keeps_out_as_much_as_a_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let note = |n: usize, more: &str| {
-        let words: Vec<String> = (0..20).map(|word| format!("w{}", 100 * n + word)).collect();
-        chat(&(words.join(" ") + more), &format!("C{}", n % 20))
-    };
-    let all: String = (0..100).map(|n| note(n, "")).collect();
-    let fixed: String = (0..7).map(|n| note(n, " more")).collect();
-    fs::write(folder.path().join("all"), all).unwrap();
-    fs::write(folder.path().join("fixed"), fixed).unwrap();
-    for flags in ["--near-duplicates", "--group-by code", ""] {
-        let said = |fixed: &str| {
-            let script = format!("\"$split\" all --against {fixed} --dry-run {flags}");
-            text(&bash(folder.path(), &script).stderr).to_owned()
-        };
-        let wanted = said("fixed");
-        assert!(wanted.contains("fixed_set") || flags.is_empty(), "{wanted}");
-        assert_eq!(said("<(cat fixed)"), wanted, "{flags}");
-        assert_eq!(said("/dev/stdin < <(cat fixed)"), wanted, "{flags}");
-        assert_eq!(said("- < <(cat fixed)"), wanted, "{flags}");
-        assert_eq!(said("- < fixed"), wanted, "{flags}");
-    }
 }
 
 #[test]
@@ -547,35 +290,6 @@ fn a_dry_run_writes_no_ledger() {
     assert_eq!(
         fs::read_to_string(folder.path().join("old.csv")).unwrap(),
         "mine"
-    );
-}
-
-#[test]
-fn what_a_split_left_is_not_split_again_with_the_same_seed() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("all"), notes(1000)).unwrap();
-    let split = |line: &str| bash(folder.path(), &format!("\"$split\" {line}"));
-    let first = split("all --ratios train=90,test=10 --out-dir s1");
-    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stderr));
-    for again in [
-        "s1/train.jsonl --ratios 90,10 --out-dir s2",
-        "all --against s1/test.jsonl --ratios 90,10 --out-dir s2",
-    ] {
-        let got = split(again);
-        let said = text(&got.stderr);
-        assert_eq!(got.status.code(), Some(2), "{said}");
-        assert!(said.contains("split with --seed 0 before?"), "{said}");
-        assert!(said.contains("hint: give another --seed"), "{said}");
-        let other = split(&format!("{again} --seed 1"));
-        assert_eq!(other.status.code(), Some(0));
-        assert!(!text(&other.stderr).contains("before?"));
-    }
-    let few = split("s1/train.jsonl --ratios 70,30 --out-dir s3");
-    assert_eq!(few.status.code(), Some(0));
-    assert!(
-        text(&few.stderr).contains("before?"),
-        "{}",
-        text(&few.stderr)
     );
 }
 
