@@ -13,9 +13,9 @@ use std::io::Write;
 use std::path::Path;
 
 /// The files of an adapter's folder.
-pub const FILES: [&str; 2] = [CONFIG, TENSORS];
-const CONFIG: &str = "adapter_config.json";
-const TENSORS: &str = "adapter_model.safetensors";
+pub const FILES: [&str; 2] = [CONFIG_FILE, WEIGHTS_FILE];
+pub const CONFIG_FILE: &str = "adapter_config.json";
+pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 
 /// A LoRA adapter: for each adapted linear layer two small matrices A and B.
@@ -98,8 +98,8 @@ pub fn key(module: &str, which: char) -> String {
 /// otherwise than PEFT is an error.
 pub fn read(dir: &Path) -> Result<Adapter, Error> {
     let dir = &resolve(dir)?;
-    let config = AdapterConfig::read(&dir.join(CONFIG))?;
-    let path = dir.join(TENSORS);
+    let config = AdapterConfig::read(&dir.join(CONFIG_FILE))?;
+    let path = dir.join(WEIGHTS_FILE);
     if !path.exists() && dir.join("adapter_model.bin").exists() {
         let message = "has adapter_model.bin only; save it again as adapter_model.safetensors";
         return Err(Error::file(dir, message));
@@ -196,14 +196,14 @@ pub fn write(adapter: &Adapter, dir: &Path, dtype: Dtype) -> Result<(), Error> {
         shape: tensor.shape.to_vec(),
     });
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    whole(&dir.join(TENSORS), |path| {
+    whole(&dir.join(WEIGHTS_FILE), |path| {
         let writer = SafetensorsWriter::create(path, entries.collect(), &metadata)?;
         for (name, tensor) in &adapter.tensors {
             writer.put(name, &dtype.encode(&tensor.values))?;
         }
         writer.finish()
     })?;
-    whole(&dir.join(CONFIG), |path| {
+    whole(&dir.join(CONFIG_FILE), |path| {
         let mut file = File::create(path).map_err(Error::io(path))?;
         file.write_all(adapter.config.to_json().as_bytes())
             .map_err(Error::io(path))?;

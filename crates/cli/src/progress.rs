@@ -122,17 +122,42 @@ impl Progress {
                 };
                 if last.elapsed() >= LOG_EVERY {
                     *last = Instant::now();
-                    note(line(
-                        &self.label,
-                        self.before,
-                        done,
-                        self.total,
-                        self.unit,
-                        self.start.elapsed(),
-                    ));
+                    note(self.line(done, self.start.elapsed()));
                 }
             }
         }
+    }
+
+    /// One line of a log: how much of how much, how fast, how long yet. As long as nothing is done beside
+    /// what was done before, nobody knows how fast.
+    fn line(&self, done: u64, elapsed: Duration) -> String {
+        let label = &self.label;
+        let count = |n: u64| match self.unit {
+            Unit::Bytes => HumanBytes(n).to_string(),
+            Unit::Items(_) => n.to_string(),
+        };
+        let name = match self.unit {
+            Unit::Bytes => String::new(),
+            Unit::Items(name) => format!(" {name}"),
+        };
+        let of = match self.total {
+            Some(total) => format!("{} of {}{name}", count(done), count(total)),
+            None => format!("{}{name}", count(done)),
+        };
+        if done <= self.before {
+            return format!("{label}: {of}");
+        }
+        let rate = (done - self.before) as f64 / elapsed.as_secs_f64().max(1e-9);
+        let rate_text = match self.unit {
+            Unit::Bytes => HumanBytes(rate as u64).to_string(),
+            Unit::Items(_) => format!("{rate:.2}"),
+        };
+        let left = self.total.map_or(String::new(), |total| {
+            let seconds = (total.saturating_sub(done) as f64 / rate.max(1e-9)).min(1e9);
+            let left = HumanDuration(Duration::from_secs_f64(seconds));
+            format!(", {left} left")
+        });
+        format!("{label}: {of}, {rate_text}/s{left}")
     }
 
     /// Counts up to `n` in all.
@@ -192,44 +217,6 @@ fn bar(label: &str, before: u64, total: Option<u64>, unit: Unit) -> ProgressBar 
     bar
 }
 
-/// One line of a log: how much of how much, how fast, how long yet. As long as nothing is done beside what
-/// was done `before`, nobody knows how fast.
-fn line(
-    label: &str,
-    before: u64,
-    done: u64,
-    total: Option<u64>,
-    unit: Unit,
-    elapsed: Duration,
-) -> String {
-    let count = |n: u64| match unit {
-        Unit::Bytes => HumanBytes(n).to_string(),
-        Unit::Items(_) => n.to_string(),
-    };
-    let name = match unit {
-        Unit::Bytes => String::new(),
-        Unit::Items(name) => format!(" {name}"),
-    };
-    let of = match total {
-        Some(total) => format!("{} of {}{name}", count(done), count(total)),
-        None => format!("{}{name}", count(done)),
-    };
-    if done <= before {
-        return format!("{label}: {of}");
-    }
-    let rate = (done - before) as f64 / elapsed.as_secs_f64().max(1e-9);
-    let rate_text = match unit {
-        Unit::Bytes => HumanBytes(rate as u64).to_string(),
-        Unit::Items(_) => format!("{rate:.2}"),
-    };
-    let left = total.map_or(String::new(), |total| {
-        let seconds = (total.saturating_sub(done) as f64 / rate.max(1e-9)).min(1e9);
-        let left = HumanDuration(Duration::from_secs_f64(seconds));
-        format!(", {left} left")
-    });
-    format!("{label}: {of}, {rate_text}/s{left}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,15 +224,8 @@ mod tests {
     #[test]
     fn a_log_line_says_how_long_yet() {
         let steps = |before, done| {
-            let minute = Duration::from_secs(60);
-            line(
-                "train",
-                before,
-                done,
-                Some(90),
-                Unit::Items("steps"),
-                minute,
-            )
+            let progress = Progress::going_on("train", before, Some(90), Unit::Items("steps"));
+            progress.line(done, Duration::from_secs(60))
         };
         assert_eq!(
             steps(0, 30),
@@ -257,15 +237,9 @@ mod tests {
             "train: 75 of 90 steps, 0.25/s, 60 seconds left"
         );
         assert_eq!(steps(60, 60), "train: 60 of 90 steps");
+        let read = Progress::new("read", None, Unit::Bytes);
         assert_eq!(
-            line(
-                "read",
-                0,
-                2 << 20,
-                None,
-                Unit::Bytes,
-                Duration::from_secs(2)
-            ),
+            read.line(2 << 20, Duration::from_secs(2)),
             "read: 2.00 MiB, 1.00 MiB/s"
         );
     }

@@ -97,16 +97,16 @@ pub fn refuse_preference(
         let value = record.get(key).filter(|value| !value.is_null());
         value.filter(|_| !is_meant(key) && !is_meant("chosen"))
     };
-    let shape = shape_of(record, names, None);
-    let is_kept = kept.iter().any(|kept| kept == "label");
     // In the shapes that preference data has; a text with a label is a classifier's.
-    let is_judged = !is_kept
-        && matches!(
-            shape,
-            Some(Shape::Messages | Shape::ShareGpt | Shape::PromptCompletion)
-        );
+    let is_judged = || {
+        let is_judged = match shape_of(record, names, None) {
+            Some(Shape::Messages | Shape::ShareGpt | Shape::PromptCompletion) => true,
+            Some(Shape::Alpaca(_) | Shape::Text) | None => false,
+        };
+        is_judged && !kept.iter().any(|kept| kept == "label")
+    };
     let what = match example::preference(found("rejected").is_some(), found("label")) {
-        None if is_judged && found("label").is_some_and(says_no) => Some(LABEL_SAYS_NO),
+        None if found("label").is_some_and(says_no) && is_judged() => Some(LABEL_SAYS_NO),
         what => what,
     };
     match what {

@@ -3,13 +3,9 @@
 /// The normal quantile of a two-sided 95 % interval.
 const Z95: f64 = 1.959_963_984_540_054;
 
-/// Wilson's 95 % score interval for `successes` of `trials`, in 0..=1. Without trials: everything is possible.
-pub fn wilson(successes: usize, trials: usize) -> (f64, f64) {
-    wilson_of_mean(successes as f64 / trials as f64, trials)
-}
-
-/// The same for the mean of scores in 0..=1, none of which varies more about its mean than right and wrong do.
-pub fn wilson_of_mean(mean: f64, trials: usize) -> (f64, f64) {
+/// Wilson's 95 % score interval for the share of successes in so many trials, in 0..=1; also for the mean of scores in
+/// 0..=1, none of which varies more about its mean than right and wrong do. Without trials: everything is possible.
+pub fn wilson(mean: f64, trials: usize) -> (f64, f64) {
     if trials == 0 {
         return (0.0, 1.0);
     }
@@ -38,9 +34,9 @@ mod tests {
 
     #[test]
     fn both_bounds_solve_the_score_equation_and_stay_inside_the_unit_interval() {
-        for (successes, trials) in [(8, 10), (1, 3), (95, 96), (500, 1000)] {
-            let rate = successes as f64 / trials as f64;
-            let (low, high) = wilson(successes, trials);
+        for (successes, trials) in [(8.0, 10), (1.0, 3), (95.0, 96), (500.0, 1000)] {
+            let rate = successes / trials as f64;
+            let (low, high) = wilson(rate, trials);
             for bound in [low, high] {
                 let deviation = Z95 * (bound * (1.0 - bound) / trials as f64).sqrt();
                 assert!(
@@ -50,8 +46,8 @@ mod tests {
             }
             assert!(0.0 <= low && low < rate && rate < high && high <= 1.0);
         }
-        assert_eq!(wilson(0, 5).0, 0.0);
-        assert_eq!(wilson(5, 5).1, 1.0);
-        assert_eq!(wilson(0, 0), (0.0, 1.0));
+        assert_eq!(wilson(0.0, 5).0, 0.0);
+        assert_eq!(wilson(1.0, 5).1, 1.0);
+        assert_eq!(wilson(f64::NAN, 0), (0.0, 1.0));
     }
 }

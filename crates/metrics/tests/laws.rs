@@ -44,8 +44,9 @@ proptest! {
     #[test]
     fn more_successes_never_lower_the_interval(trials in 1usize..300, step in 0usize..300) {
         let successes = step % trials;
-        let (low, high) = interval::wilson(successes, trials);
-        let (more_low, more_high) = interval::wilson(successes + 1, trials);
+        let of = |successes| interval::wilson(successes as f64 / trials as f64, trials);
+        let (low, high) = of(successes);
+        let (more_low, more_high) = of(successes + 1);
         prop_assert!(low <= more_low && high <= more_high && low <= high);
     }
 

@@ -143,7 +143,8 @@ impl Decoder {
         }
     }
 
-    pub(crate) fn attention_options(&self) -> AttentionOptions {
+    /// How a layer attends, with the kernel that was chosen.
+    pub fn attention_options(&self) -> AttentionOptions {
         AttentionOptions {
             heads: self.config.num_attention_heads,
             kv_heads: self.config.num_key_value_heads,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use checkpoint::Base;
 use model::{
-    AdamW, AdamWConfig, Adapter, Batch, ComputeDtype, DeviceChoice, Dropout, GenerateOptions,
-    Gradients, LoadOptions, LoraConfig, Model, Projection, Quantize, Recompute,
+    AdamW, AdamWConfig, Adapter, Batch, ComputeDtype, DeviceChoice, Dropout, Error,
+    GenerateOptions, Gradients, LoadOptions, LoraConfig, Model, Projection, Quantize, Recompute,
 };
 
 fn tiny(family: &str, device: DeviceChoice, compute_dtype: ComputeDtype) -> Model {
@@ -82,6 +82,42 @@ fn a_device_refuses_to_quantise_what_is_no_number_as_the_cpu_does() {
             assert_eq!(
                 said,
                 format!("{module}.weight holds values that are not finite")
+            );
+        }
+    }
+}
+
+#[test]
+fn a_device_gives_an_error_where_no_state_is_a_number_as_the_cpu_does() {
+    let from = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models/llama-tied");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let weights = "model.safetensors";
+    std::fs::copy(from.join(weights), dir.path().join(weights)).expect("it can be copied");
+    let config = std::fs::read(from.join("config.json")).expect("the base is there");
+    let mut config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
+    config["rms_norm_eps"] = (-1000.0).into();
+    std::fs::write(dir.path().join("config.json"), config.to_string()).expect("it can be written");
+    let base = Base::open(dir.path()).expect("the base opens");
+    for device in [DeviceChoice::Cpu, DeviceChoice::CubeCpu] {
+        let options = LoadOptions {
+            quantize: Quantize::Nf4 { double_quant: true },
+            device,
+            ..LoadOptions::default()
+        };
+        let model = Model::load(&base, &options, &mut |_, _| {}).expect("it loads");
+        for temperature in [0.0, 1.0] {
+            let options = GenerateOptions {
+                max_new_tokens: 4,
+                temperature,
+                top_p: 1.0,
+                seed: 0,
+                stop_token_ids: vec![],
+                batch_size: 2,
+            };
+            let answer = model.generate(&[tokens(5, 1), tokens(3, 2)], &options, &mut |_, _| {});
+            assert!(
+                matches!(answer, Err(Error::NonFiniteState)),
+                "{device} at temperature {temperature}: {answer:?}"
             );
         }
     }

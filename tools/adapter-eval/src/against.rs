@@ -18,11 +18,9 @@ use crate::system::{Answer, Kind, Prediction, Run, System};
 pub struct Earlier {
     pub runs: Vec<Run>,
     pub selections: Vec<Selection>,
-    /// The system whose base and adapter these are.
+    /// The system whose base and adapter the settings have.
     pub judged: String,
-    pub base: Option<PathBuf>,
-    pub adapter: Option<PathBuf>,
-    settings: SettingsHead,
+    pub settings: SettingsHead,
 }
 
 #[derive(Deserialize)]
@@ -36,9 +34,9 @@ struct Head {
 }
 
 #[derive(Deserialize)]
-struct SettingsHead {
-    base: Option<PathBuf>,
-    adapter: Option<PathBuf>,
+pub struct SettingsHead {
+    pub base: Option<PathBuf>,
+    pub adapter: Option<PathBuf>,
     max_new_tokens: usize,
     temperature: f32,
     top_p: f32,
@@ -98,8 +96,6 @@ impl Earlier {
             runs: runs.collect::<Result<_, _>>()?,
             selections: head.selections,
             judged: head.judged,
-            base: head.settings.base.clone(),
-            adapter: head.settings.adapter.clone(),
             settings: head.settings,
         })
     }
@@ -109,10 +105,12 @@ impl Earlier {
     pub fn asked_otherwise(&self, dir: &Path, args: &Args) -> Option<String> {
         let asks = args.systems().into_iter().any(SystemName::needs_model);
         let asked = self.runs.iter().any(|run| run.system.kind != Kind::Lookup);
-        let (Some(theirs), Some(ours)) = (&self.base, &args.base) else {
+        let (Some(theirs), Some(ours)) = (&self.settings.base, &args.base) else {
             return None;
         };
-        let whole = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        if !asks || !asked {
+            return None;
+        }
         let (there, here) = (&self.settings, &args.generation);
         let dtype = args.model.load_options().compute_dtype.to_string();
         let there_dtype = there.compute_dtype.clone().unwrap_or_default();
@@ -141,9 +139,13 @@ impl Earlier {
             pair("--compute-dtype", there_dtype, dtype),
         ];
         let differences = Vec::from_iter(differences.into_iter().flatten());
-        (asks && asked && !differences.is_empty())
-            .then(|| format!("{}: {}", dir.display(), differences.join(", ")))
+        (!differences.is_empty()).then(|| format!("{}: {}", dir.display(), differences.join(", ")))
     }
+}
+
+/// A folder by its one name: `base`, `./base` and a link to it are the same.
+pub fn whole(dir: &Path) -> PathBuf {
+    dir.canonicalize().unwrap_or_else(|_| dir.to_owned())
 }
 
 fn read_answers(path: &Path, cases: &Cases) -> anyhow::Result<BTreeMap<String, Vec<Answer>>> {

@@ -29,16 +29,15 @@ pub struct Case {
 impl Case {
     /// What is asked, without the instructions that every case shares: for comparing words.
     pub fn question(&self) -> String {
-        let asked = self
-            .prompt
-            .messages
-            .iter()
-            .filter(|message| !is_instruction(message.role));
-        let asked: Vec<&str> = asked
-            .filter_map(|message| message.content.as_deref())
-            .collect();
-        asked.join("\n")
+        question(&self.prompt)
     }
+}
+
+fn question(prompt: &Chat) -> String {
+    let messages = prompt.messages.iter();
+    let asked = messages.filter(|message| !is_instruction(message.role));
+    let asked = Vec::from_iter(asked.filter_map(|message| message.content.as_deref()));
+    asked.join("\n")
 }
 
 /// System and developer messages instruct; the others converse.
@@ -187,16 +186,14 @@ fn case(line: &str, number: usize) -> anyhow::Result<Case> {
         &prompt.chat_template_kwargs,
     ))?;
     let prompt_sha256 = hash([asked.as_str()]);
-    let mut case = Case {
+    Ok(Case {
         id,
         line: number,
+        question_sha256: hash([question(&prompt).trim().to_lowercase().as_str()]),
         prompt,
         reference,
         prompt_sha256,
-        question_sha256: String::new(),
-    };
-    case.question_sha256 = hash([case.question().trim().to_lowercase().as_str()]);
-    Ok(case)
+    })
 }
 
 /// SHA-256 over texts, each preceded by its length, hex.

@@ -1,6 +1,6 @@
 //! Is one system better than another on the same cases, and what does that mean in words?
 
-use metrics::interval::wilson_of_mean;
+use metrics::interval::wilson;
 use metrics::paired::{self, Difference, Estimate};
 use serde::Serialize;
 
@@ -81,7 +81,7 @@ pub fn estimate(scores: &[f64], binary: bool, seed: u64) -> Estimate {
         return paired::bootstrap_mean(scores, RESAMPLES, seed);
     }
     let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
-    let (low, high) = wilson_of_mean(mean, scores.len());
+    let (low, high) = wilson(mean, scores.len());
     Estimate { mean, low, high }
 }
 

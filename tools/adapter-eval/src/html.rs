@@ -151,7 +151,7 @@ fn comparisons(report: &Report) -> Markup {
                 } }
                 p.note {
                     "Points of a hundred; the interval by the paired bootstrap over the cases"
-                    @if binary { ", p by McNemar's exact test" } "."
+                    @if binary { ", p by McNemar's exact test." } @else { ", p by flipped signs." }
                 }
             }
         }

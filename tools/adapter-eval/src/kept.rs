@@ -38,14 +38,15 @@ struct Line {
     finish: Finish,
 }
 
-/// What decides an answer among those of a [`file_name`], as a hash: the adapter by its [`adapter_hash`], and for a drawn
-/// answer the prompt's place among all.
+/// What decides an answer among those of a [`file_name`], as a hash: the adapter by its [`adapter_hash`],
+/// and for a drawn answer the prompt's place among all.
 pub fn question(adapter: Option<&str>, drawn: Option<usize>, prompt: &[u32]) -> String {
     hash([format!("{adapter:?} {drawn:?} {prompt:?}").as_str()])
 }
 
 pub fn adapter_hash(dir: &Path) -> anyhow::Result<String> {
-    let files = ["adapter_config.json", "adapter_model.safetensors"].into_iter();
+    let dir = checkpoint::resolve(dir)?;
+    let files = checkpoint::adapter::FILES.into_iter();
     let hashes = files.map(|name| checkpoint::fingerprint::of_file(&dir.join(name)));
     Ok(hashes.collect::<Result<Vec<_>, _>>()?.join(" "))
 }
@@ -180,9 +181,7 @@ mod tests {
         let mut kept = Kept::open(&path).unwrap();
         kept.keep(&one, &completion(&[7, 8])).unwrap();
         let busy = Kept::open(&path).err().expect("another run is at work");
-        assert!(
-            busy.downcast_ref::<Locked>().is_some() || busy.to_string().contains("another run")
-        );
+        assert!(busy.to_string().ends_with("another run is at work here"));
         drop(kept);
         // A line that was not written to its end.
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
@@ -199,6 +198,20 @@ mod tests {
         assert!(whole.get(&one).is_some() && whole.get(&other).is_some());
         whole.remove().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_adapter_in_the_cache_is_known_by_the_files_of_its_snapshot() {
+        let cache = tempfile::tempdir().unwrap();
+        let snapshot = cache.path().join("snapshots/0123abc");
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::create_dir(cache.path().join("refs")).unwrap();
+        fs::write(cache.path().join("refs/main"), "0123abc").unwrap();
+        for file in checkpoint::adapter::FILES {
+            fs::write(snapshot.join(file), file).unwrap();
+        }
+        let hash = adapter_hash(&snapshot).unwrap();
+        assert_eq!(adapter_hash(cache.path()).unwrap(), hash);
     }
 
     #[test]

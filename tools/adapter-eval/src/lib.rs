@@ -1,8 +1,8 @@
 //! Is the adapter worth it? The same questions to the adapter, the prompted base and no model at all.
 //!
-//! Read in order: `cases`, `inputs` (what is asked) → `metric`, `judge` (what is right) → `lookup`, `shots`, `answer`
-//! (who answers) → `system`, `names`, `kept` (answers gathered) → `compare`, `verdict` (what they mean) → `report`, `table`,
-//! `html` (how it is told).
+//! Read in order: `cases`, `inputs` (what is asked) → `metric`, `judge` (what is right) → `lookup`, `shots`,
+//! `answer` (who answers) → `system`, `names`, `kept` (answers gathered) → `compare`, `verdict` (what they
+//! mean) → `report`, `table`, `html` (how it is told).
 
 mod against;
 mod answer;
@@ -90,17 +90,17 @@ fn judged(args: Args) -> anyhow::Result<Outcome> {
         ],
     )?;
     kept.map_or(Ok(()), Kept::remove)?;
-    let mut unmet = report.gates.iter().filter(|gate| !gate.met).peekable();
-    let is_met = unmet.peek().is_none();
     let printed = print(&args, &table::text(&report));
-    for gate in unmet {
+    let unmet = Vec::from_iter(report.gates.iter().filter(|gate| !gate.met));
+    for gate in &unmet {
         cli::reason(format_args!("{} is not met: {}", gate.gate, gate.because));
     }
     match printed {
         // Who reads no table still hears the verdict.
-        Err(error) if is_met || !cli::is_closed_pipe(&error) => Err(error),
-        _ if is_met => Ok(Outcome::Done),
-        _ => Ok(Outcome::No),
+        Err(error) if !unmet.is_empty() && cli::is_closed_pipe(&error) => Ok(Outcome::No),
+        Err(error) => Err(error),
+        Ok(()) if unmet.is_empty() => Ok(Outcome::Done),
+        Ok(()) => Ok(Outcome::No),
     }
 }
 

@@ -84,12 +84,12 @@ pub fn check_judged(args: &Args, dir: &Path, earlier: &Earlier) -> anyhow::Resul
     };
     let adapter = args.adapter.as_deref();
     let adapter = adapter.filter(|_| name == SystemName::Adapter);
-    let whole = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let there = &earlier.settings;
     for (theirs, ours) in [
-        (earlier.adapter.as_deref(), adapter),
-        (earlier.base.as_deref(), args.base.as_deref()),
+        (there.adapter.as_deref(), adapter),
+        (there.base.as_deref(), args.base.as_deref()),
     ] {
-        if theirs.map(whole) != ours.map(whole) {
+        if theirs.map(against::whole) != ours.map(against::whole) {
             let said = |dir: Option<&Path>| match dir {
                 Some(dir) => dir.display().to_string(),
                 None => "none".into(),

@@ -222,10 +222,14 @@ impl<'a> FewShot<'a> {
         available.min().unwrap_or(0)
     }
 
+    /// The file that decides, where there is something to decide.
+    fn tried_on(&self) -> Option<&'a Cases> {
+        self.select.filter(|_| self.candidates.len() > 1)
+    }
+
     /// All that may be asked, whichever candidate is chosen.
     pub fn all_asked(&self, test: &'a Cases) -> impl Iterator<Item = Asked<'a>> {
-        let tried = self.select.filter(|_| self.candidates.len() > 1);
-        let files = tried.into_iter().chain([test]);
+        let files = self.tried_on().into_iter().chain([test]);
         let candidates = self.candidates.iter();
         candidates.flat_map(move |count| files.clone().map(|of| self.asked(test, of, *count)))
     }
@@ -242,7 +246,7 @@ pub fn few_shot(
     let metric = options.metric;
     let mut chosen = options.candidates[0];
     let mut selection = None;
-    if let Some(select) = options.select.filter(|_| options.candidates.len() > 1) {
+    if let Some(select) = options.tried_on() {
         let mut candidates = Vec::new();
         for &shots in &options.candidates {
             let run = Run {

@@ -62,7 +62,7 @@ pub enum Quantize {
     Nf4,
 }
 
-/// `--dtype`
+/// Its own names, so that help and errors list them.
 fn dtypes() -> impl TypedValueParser<Value = DtypeChoice> {
     PossibleValuesParser::new(DtypeChoice::NAMES).try_map(|name| name.parse())
 }

@@ -24,10 +24,11 @@ Some tsv files quote cells as a csv does (spreadsheets, pandas), in others a quo
 tsv, most corpora). Unless --quoting says which, quotes quote, and where that could hide a row it
 is an error.
 Without --user and --assistant every record tells its shape by its keys: messages (OpenAI),
-conversations (ShareGPT, in its words for who speaks or OpenAI's), instruction and output (Alpaca), prompt and completion, text. Beside these
-system, tools, functions, chat_template_kwargs, parallel_tool_calls and metadata are kept; lists
-and objects may be JSON in the cell of a table. Other keys are named at the end. Preference data (rejected, or label: false, in a table False, f, no, n or
-0, unless --keep label) is an error.";
+conversations (ShareGPT, in its words for who speaks or OpenAI's), instruction and output (Alpaca),
+prompt and completion, text. Beside these system, tools, functions, chat_template_kwargs,
+parallel_tool_calls and metadata are kept; lists and objects may be JSON in the cell of a table.
+Other keys are named at the end. Preference data (rejected, or label: false, in a table False, f,
+no, n or 0, unless --keep label) is an error.";
 
 /// Turns tables and other people's training data into chat JSONL
 #[derive(Debug, Parser, Serialize)]

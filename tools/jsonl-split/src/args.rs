@@ -66,8 +66,8 @@ pub struct Args {
     )]
     pub near_duplicates: Option<f64>,
     /// Leave out examples that ask, in any turn that is learned, a first question of this file, e.g. a
-    /// test set that is fixed, and the whole group of an example in it: all that --near-duplicates and --group-by keep together. If it came
-    /// out of a split, give another --seed than that had
+    /// test set that is fixed, and the whole group of an example in it: all that --near-duplicates and
+    /// --group-by keep together. If it came out of a split, give another --seed than that had
     #[arg(long, value_name = "FILE")]
     pub against: Vec<Input>,
     /// Another seed is another split. What a split left, split again with the same seed, is cut at

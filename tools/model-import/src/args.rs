@@ -64,7 +64,7 @@ pub enum Quantize {
     None,
 }
 
-/// `--dtype`
+/// Its own names, so that help and errors list them.
 fn dtypes() -> impl TypedValueParser<Value = DtypeChoice> {
     PossibleValuesParser::new(DtypeChoice::NAMES).try_map(|name| name.parse())
 }

@@ -185,7 +185,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of so many epochs, whose last part is rounded up to a whole step, or of `max_steps` steps over as many epochs as that takes.
+    /// The plan of so many epochs, whose last part is rounded up to a whole step, or of `max_steps` steps over
+    /// as many epochs as that takes.
     pub fn new(
         rows: usize,
         batch_size: usize,

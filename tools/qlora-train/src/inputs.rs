@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use checkpoint::adapter::{CONFIG_FILE, WEIGHTS_FILE};
 use checkpoint::fingerprint::{of_file, of_weights};
 use serde_json::{Value, json};
 use tokens::{Fingerprint, Vocabulary};
@@ -24,8 +25,8 @@ pub fn describe(args: &Args, base: &checkpoint::Base) -> anyhow::Result<Value> {
     object.insert("eval-shards".into(), json!(shards(&args.eval)?));
     if let Some(init) = &args.lora.init_adapter {
         for (key, name) in [
-            ("init-adapter-weights", "adapter_model.safetensors"),
-            ("init-adapter-config", "adapter_config.json"),
+            ("init-adapter-weights", WEIGHTS_FILE),
+            ("init-adapter-config", CONFIG_FILE),
         ] {
             let hash = of_file(&init.join(name))?;
             object.insert(key.into(), Value::String(hash));

@@ -6,7 +6,6 @@ mod work;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use common::{adapter_values, examples, pack, succeed};

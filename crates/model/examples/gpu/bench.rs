@@ -13,7 +13,7 @@ use model::{
     AdamW, AdamWConfig, Adapter, Batch, ComputeChoice, ComputeDtype, DeviceChoice, GenerateOptions,
     Gradients, LoraConfig, Model, Projection, Recompute, device_memory_errors,
 };
-use ops::{AttentionKernel, AttentionOptions, Segments};
+use ops::{AttentionOptions, Segments};
 
 use crate::Flags;
 
@@ -162,29 +162,16 @@ fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flag
         model
     });
     let Some(mut model) = loaded else { return };
-    let kernel = match model.choose_attention(flags.attention) {
-        Ok(Some(chosen)) => {
-            say!("{name}: attention {chosen}");
-            match chosen.starts_with("flash") {
-                true => AttentionKernel::Flash,
-                false => AttentionKernel::Chunked,
-            }
-        }
-        Ok(None) => AttentionKernel::Chunked,
+    match model.choose_attention(flags.attention) {
+        Ok(Some(chosen)) => say!("{name}: attention {chosen}"),
+        Ok(None) => {}
         Err(error) => return say!("{name}: {error}"),
-    };
+    }
     let settings = settings(config, flags);
     let rows = settings[0].rows;
     phase(name, "attention", || {
-        attention(
-            device,
-            name,
-            config,
-            compute,
-            kernel,
-            [rows, flags.length],
-            flags.steps,
-        );
+        let options = model.decoder().attention_options();
+        attention(device, name, &options, [rows, flags.length], flags.steps);
     });
     let lora = LoraConfig {
         rank: 16,
@@ -284,41 +271,32 @@ fn train(model: &mut Model, name: &str, setting: Setting, rate: f64, flags: &Fla
 fn attention(
     device: DeviceChoice,
     name: &str,
-    config: &ModelConfig,
-    compute: ComputeDtype,
-    kernel: AttentionKernel,
+    options: &AttentionOptions,
     [rows, length]: [usize; 2],
     repeats: usize,
 ) {
     let on = device.device().autodiff();
-    let dtype = match (device.is_cpu(), compute) {
+    let dtype = match (device.is_cpu(), options.compute) {
         (false, ComputeDtype::Bf16) => DType::BF16,
         _ => DType::F32,
     };
     let tokens = rows * length;
     let draw = |heads: usize| {
         let distribution = burn::tensor::Distribution::Uniform(-1.0, 1.0);
-        let columns = heads * config.head_dim;
+        let columns = heads * options.head_dim;
         let values = Tensor::<2>::random([tokens, columns], distribution, &on);
         values.cast(dtype).detach().require_grad()
     };
-    let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-    let (q, k, v) = (draw(heads), draw(kv_heads), draw(kv_heads));
+    let (q, k, v) = (
+        draw(options.heads),
+        draw(options.kv_heads),
+        draw(options.kv_heads),
+    );
     let offsets: Vec<usize> = (0..=rows).map(|row| row * length).collect();
     let segments = Segments::from_offsets(&offsets);
-    let flop = 12.0 * (tokens * heads * config.head_dim) as f64 * length as f64 / 2.0;
-    let options = AttentionOptions {
-        heads,
-        kv_heads,
-        head_dim: config.head_dim,
-        scale: (config.head_dim as f32).powf(-0.5),
-        window: None,
-        softcap: None,
-        compute,
-        kernel,
-    };
+    let flop = 12.0 * (tokens * options.heads * options.head_dim) as f64 * length as f64 / 2.0;
     let pass = || {
-        let o = ops::attention(q.clone(), k.clone(), v.clone(), &segments, &options);
+        let o = ops::attention(q.clone(), k.clone(), v.clone(), &segments, options);
         let gradients = o.backward();
         let dk = k.grad(&gradients).expect("k is tracked");
         dk.slice([0..1, 0..1]).into_data();
@@ -328,7 +306,8 @@ fn attention(
     (0..repeats).for_each(|_| pass());
     let seconds = started.elapsed().as_secs_f64() / repeats as f64;
     say!(
-        "{name}: {kernel:?} attention of {rows}x{length} {:.3} ms a layer, forward and backward, {:.1} TFLOP/s",
+        "{name}: {:?} attention of {rows}x{length} {:.3} ms a layer, forward and backward, {:.1} TFLOP/s",
+        options.kernel,
         1e3 * seconds,
         flop / seconds / 1e12
     );

@@ -7,8 +7,8 @@
 use burn::tensor::{DType, Tensor};
 use ops::{DeviceDecoding, DeviceKvCache};
 
-use super::{Sequence, draw, offsets, retire, shared_prefix};
-use crate::{Completion, GenerateOptions, Model, lora::host};
+use super::{Sequence, append, draw, offsets, retire, shared_prefix};
+use crate::{Completion, Error, GenerateOptions, Model, lora::host};
 
 impl Model {
     /// [`Model::generate_rest`] where the weights are on a GPU, of the prompts `waiting`; they are checked.
@@ -18,7 +18,7 @@ impl Model {
         waiting: &[usize],
         options: &GenerateOptions,
         on_done: &mut dyn FnMut(usize, Completion),
-    ) {
+    ) -> Result<(), Error> {
         let layers = self.decoder.layers.len();
         let decoding = self.device_decoding();
         let shared = shared_prefix(prompts);
@@ -36,7 +36,7 @@ impl Model {
             let rest: Vec<&[u32]> = group.iter().map(|&i| &prompts[i][shared..]).collect();
             let mut logits = self.read_on_device(&mut cache, &rest);
             loop {
-                self.append_next(&logits, options, &mut live);
+                self.append_next(&logits, options, &mut live)?;
                 let keep = retire(&mut live, options, on_done);
                 if live.is_empty() {
                     break;
@@ -60,6 +60,7 @@ impl Model {
                 };
             }
         }
+        Ok(())
     }
 
     /// The decoder, with the adapter if it is enabled, as decoding on a GPU reads it; nothing where its
@@ -90,14 +91,17 @@ impl Model {
     }
 
     /// Chooses a token for each sequence; the likeliest is found on the device.
-    fn append_next(&self, logits: &Tensor<2>, options: &GenerateOptions, live: &mut [Sequence]) {
-        if options.temperature <= 0.0 {
-            let likeliest = DeviceDecoding::likeliest(logits);
-            for (sequence, token) in live.iter_mut().zip(likeliest) {
-                sequence.tokens.push(token);
-            }
-            return;
+    fn append_next(
+        &self,
+        logits: &Tensor<2>,
+        options: &GenerateOptions,
+        live: &mut [Sequence],
+    ) -> Result<(), Error> {
+        if options.temperature > 0.0 {
+            return draw(&host(logits), options, live);
         }
-        draw(&host(logits), options, live);
+        let likeliest = DeviceDecoding::likeliest(logits).ok_or(Error::NonFiniteState)?;
+        append(likeliest, live);
+        Ok(())
     }
 }

@@ -116,7 +116,7 @@ impl Model {
         match self.decoder.on_cpu {
             _ if waiting.is_empty() => {}
             #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
-            false => self.generate_on_device(prompts, &waiting, options, &mut on_done),
+            false => self.generate_on_device(prompts, &waiting, options, &mut on_done)?,
             _ => Team::like_rayon(|team| {
                 let mut batch = Batch::new(self, prompts, waiting, options);
                 while batch.admit(team)? || !batch.live.is_empty() {
@@ -246,18 +246,10 @@ impl<'a> Batch<'a> {
         let live = &mut self.live[first..];
         if self.options.temperature <= 0.0 {
             let chosen = self.decoding.likeliest(team, hidden);
-            let chosen = chosen.ok_or(Error::NonFiniteState)?;
-            for (sequence, token) in live.iter_mut().zip(chosen) {
-                sequence.tokens.push(token);
-            }
+            append(chosen.ok_or(Error::NonFiniteState)?, live);
             return Ok(());
         }
-        let logits = self.decoding.logits(team, hidden);
-        if logits.iter().any(|logit| logit.is_nan()) {
-            return Err(Error::NonFiniteState);
-        }
-        draw(&logits, self.options, live);
-        Ok(())
+        draw(&self.decoding.logits(team, hidden), self.options, live)
     }
 }
 
@@ -375,13 +367,23 @@ fn retire(
     keep
 }
 
+fn append(tokens: Vec<u32>, live: &mut [Sequence]) {
+    for (sequence, token) in live.iter_mut().zip(tokens) {
+        sequence.tokens.push(token);
+    }
+}
+
 /// Draws a token for each sequence by its row of the logits.
-fn draw(logits: &[f32], options: &GenerateOptions, live: &mut [Sequence]) {
+fn draw(logits: &[f32], options: &GenerateOptions, live: &mut [Sequence]) -> Result<(), Error> {
+    if logits.iter().any(|logit| logit.is_nan()) {
+        return Err(Error::NonFiniteState);
+    }
     let rows = logits.chunks_exact(logits.len() / live.len());
     for (sequence, row) in live.iter_mut().zip(rows) {
         let token = sampling::choose(row, options, &mut sequence.rng);
         sequence.tokens.push(token);
     }
+    Ok(())
 }
 
 fn finished(tokens: &[u32], options: &GenerateOptions) -> Option<Finish> {

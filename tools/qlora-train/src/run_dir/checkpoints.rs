@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use checkpoint::adapter::{self, WEIGHTS_FILE};
 use checkpoint::{Dtype, Entry, SafetensorsWriter};
 use cli::{AtomicDir, Hint};
 use model::{AdamW, Adapter};
@@ -16,8 +17,6 @@ use tokens::Prompting;
 use super::RunDir;
 use crate::state::State;
 
-const WEIGHTS_FILE: &str = "adapter_model.safetensors";
-const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", WEIGHTS_FILE];
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub(super) const STATE_FILE: &str = "trainer_state.json";
 
@@ -69,7 +68,7 @@ impl RunDir {
     pub fn publish(&self, step: u64) -> anyhow::Result<()> {
         let from = self.checkpoint(step);
         let folder = AtomicDir::create(&self.adapter(), is_adapter_file)?;
-        for name in ADAPTER_FILES {
+        for name in adapter::FILES {
             fs::copy(from.join(name), folder.path().join(name))
                 .with_context(|| format!("copying {} of {}", name, from.display()))?;
         }
@@ -163,5 +162,5 @@ fn is_checkpoint_file(name: &str) -> bool {
 }
 
 pub(super) fn is_adapter_file(name: &str) -> bool {
-    ADAPTER_FILES.contains(&name) || name == Prompting::FILE
+    adapter::FILES.contains(&name) || name == Prompting::FILE
 }

@@ -390,8 +390,9 @@ impl DeviceDecoding {
         y
     }
 
-    /// The likeliest token of each row of logits `[rows, vocabulary]`, f32: the first of the largest.
-    pub fn likeliest(logits: &Tensor<2>) -> Vec<u32> {
+    /// The likeliest token of each row of logits `[rows, vocabulary]`, f32: the first of the largest. `None`
+    /// where a row has no number in it.
+    pub fn likeliest(logits: &Tensor<2>) -> Option<Vec<u32>> {
         let logits = there(logits);
         let [count, vocabulary] = dims(&logits);
         let best = fresh(&logits, [count * PARTS * 2], DType::U32);
@@ -410,15 +411,16 @@ impl DeviceDecoding {
         let best = best.into_data();
         let best = best.as_slice::<u32>().expect("the kernel writes u32");
         let pairs = |row: &[u32]| {
-            let mut likeliest = (f32::NEG_INFINITY, 0);
+            let mut likeliest = None;
+            let mut largest = f32::NEG_INFINITY;
             for pair in row.chunks_exact(2) {
                 // Of equals the first; a part of NaNs has no place in the vocabulary.
                 let (value, place) = (f32::from_bits(pair[0]), pair[1]);
-                if value > likeliest.0 && (place as usize) < vocabulary {
-                    likeliest = (value, place);
+                if value > largest && (place as usize) < vocabulary {
+                    (largest, likeliest) = (value, Some(place));
                 }
             }
-            likeliest.1
+            likeliest
         };
         best.chunks_exact(PARTS * 2).map(pairs).collect()
     }
