@@ -21,8 +21,8 @@ const WHOLE: f64 = 1.0 - 1e-6;
 /// Larger confusion tables are unreadable; the commonest confusions are listed in any case.
 const SHOWN_CONFUSION: usize = 48;
 
-/// The page. `runs` are in the order of `report.systems`, `scores` the judged one's by the metric that decides.
-pub fn page(report: &Report, runs: &[Run], cases: &Cases, scores: &[f64]) -> String {
+/// The page. `runs` are in the order of `report.systems`, and so are `scores`, each case's by the metric that decides.
+pub fn page(report: &Report, runs: &[Run], cases: &Cases, scores: &[Vec<f64>]) -> String {
     let judged = report.judged_position();
     let labels = report.systems[judged].labels.as_ref();
     html! {
@@ -51,7 +51,7 @@ pub fn page(report: &Report, runs: &[Run], cases: &Cases, scores: &[f64]) -> Str
                 (comparisons(report))
                 (selections(report))
                 @if let Some(labels) = labels {
-                    (confusions(labels, &report.metric, &runs[judged], cases, scores))
+                    (confusions(labels, &report.metric, &runs[judged], cases, &scores[judged]))
                     (label_table(labels))
                 }
                 (confidence(report))
@@ -315,20 +315,33 @@ fn confidence(report: &Report) -> Markup {
     }
 }
 
-fn errors(report: &Report, run: &Run, cases: &Cases, scores: &[f64]) -> Markup {
-    let mut worst: Vec<usize> = (0..scores.len()).filter(|i| scores[*i] < WHOLE).collect();
-    worst.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]).then(a.cmp(b)));
+/// The answers that are not whole, those that others gave better first among equals: there something was lost.
+fn errors(report: &Report, run: &Run, cases: &Cases, scores: &[Vec<f64>]) -> Markup {
+    let own = &scores[report.judged_position()];
+    let systems = report.systems.iter().zip(scores);
+    let better = |case: usize| {
+        let better = systems.clone().filter(move |(_, of)| of[case] > own[case]);
+        better.map(move |(scored, of)| (scored.system.key.as_str(), of[case]))
+    };
+    let mut worst: Vec<usize> = (0..own.len()).filter(|i| own[*i] < WHOLE).collect();
+    worst.sort_by_cached_key(|i| std::cmp::Reverse(better(*i).count()));
+    worst.sort_by(|a, b| own[*a].total_cmp(&own[*b]));
+    let binary = report.metric.is_binary();
+    let others = systems.len() > 1;
     html! {
         section {
             h2 { "Wrong answers of " (report.judged) }
             @if worst.is_empty() { p { "None." } } @else {
                 p.note {
-                    (worst.len()) " of " (scores.len()) " cases"
+                    (worst.len()) " of " (own.len()) " cases"
                     @if worst.len() > SHOWN_ERRORS { ", the worst " (SHOWN_ERRORS) " shown" }
                     "; predictions.jsonl holds every answer."
                 }
                 div.scroll { table.errors {
-                    thead { tr { th { "case" } th { "asked" } th { "right" } th { "answered" } th.number { "score" } } }
+                    thead { tr {
+                        th { "case" } th { "asked" } th { "right" } th { "answered" } th.number { "score" }
+                        @if others { th { @if binary { "others that were right" } @else { "others that did better" } } }
+                    } }
                     tbody { @for i in worst.into_iter().take(SHOWN_ERRORS) { tr {
                         td { (cases.cases[i].id) }
                         td { (clipped(&cases.cases[i].question())) }
@@ -337,7 +350,11 @@ fn errors(report: &Report, run: &Run, cases: &Cases, scores: &[f64]) -> Markup {
                             code { (clipped(&run.answers[i].output)) }
                             @if run.answers[i].finish == Some(Finish::Length) { " " span.bad { "cut" } }
                         }
-                        td.number { (table::points(scores[i])) }
+                        td.number { (table::points(own[i])) }
+                        @if others { td { @for (n, (key, score)) in better(i).enumerate() {
+                            @if n > 0 { ", " }
+                            span.nobreak { (key) @if !binary { " " (table::points(score)) } }
+                        } } }
                     } } }
                 } }
             }

@@ -72,8 +72,10 @@ fn judged(args: Args) -> anyhow::Result<Outcome> {
         .iter()
         .map(|(metric, _)| metric.clone())
         .collect();
-    let judged = &runs[report.judged_position()];
-    let scores = judge.scores(&report.metric, &cases, &judged.answers)?;
+    let scores = runs
+        .iter()
+        .map(|run| judge.scores(&report.metric, &cases, &run.answers));
+    let scores = scores.collect::<anyhow::Result<Vec<_>>>()?;
     let mut predictions = String::new();
     for run in &runs {
         for prediction in run.predictions(&cases, &metrics, &judge)? {

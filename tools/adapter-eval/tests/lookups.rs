@@ -499,6 +499,35 @@ fn the_page_needs_nothing_else_and_escapes_what_was_said() {
 }
 
 #[test]
+fn wrong_answers_name_who_was_right_and_these_come_first() {
+    let dir = folder();
+    let only = |system: &str| LOOKUPS.replace("majority,nearest", system);
+    exits(&dir, 0, &format!("{} --out-dir nearest", only("nearest")));
+    let alone = read(&dir, "nearest/report.html");
+    assert!(!alone.contains("others that"), "there are none");
+
+    let judged = format!("{} --against nearest --out-dir eval", only("majority"));
+    exits(&dir, 0, &judged);
+    let page = read(&dir, "eval/report.html");
+    let (_, table) = page.split_once("others that were right</th>").unwrap();
+    let (_, rows) = table.split_once("<tbody>").unwrap();
+    let rows: Vec<&str> = rows
+        .split("</tbody>")
+        .next()
+        .unwrap()
+        .split("</tr>")
+        .collect();
+    let lost: Vec<bool> = rows[..rows.len() - 1]
+        .iter()
+        .map(|row| row.ends_with("<td><span class=\"nobreak\">nearest</span></td>"))
+        .collect();
+    let report = report(&dir, "eval");
+    let only_nearest = report["comparisons"][0]["only_against"].as_u64().unwrap() as usize;
+    let expected: Vec<bool> = (0..12).map(|row| row < only_nearest).collect();
+    assert_eq!((lost, only_nearest), (expected, 7), "{rows:?}");
+}
+
+#[test]
 fn the_printed_config_runs_the_same_evaluation() {
     let dir = folder();
     let config = exits(&dir, 0, &format!("{LOOKUPS} --print-config"));
