@@ -20,7 +20,7 @@ use model::{AdamW, AdamWConfig, Adapter, LoraConfig, Model};
 
 pub use args::Args;
 use data::{Plan, Rows};
-use memory::{AdapterSize, Estimate};
+use memory::{AdapterSize, Estimate, FrozenSize};
 use run_dir::{RunDir, Start, read_moments};
 use schedule::Schedule;
 use state::State;
@@ -131,7 +131,8 @@ fn train(args: Args) -> anyhow::Result<Outcome> {
             _ => largest_batch.max(eval.longest_row()),
         },
     };
-    let estimate = Estimate::new(&args, base.config(), size, tokens);
+    let frozen = FrozenSize::new(&args, &base);
+    let estimate = Estimate::new(&args, base.config(), frozen, size, tokens);
     let recompute = estimate.plan(&args)?;
     let attention = args.engine.attention;
     attention

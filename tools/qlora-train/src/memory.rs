@@ -1,6 +1,6 @@
 //! How much memory a run takes, and so how many layers recompute their activations.
 
-use checkpoint::{Dtype, ModelConfig};
+use checkpoint::{Base, Dtype, ModelConfig};
 use cli::Hint;
 use model::{ComputeDtype, Projection, Recompute};
 
@@ -55,6 +55,58 @@ impl AdapterSize {
     }
 }
 
+/// Bytes of the frozen weights that layers project with.
+#[derive(Clone, Copy, Debug)]
+pub struct FrozenSize(u64);
+
+impl FrozenSize {
+    /// As they are loaded from a base: one that holds some in 4 bits keeps the others as they are.
+    pub fn new(args: &Args, base: &Base) -> Self {
+        let config = base.config();
+        if !base.has_4_bit_weights() {
+            return Self::of_all(args, config);
+        }
+        let double_quant = base.has_8_bit_scales();
+        let layers = 0..config.num_hidden_layers;
+        let modules = layers.flat_map(|layer| Projection::ALL.map(|p| (p, p.module(layer))));
+        let bytes = modules.map(|(projection, module)| {
+            let [out, input] = projection.shape(config);
+            match base.is_4_bit(&module) {
+                true => in_4_bits((out * input) as u64, double_quant),
+                false => (out * input) as u64 * stored(config),
+            }
+        });
+        Self(bytes.sum())
+    }
+
+    /// Where --quantize has all of them as one.
+    fn of_all(args: &Args, config: &ModelConfig) -> Self {
+        let values = |p: Projection| p.shape(config).iter().product::<usize>();
+        let a_layer: usize = Projection::ALL.map(values).iter().sum();
+        let weights = (config.num_hidden_layers * a_layer) as u64;
+        Self(match args.engine.quantize {
+            Quantization::Nf4 => in_4_bits(weights, !args.engine.no_double_quant),
+            Quantization::None => weights * stored(config),
+        })
+    }
+}
+
+/// 4 bits a value; one byte a block of 64 and 4 bytes a block of 256 blocks, or 4 a block.
+fn in_4_bits(weights: u64, double_quant: bool) -> u64 {
+    match double_quant {
+        true => weights * 33 / 64,
+        false => weights * 9 / 16,
+    }
+}
+
+/// Bytes of a value as it is stored.
+fn stored(config: &ModelConfig) -> u64 {
+    match config.dtype {
+        Dtype::F32 => 4,
+        _ => 2,
+    }
+}
+
 /// Tokens of the largest micro-batches.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokens {
@@ -82,25 +134,17 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    pub fn new(args: &Args, config: &ModelConfig, adapter: AdapterSize, tokens: Tokens) -> Self {
-        let shapes = Projection::ALL.map(|p| (p, p.shape(config)));
+    pub fn new(
+        args: &Args,
+        config: &ModelConfig,
+        frozen: FrozenSize,
+        adapter: AdapterSize,
+        tokens: Tokens,
+    ) -> Self {
         let layers = config.num_hidden_layers as u64;
-        let weights: u64 = shapes
-            .iter()
-            .map(|(_, [out, input])| (out * input) as u64)
-            .sum();
         let heads = if config.tie_word_embeddings { 1 } else { 2 };
         let head = (config.vocab_size * config.hidden_size) as u64;
-        let stored = match config.dtype {
-            Dtype::F32 => 4,
-            _ => 2,
-        };
-        let base = match args.engine.quantize {
-            // 4 bits a value; one byte a block of 64 and 4 bytes a block of 256 blocks, or 4 a block
-            Quantization::Nf4 if args.engine.no_double_quant => weights * layers * 9 / 16,
-            Quantization::Nf4 => weights * layers * 33 / 64,
-            Quantization::None => weights * layers * stored,
-        } + heads * head * stored;
+        let base = frozen.0 + heads * head * stored(config);
         let (hidden, ffn) = (config.hidden_size as u64, config.intermediate_size as u64);
         let q = (config.num_attention_heads * config.head_dim) as u64;
         let kv = (config.num_key_value_heads * config.head_dim) as u64;
@@ -127,7 +171,9 @@ impl Estimate {
             ComputeDtype::F32 => Dtype::F32,
             ComputeDtype::Bf16 => Dtype::BF16,
         };
-        let largest = shapes.iter().map(|(_, [out, input])| (out * input) as u64);
+        let largest = Projection::ALL
+            .iter()
+            .map(|p| p.shape(config).iter().product::<usize>() as u64);
         let cast_head = Some(head).filter(|_| config.dtype != multiplied);
         let scratch = match on_cpu {
             true => 0,
@@ -230,6 +276,7 @@ mod tests {
     use super::*;
     use clap::Parser;
     use model::{ComputeChoice, DeviceChoice};
+    use workspace_tests::data;
 
     const GIB: f64 = (1u64 << 30) as f64;
 
@@ -277,15 +324,12 @@ mod tests {
 
     fn estimate(args: &Args, config: &ModelConfig, trained: usize) -> Estimate {
         let adapter = AdapterSize::new(args, config, None);
-        Estimate::new(
-            args,
-            config,
-            adapter,
-            Tokens {
-                trained,
-                evaluated: 0,
-            },
-        )
+        let frozen = FrozenSize::of_all(args, config);
+        let tokens = Tokens {
+            trained,
+            evaluated: 0,
+        };
+        Estimate::new(args, config, frozen, adapter, tokens)
     }
 
     fn planned(config: &ModelConfig, tokens: usize, max_memory: u64) -> (u64, f64) {
@@ -358,10 +402,21 @@ mod tests {
             trained: 64,
             evaluated: 0,
         };
+        let frozen = FrozenSize::of_all(&args, &config);
         assert_eq!(
-            Estimate::new(&args, &config, size, tokens).adapter,
+            Estimate::new(&args, &config, frozen, size, tokens).adapter,
             16 * (a + b)
         );
+    }
+
+    #[test]
+    fn a_base_in_4_bits_counts_what_was_left_out_of_them_in_full() {
+        let args = on_a_gpu(0);
+        let mixed = Base::open(&data("models/llama-tied-mixed")).expect("it opens");
+        let (in_4_bits, in_f32) = (53_248, 8_192 + 12_288); // up_proj of layer 0, attention of layer 1
+        let bytes = FrozenSize::new(&args, &mixed).0;
+        assert_eq!(bytes, in_4_bits * 33 / 64 + 4 * in_f32);
+        assert!(bytes > 2 * FrozenSize::of_all(&args, mixed.config()).0);
     }
 
     #[test]
@@ -385,16 +440,13 @@ mod tests {
     fn long_rows_of_an_evaluation_count_and_make_no_layer_recompute() {
         let (args, config) = (on_a_gpu(80_000_000_000), llama_3_8b());
         let adapter = AdapterSize::new(&args, &config, None);
+        let frozen = FrozenSize::of_all(&args, &config);
         let of = |evaluated| {
-            Estimate::new(
-                &args,
-                &config,
-                adapter,
-                Tokens {
-                    trained: 64,
-                    evaluated,
-                },
-            )
+            let tokens = Tokens {
+                trained: 64,
+                evaluated,
+            };
+            Estimate::new(&args, &config, frozen, adapter, tokens)
         };
         assert_eq!(
             of(64).total(32),
