@@ -7,24 +7,20 @@ mod doctor;
 mod dry_run;
 mod inputs;
 mod memory;
+mod prepared;
 mod run_dir;
 mod schedule;
 mod state;
 mod train;
-
-use std::path::Path;
 
 use anyhow::Context;
 use cli::{Hint, Outcome, Progress, Unit};
 use model::{AdamW, AdamWConfig, Adapter, LoraConfig, Model};
 
 pub use args::Args;
-use data::{Plan, Rows};
-use memory::{AdapterSize, Estimate, FrozenSize};
-use run_dir::{RunDir, Start, read_moments};
-use schedule::Schedule;
+use prepared::Prepared;
+use run_dir::{RunDir, read_moments};
 use state::State;
-use tokens::{Fingerprint, Prompting};
 use train::{End, Trainer};
 
 /// The tool: trains, and says by its exit status whether it got better.
@@ -35,166 +31,41 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     )?
 }
 
-/// Open, check, load, train, publish.
+/// Prepare, load, train, publish.
 fn train(args: Args) -> anyhow::Result<Outcome> {
-    let args = Args {
-        lora: args.lora.resolved(),
-        engine: args.engine.resolved(),
-        ..args
-    };
     if let Some(device) = args.run.doctor {
         return doctor::run(device);
     }
-    let patience = args.schedule.early_stopping_patience;
-    let evaluates = [
-        ("--early-stopping-patience", patience > 0),
-        ("--eval-steps", args.run.eval_steps.is_some()),
-    ];
-    let evaluates = evaluates.into_iter().find(|(_, given)| *given);
-    if let Some((flag, _)) = evaluates.filter(|_| args.eval.is_empty()) {
-        return Err(anyhow::anyhow!("{flag}: there is nothing to evaluate on"))
-            .hint("--eval FILE takes packed rows that are not trained on");
-    }
-    args.engine.check()?;
-    args.schedule.check()?;
-    run_dir::files(&args).check()?;
-    model::tune_heap();
-    model::use_threads(args.engine.threads)?;
-    let base = checkpoint::Base::open(&args.base)
-        .hint("make a base folder with model-import, or name a Hugging Face folder")?;
-    args.engine
-        .load_options()
-        .check(&base)
-        .hint("it trains as it is: without --quantize none and --no-double-quant")?;
-    let fingerprint = inputs::fingerprint(base.dir())?;
-    let vocab_size = base.config().vocab_size;
-    let train = Rows::open(&args.train, &fingerprint, vocab_size)?;
-    let eval = Rows::open(&args.eval, &fingerprint, vocab_size)?;
-    let (longest, positions) = (
-        train.longest_sequence().max(eval.longest_sequence()),
-        base.config().max_position_embeddings,
-    );
-    if longest > positions {
-        cli::note(format_args!(
-            "warning: sequences of up to {longest} tokens, and the base knows {positions} positions"
-        ));
-    }
-    let mut prompting = data::prompting(&train, &eval)?;
-    if prompting.date.is_none() {
-        prompting.date = Prompting::read(base.dir())?.date;
-    }
-    for target in &args.lora.target_modules {
-        model::Projection::by_name(target)?;
-    }
-    let init = args
-        .lora
-        .init_adapter
-        .as_deref()
-        .map(checkpoint::adapter::read)
-        .transpose()?;
-    if let (Some(init), Some(dir)) = (&init, &args.lora.init_adapter) {
-        warn_of_another_base(init, dir, &args.base, &fingerprint)?;
-    }
-    let plan = Plan::new(
-        train.len(),
-        args.schedule.batch_size,
-        args.schedule.gradient_accumulation_steps,
-        args.schedule.epochs,
-        args.schedule.max_steps,
-    );
-    let plan = match eval.len() {
-        0 => plan,
-        _ => plan.with_evaluations(args.run.eval_steps),
-    };
-    let schedule = Schedule::new(
-        args.schedule.shape()?,
-        args.schedule.learning_rate,
-        args.schedule.warmup(),
-        plan.total_steps,
-    );
-    if schedule.warmup_steps >= plan.total_steps {
-        let error = anyhow::anyhow!(
-            "nothing would be learned: warm-up from a rate of 0 takes all of the run's {} steps",
-            plan.total_steps
-        );
-        return Err(error).hint(
-            "smaller --batch-size and --gradient-accumulation-steps or more --epochs make more \
-             steps, --warmup-ratio 0 begins at the full rate",
-        );
-    }
-    let size = AdapterSize::new(&args, base.config(), init.as_ref());
-    let largest_batch = train.largest_batch(plan.batch_size);
-    let tokens = memory::Tokens {
-        trained: largest_batch,
-        evaluated: match eval.len() {
-            0 => 0,
-            _ => largest_batch.max(eval.longest_row()),
-        },
-    };
-    let frozen = FrozenSize::new(&args, &base);
-    let estimate = Estimate::new(&args, base.config(), frozen, size, tokens);
-    let recompute = estimate.plan(&args)?;
-    let attention = args.engine.attention;
-    attention
-        .check(args.engine.load_options().device)
-        .with_context(|| format!("--attention {attention}"))
-        .hint("--attention auto takes what there is")?;
-    let inputs = inputs::describe(&args, &base)?;
-    if let Some(shard) = inputs::shared_shard(&args, &inputs) {
-        cli::note(format_args!(
-            "warning: {}: is trained on and evaluated on: its loss does not show overfitting",
-            shard.display()
-        ));
-    }
-    if args.run.dry_run {
-        let state = Start::find(&args, &inputs)?.state()?;
-        let ended = state.ended(&plan, &schedule, patience);
-        if !ended {
-            run_dir::check_result(&args.out_dir)?;
-        }
-        let (run, done) = match state.step {
-            _ if ended => ("is finished".to_owned(), plan.total_steps),
-            0 => ("begins".to_owned(), 0),
-            step => (format!("resumes after step {step}"), step),
-        };
-        let report = dry_run::Report {
-            args: &args,
-            config: base.config(),
-            plan: &plan,
-            train: &train,
-            estimate,
-            recompute,
-            run,
-            steps_done: done,
-        };
-        report.print()?;
+    let prepared = Prepared::new(args)?;
+    if prepared.args.run.dry_run {
+        dry_run::print(&prepared)?;
         return Ok(Outcome::Done);
     }
 
-    let run_dir = RunDir::open(&args, &inputs, plan.total_steps, prompting)?;
+    let run_dir = prepared.run_dir()?;
     let state = run_dir.restore()?;
-    let ended = state.ended(&plan, &schedule, patience);
-    if ended && run_dir.is_published(result_step(&state)) {
+    if prepared.ended(&state) && run_dir.is_published(result_step(&state)) {
         cli::note(format_args!(
             "{}: this run is finished",
             run_dir.adapter().display()
         ));
         return Ok(verdict(&state));
     }
-    run_dir::check_result(&args.out_dir)?;
+    run_dir::check_result(&prepared.args.out_dir)?;
+    let Prepared {
+        args,
+        base,
+        train,
+        eval,
+        largest_batch,
+        init,
+        plan,
+        schedule,
+        recompute,
+        ..
+    } = prepared;
     let mut model = load(&base, &args)?;
-    let adapter = match (run_dir.resume_from(), init) {
-        (Some(checkpoint), _) => {
-            let peft = checkpoint::adapter::read(checkpoint).hint(DAMAGED_CHECKPOINT)?;
-            Adapter::from_peft(model.decoder(), &peft).hint(DAMAGED_CHECKPOINT)?
-        }
-        (None, Some(mut init)) => {
-            init.config.lora_dropout = args.lora.dropout;
-            init.config.base_model_name_or_path = Some(args.base.to_string_lossy().into());
-            Adapter::from_peft(model.decoder(), &init)?
-        }
-        (None, None) => new_adapter(&model, &args)?,
-    };
+    let adapter = adapter(&args, &model, &run_dir, init)?;
     let (trainable, all) = (
         adapter.parameters(),
         base.config().parameters() + adapter.parameters(),
@@ -296,28 +167,6 @@ fn verdict(state: &State) -> Outcome {
     Outcome::No
 }
 
-/// Says where the adapter that is gone on with was trained otherwise than it will be here.
-fn warn_of_another_base(
-    init: &checkpoint::adapter::Adapter,
-    dir: &Path,
-    base: &Path,
-    fingerprint: &Fingerprint,
-) -> anyhow::Result<()> {
-    if let Some(trained_on) = init.other_base(base) {
-        cli::note(format_args!(
-            "warning: the adapter was trained on {trained_on}, and this base is {}",
-            base.display()
-        ));
-    }
-    if let Some(what) = Prompting::read(dir)?.fingerprint.difference(fingerprint) {
-        cli::note(format_args!(
-            "warning: {}: was trained {what}",
-            dir.display()
-        ));
-    }
-    Ok(())
-}
-
 fn load(base: &checkpoint::Base, args: &Args) -> anyhow::Result<Model> {
     let layers = base.config().num_hidden_layers as u64;
     let progress = Progress::new("load", Some(layers), Unit::Items("layers"));
@@ -337,7 +186,23 @@ fn load(base: &checkpoint::Base, args: &Args) -> anyhow::Result<Model> {
     Ok(model)
 }
 
-fn new_adapter(model: &Model, args: &Args) -> anyhow::Result<Adapter> {
+/// The adapter of the checkpoint that the run goes on from, or the given one, or a new one.
+fn adapter(
+    args: &Args,
+    model: &Model,
+    run_dir: &RunDir,
+    init: Option<checkpoint::adapter::Adapter>,
+) -> anyhow::Result<Adapter> {
+    if let Some(checkpoint) = run_dir.resume_from() {
+        let peft = checkpoint::adapter::read(checkpoint).hint(DAMAGED_CHECKPOINT)?;
+        return Adapter::from_peft(model.decoder(), &peft).hint(DAMAGED_CHECKPOINT);
+    }
+    let base = args.base.to_string_lossy();
+    if let Some(mut init) = init {
+        init.config.lora_dropout = args.lora.dropout;
+        init.config.base_model_name_or_path = Some(base.into());
+        return Ok(Adapter::from_peft(model.decoder(), &init)?);
+    }
     let config = LoraConfig {
         rank: args.lora.rank,
         alpha: args.lora.alpha,
@@ -345,11 +210,6 @@ fn new_adapter(model: &Model, args: &Args) -> anyhow::Result<Adapter> {
         dropout: args.lora.dropout,
         target_modules: args.lora.target_modules.clone(),
     };
-    let base = args.base.to_string_lossy();
-    Ok(Adapter::new(
-        model.decoder(),
-        &config,
-        &base,
-        args.schedule.seed,
-    )?)
+    let seed = args.schedule.seed;
+    Ok(Adapter::new(model.decoder(), &config, &base, seed)?)
 }
