@@ -79,6 +79,8 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         }
     }
     if args.wait {
+        cli::interrupted(); // from here on a signal is waited for
+        cli::note("waiting");
         outcome = loop {
             match cli::interrupted() {
                 Some(signal) => break Outcome::Interrupted(signal),

@@ -1,7 +1,7 @@
 //! Does a tool behave at its edges? Real processes, real pipes.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -292,6 +292,7 @@ fn a_tool_that_polls_saves_before_it_leaves() {
             .args(["--prefix=", "--wait", "-o"])
             .arg(&out)
             .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         child
@@ -300,7 +301,8 @@ fn a_tool_that_polls_saves_before_it_leaves() {
             .unwrap()
             .write_all(name.as_bytes())
             .unwrap();
-        std::thread::sleep(Duration::from_millis(200));
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(said.any(|line| line.unwrap().contains("waiting")));
         signal(&child, name);
         assert_eq!(child.wait().unwrap().code(), Some(status));
         assert_eq!(fs::read_to_string(&out).unwrap(), format!("{name}\n"));
