@@ -20,7 +20,7 @@ CUBE_CARGO = XDG_DATA_HOME="$$(scripts/llvm-prefix '$(TARGET)/llvm')" CARGO_TARG
 
 PIPELINE = $(MAKE) --no-print-directory -f scripts/pipeline.mk BIN='$(USED_BIN)'
 
-.PHONY: help build cuda test test-cube gpu-program lint licenses demo report experiment sweep bench install uninstall clean
+.PHONY: help build cuda test test-cube test-neon gpu-program lint licenses demo report experiment sweep bench install uninstall clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -46,6 +46,12 @@ test-cube: ## Run every GPU kernel on the CPU against its specification, and a t
 	$(CC) -O2 -shared -fPIC -o '$(CUBE)/libtruncsfbf2.so' tests/emulation/truncsfbf2.c
 	LD_PRELOAD='$(abspath $(CUBE))/libtruncsfbf2.so' $(CUBE_CARGO) test --release --locked $(GPU_CRATES) $(WITH_GPU) \
 	    --lib --test fixtures --test devices --test trajectories --test driver
+
+# What Debian calls gcc-aarch64-linux-gnu, g++-aarch64-linux-gnu and qemu-user-static, and `rustup target add` of this target.
+test-neon: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER ?= aarch64-linux-gnu-gcc
+test-neon: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER ?= qemu-aarch64-static -L /usr/aarch64-linux-gnu
+test-neon: ## Run the kernels' and the model's tests as on AArch64, emulated
+	$(CARGO) test --release --locked --target aarch64-unknown-linux-gnu -p nf4 -p ops -p model
 
 gpu-program: ## Build target/gpu and target/gpu.xz, to carry to a machine with a GPU (scripts/gpu-check, gpu-bench)
 	@scripts/llvm-prefix '$(TARGET)/llvm' >/dev/null

@@ -55,7 +55,16 @@ pub(crate) fn prefetch(pointer: *const u8, bytes: usize) {
         // SAFETY: nothing is read.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(pointer.wrapping_add(line).cast()) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    for line in (0..bytes).step_by(64) {
+        let line = pointer.wrapping_add(line);
+        // SAFETY: nothing is read.
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{line}]", line = in(reg) line,
+                options(readonly, nostack, preserves_flags))
+        };
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (pointer, bytes);
 }
 

@@ -81,6 +81,7 @@ impl Scales<'_> {
     }
 
     /// [`Scales::get`] of the blocks from `first` on: a plain loop for all that share a nested scale.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(super) fn run(&self, first: usize, out: &mut [f32]) {
         match self {

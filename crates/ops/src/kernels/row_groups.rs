@@ -14,7 +14,7 @@ use super::words::{Words, round_to_bf16};
 /// The first `k` columns of `x` `[rows, row]`, at most `LANES` rows → `out`; lanes beyond the rows are
 /// zero.
 pub(crate) fn pack(level: Level, words: Words, x: &[f32], row: usize, k: usize, out: &mut [f32]) {
-    let (rows, lanes, steps) = (x.len().div_ceil(row), level.lanes(), words.steps(k));
+    let (rows, lanes) = (x.len().div_ceil(row), level.lanes());
     assert!(rows <= lanes, "a group has LANES rows");
     match words {
         Words::F32 => transpose(level, x, row, rows, k, out, lanes),
@@ -26,13 +26,16 @@ pub(crate) fn pack(level: Level, words: Words, x: &[f32], row: usize, k: usize, 
             transpose(level, values, k, rows, k, out, lanes);
         }),
         #[cfg(target_arch = "x86_64")]
-        Words::Pairs => scratch_slices([rows * steps], |[natural]| {
-            for (x, out) in x.chunks(row).zip(natural.chunks_exact_mut(steps)) {
-                // SAFETY: Pairs exist where the level has AVX512-BF16.
-                unsafe { super::panel::pair_along(&x[..k], super::panel::Parts::ONE, out) };
-            }
-            transpose(level, natural, steps, rows, steps, out, lanes);
-        }),
+        Words::Pairs => {
+            let steps = words.steps(k);
+            scratch_slices([rows * steps], |[natural]| {
+                for (x, out) in x.chunks(row).zip(natural.chunks_exact_mut(steps)) {
+                    // SAFETY: Pairs exist where the level has AVX512-BF16.
+                    unsafe { super::panel::pair_along(&x[..k], super::panel::Parts::ONE, out) };
+                }
+                transpose(level, natural, steps, rows, steps, out, lanes);
+            })
+        }
         #[cfg(target_arch = "x86_64")]
         Words::Tiles | Words::Thirds | Words::ThirdsOfBoth => {
             let out = &mut out[..words.row_steps(k) * lanes];

@@ -41,6 +41,7 @@ pub(crate) struct Piece {
     /// Adds to C instead of overwriting it.
     pub accumulate: bool,
     /// The piece below comes next: A passes by once, and C may be asked for ahead.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // AMX alone asks ahead
     pub streamed: bool,
 }
 

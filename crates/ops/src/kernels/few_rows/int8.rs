@@ -7,6 +7,7 @@
 //! are one stream through memory; x is row-major. Rows and columns are filled up with zeros.
 //! Register plan (AVX2, also where there is AVX-512): 4 rows of W × 2 of x, eight sums, 16 codes widened to 16 bits,
 //! two vectors of x. The limit is memory for a row or two of x, then `vpmaddwd`: 16 products, two of them a cycle.
+//! NEON: 4 rows of W × 1 of x, two sums for each, `smlal`: 4 products.
 
 use crate::kernels::simd::{Isa, Level, Simd, simd_dispatch};
 use rayon::prelude::*;
@@ -108,6 +109,9 @@ impl Int8 {
         let lines = &self.lines[range.start * self.blocks..range.end * self.blocks];
         match level.isa() {
             Isa::Portable => portable(lines, self.blocks, &x.codes, y),
+            // SAFETY: whole groups of lines, whole rows of x, and y as large.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => unsafe { aarch64::multiply(lines, self.blocks, &x.codes, y) },
             // SAFETY: these levels have AVX2; whole groups of lines, whole rows of x, and y as large.
             #[cfg(target_arch = "x86_64")]
             _ => unsafe { x86::multiply(lines, self.blocks, &x.codes, rows, y) },
@@ -138,6 +142,46 @@ fn portable(lines: &[Line], blocks: usize, x: &[i16], y: &mut [i32]) {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64 {
+    use super::*;
+    use std::arch::aarch64::*;
+
+    /// # Safety
+    /// `lines` are whole groups of four rows, x `[rows, 64·blocks]`, y `[rows, lines.len() / blocks]`.
+    pub(super) unsafe fn multiply(lines: &[Line], blocks: usize, x: &[i16], y: &mut [i32]) {
+        const LANES: usize = 16;
+        let columns = lines.len() / blocks;
+        let rows = x.chunks_exact(blocks * COLUMNS);
+        for (x, y) in rows.zip(y.chunks_exact_mut(columns)) {
+            let fours = lines.chunks_exact(TOGETHER * blocks);
+            for (lines, y) in fours.zip(y.chunks_exact_mut(TOGETHER)) {
+                // SAFETY: 16 codes of a line and of x at a time, and four sums.
+                unsafe {
+                    super::super::stored::ask_ahead(lines.as_ptr().cast(), size_of_val(lines));
+                    let mut sums = [[vdupq_n_s32(0); 2]; TOGETHER];
+                    for (lines, x) in lines.chunks_exact(TOGETHER).zip(x.chunks_exact(COLUMNS)) {
+                        for at in (0..COLUMNS).step_by(LANES) {
+                            let x = [0, 8].map(|half| vld1q_s16(x.as_ptr().add(at + half)));
+                            for (line, [even, odd]) in lines.iter().zip(&mut sums) {
+                                let codes = vld1q_s8(line.0.as_ptr().add(at));
+                                let codes = [vmovl_s8(vget_low_s8(codes)), vmovl_high_s8(codes)];
+                                for (codes, x) in codes.into_iter().zip(x) {
+                                    *even = vmlal_s16(*even, vget_low_s16(codes), vget_low_s16(x));
+                                    *odd = vmlal_high_s16(*odd, codes, x);
+                                }
+                            }
+                        }
+                    }
+                    let [a, b, c, d] = sums.map(|[even, odd]| vaddq_s32(even, odd));
+                    let both = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
+                    vst1q_s32(y.as_mut_ptr(), both);
+                }
+            }
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::*;
@@ -156,7 +200,7 @@ mod x86 {
         let y_row = lines.len() / blocks;
         for (four, lines) in lines.chunks_exact(TOGETHER * blocks).enumerate() {
             unsafe {
-                super::super::packed::ask_ahead(lines.as_ptr().cast(), size_of_val(lines));
+                super::super::stored::ask_ahead(lines.as_ptr().cast(), size_of_val(lines));
                 let mut i = 0;
                 while i < rows {
                     let x = x.as_ptr().add(i * blocks * COLUMNS);

@@ -1,22 +1,26 @@
 //! y = x·Wᵀ for a handful of tokens (decoding): W is read once, as it lies.
 //!
-//! Read in order: `order` and `layout` (how x lies) → `packed`, and `planes` for AVX2 (weights out of
-//! words) → `tile` (the product), or `tiles` where there is AMX.
+//! Read in order: `order` and `layout` (how x lies) → `stored` (how W does) → `packed`, `planes` for AVX2, `neon`
+//! (weights out of words) → `tile` (the product), or `tiles` where there is AMX.
 //! [`Linear`] is a piece of work for a [`crate::kernels::team`], which shares a decoding step out.
 //! `int8` is another matter: a product that is only nearly right, of a matrix in half the bytes.
 //! Rows of W become words in natural order first where their format has no source of its own: odd
-//! widths, f32, f16, and all below AVX2.
+//! widths, f32, f16, and all where there is neither AVX2 nor NEON.
 //!
 //! As in a product of many rows, bf16 is what both operands are rounded to; the adapter's path, its
 //! sum with the weight's and the bias are f32.
 
 mod int8;
 mod layout;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod order;
 #[cfg(target_arch = "x86_64")]
 mod packed;
 #[cfg(target_arch = "x86_64")]
 mod planes;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod stored;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
@@ -26,8 +30,8 @@ pub(crate) use layout::Layout;
 pub(crate) use order::Order;
 
 use super::aligned::Aligned;
-use super::panel::{Source, WeightView};
-#[cfg(target_arch = "x86_64")]
+use super::panel::WeightView;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::simd::Isa;
 use super::simd::{Level, Simd, simd_dispatch};
 use super::tile::Singles;
@@ -99,6 +103,11 @@ impl Linear<'_> {
             (Words::F32, Isa::Avx2) => unsafe {
                 x86::singles_of_8(self.weight, range, &product, buffer)
             },
+            // SAFETY: as below.
+            #[cfg(target_arch = "aarch64")]
+            (Words::F32, Isa::Neon) => unsafe {
+                aarch64::singles(self.weight, range, &product, buffer)
+            },
             // SAFETY: y is there, says the caller, and x and what is added are as long as asserted.
             _ => unsafe { natural(level, self.weight, range, &product, buffer) },
         }
@@ -109,10 +118,10 @@ impl Linear<'_> {
 mod x86 {
     use super::super::simd::{Avx2, Avx512};
     use super::super::tile::Pairs;
-    use super::packed::{Codes, HalfPairs, Halves, NibblePairs, Nibbles};
+    use super::packed::{HalfPairs, NibblePairs, Nibbles};
     use super::planes::Bytes;
+    use super::stored::{codes, halves};
     use super::*;
-    use crate::format::DenseDtype;
 
     /// f32 from every weight.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
@@ -179,41 +188,39 @@ mod x86 {
             }
         }
     }
+}
 
-    /// 4-bit rows of whole blocks.
-    pub(super) fn codes<'a>(weight: WeightView<'a>, range: &Range<usize>) -> Option<Codes<'a>> {
-        let in_features = weight.format.in_features;
-        match weight.source {
-            Source::Nf4 {
-                codes,
-                scales,
-                dtype,
-            } if in_features.is_multiple_of(nf4::BLOCK_SIZE) => {
-                let blocks = range.end * (in_features / nf4::BLOCK_SIZE);
-                assert!(codes.len() >= blocks * 32 && scales.cover(blocks));
-                Some(Codes {
-                    codes,
-                    scales,
-                    dtype,
-                    blocks: in_features / nf4::BLOCK_SIZE,
-                })
-            }
-            _ => None,
-        }
-    }
+#[cfg(target_arch = "aarch64")]
+mod aarch64 {
+    use super::super::simd::Neon;
+    use super::neon::Bytes;
+    use super::stored::{codes, halves};
+    use super::*;
 
-    /// bf16 rows of whole vectors of pairs.
-    fn halves<'a>(weight: WeightView<'a>, range: &Range<usize>) -> Option<Halves<'a>> {
-        let in_features = weight.format.in_features;
-        match weight.source {
-            Source::Half(values, DenseDtype::BF16) if in_features.is_multiple_of(32) => {
-                assert!(values.len() >= range.end * in_features);
-                Some(Halves {
-                    values,
-                    in_features,
-                })
+    /// f32 from every weight.
+    ///
+    /// # Safety
+    /// As [`tile::multiply`].
+    pub(super) unsafe fn singles(
+        weight: WeightView<'_>,
+        range: Range<usize>,
+        product: &Product<'_>,
+        buffer: &mut Aligned,
+    ) {
+        unsafe {
+            if let Some(codes) = codes(weight, &range) {
+                if codes.dtype == nf4::Dtype::F32 {
+                    let bytes = Bytes::<false>(codes);
+                    tile::multiply::<Neon, Singles, _>(bytes, range, product, buffer)
+                } else {
+                    let bytes = Bytes::<true>(codes);
+                    tile::multiply::<Neon, Singles, _>(bytes, range, product, buffer)
+                }
+            } else if let Some(halves) = halves(weight, &range) {
+                tile::multiply::<Neon, Singles, _>(halves, range, product, buffer)
+            } else {
+                natural_generic::<Neon>(weight, range, product, buffer)
             }
-            _ => None,
         }
     }
 }

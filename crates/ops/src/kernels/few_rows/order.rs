@@ -20,6 +20,7 @@ pub(super) const BLOCK: usize = nf4::BLOCK_SIZE;
 
 /// The order that one storage format wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // the orders of packed words are x86's
 pub(crate) enum Order {
     /// Feature after feature; the last vector is filled up with zeros.
     Natural { words: Words, lanes: usize },

@@ -11,52 +11,11 @@
 //! bf16 in f32: a 32-bit word holds two, the even one is shifted up, the odd one masked.
 //! Unsafe functions here want AVX-512, and rows and blocks that are there ([`Source`]).
 
+use super::stored::{Codes, Halves};
 use super::tile::Source;
-use crate::kernels::panel::{Scales, pairs};
+use crate::kernels::panel::pairs;
 use crate::kernels::simd::Avx512;
 use std::arch::x86_64::*;
-
-/// Bytes ahead of the words at hand that are asked for, into L2: the processor's own prefetching stops
-/// at every page of 4 KiB, and loads that take turns between rows are no stream to it.
-const AHEAD: usize = 16 * 1024;
-
-/// Asks for the lines of a row of `bytes` that lies [`AHEAD`] of this one.
-#[inline(always)]
-pub(super) unsafe fn ask_ahead(row: *const u8, bytes: usize) {
-    for line in (0..bytes).step_by(64) {
-        // SAFETY: a prefetch of an address that is not there does nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(line + AHEAD).cast()) };
-    }
-}
-
-/// NF4 with rows of whole blocks.
-#[derive(Clone, Copy)]
-pub(super) struct Codes<'a> {
-    pub codes: &'a [u8],
-    pub scales: Scales<'a>,
-    pub dtype: nf4::Dtype,
-    /// Blocks of a row.
-    pub blocks: usize,
-}
-
-impl Codes<'_> {
-    #[inline(always)]
-    pub(super) unsafe fn ask_ahead(self, row: usize) {
-        let bytes = self.blocks * 32;
-        unsafe { ask_ahead(self.codes.as_ptr().wrapping_add(row * bytes), bytes) }
-    }
-
-    /// absmax of a block, and its codes.
-    #[inline(always)]
-    pub(super) unsafe fn block(self, row: usize, group: usize) -> (f32, *const u8) {
-        let block = row * self.blocks + group;
-        debug_assert!((block + 1) * 32 <= self.codes.len());
-        unsafe {
-            let codes = self.codes.as_ptr().add(block * 32);
-            (self.scales.get_unchecked(block), codes)
-        }
-    }
-}
 
 /// Weights in f32.
 #[derive(Clone, Copy)]
@@ -161,22 +120,7 @@ unsafe fn round_to_bf16(v: __m512) -> __m512 {
     }
 }
 
-/// bf16 with whole vectors in a row, in f32.
-#[derive(Clone, Copy)]
-pub(super) struct Halves<'a> {
-    pub values: &'a [u16],
-    pub in_features: usize,
-}
-
-impl Halves<'_> {
-    #[inline(always)]
-    pub(super) unsafe fn ask_ahead(self, row: usize) {
-        let bytes = self.in_features * 2;
-        let values = self.values.as_ptr().cast::<u8>();
-        unsafe { ask_ahead(values.wrapping_add(row * bytes), bytes) }
-    }
-}
-
+/// In f32.
 impl Source<Avx512> for Halves<'_> {
     const VECTORS: usize = 2;
     const DIRECT: usize = 4;

@@ -14,7 +14,7 @@
 //! and the planes fill the registers.
 //! Unsafe functions here want AVX2, and rows and blocks that are there ([`Source`]).
 
-use super::packed::{Codes, Halves};
+use super::stored::{Codes, Halves};
 use super::tile::Source;
 use crate::kernels::panel::table;
 use crate::kernels::simd::planes::{CODEBOOK, Planes, values};

@@ -7,7 +7,7 @@
 //! more than a detour through L1: 4 rows of W are unpacked into a buffer and multiplied from there,
 //! 4 × 4 accumulators, 8 loads for 16 multiply-adds. (4 × 4 unpacked on the way, or 2 × 8, need more
 //! than 32 registers, and run at half the speed.)
-//! AVX2: one row of W × up to 4 rows of x (8 of bf16), two sums for each pair, so that half as many
+//! AVX2 and NEON: one row of W × up to 4 rows of x (8 of bf16), two sums for each pair, so that half as many
 //! multiply-adds wait for one another; above that, 4 × 3 from the buffer, all first sums before the second.
 //!
 //! The limit is the multiply-add, one a cycle, from 8 rows of x on (60 to 75 % of it); below, unpacking

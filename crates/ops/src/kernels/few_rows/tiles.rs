@@ -22,7 +22,8 @@
 //! the bias are added in f32. What [`multiply`] wants of its caller, every unsafe function here wants.
 
 use super::layout::SIDE;
-use super::packed::{Codes, block_of_pairs};
+use super::packed::block_of_pairs;
+use super::stored::{self, Codes};
 use super::tile::Product;
 use crate::format::DenseDtype;
 use crate::kernels::amx;
@@ -54,7 +55,7 @@ pub(super) unsafe fn multiply(weight: WeightView<'_>, range: Range<usize>, p: &P
     let in_features = weight.format.in_features;
     let rank = p.low_rank.map_or(0, |low| low.rank);
     let (steps, blocks) = (p.layout.vectors * SIDE, in_features / nf4::BLOCK_SIZE);
-    let codes = super::x86::codes(weight, &range);
+    let codes = stored::codes(weight, &range);
     let halves = match weight.source {
         Source::Half(values, DenseDtype::BF16) if in_features.is_multiple_of(2 * SIDE) => {
             assert!(values.len() >= range.end * in_features);

@@ -9,6 +9,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::pairs::{Panels, Parts};
 use super::{Source, WeightView, transpose};
+#[cfg(target_arch = "x86_64")]
 use crate::format::DenseDtype;
 use crate::kernels::scratch::scratch_slices;
 use crate::kernels::simd::Level;

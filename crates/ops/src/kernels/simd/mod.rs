@@ -10,11 +10,15 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod planes;
 mod portable;
 
 use super::panel::table;
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
 pub use portable::Portable;
 use std::sync::LazyLock;
 #[cfg(target_arch = "x86_64")]
@@ -33,6 +37,8 @@ pub(crate) enum Isa {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     Portable,
 }
 
@@ -75,6 +81,8 @@ impl Level {
                 add(Isa::Avx2, Bf16::None);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        add(Isa::Neon, Bf16::None);
         add(Isa::Portable, Bf16::None);
         levels
     }
@@ -105,6 +113,8 @@ impl Level {
             Isa::Avx512 => 16,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => 8,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => 8,
             Isa::Portable => 8,
         }
     }
@@ -147,6 +157,8 @@ macro_rules! simd_dispatch {
                 $crate::kernels::simd::Isa::Avx512 => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 $crate::kernels::simd::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                #[cfg(target_arch = "aarch64")]
+                $crate::kernels::simd::Isa::Neon => unsafe { $generic::<$crate::kernels::simd::Neon>($($arg),*) },
                 $crate::kernels::simd::Isa::Portable => unsafe { $generic::<$crate::kernels::simd::Portable>($($arg),*) },
             }
         }

@@ -2,7 +2,7 @@
 
 use super::Simd;
 
-/// Eight plain floats: what the compiler makes of them is its business (NEON on AArch64).
+/// Eight plain floats: what the compiler makes of them is its business.
 #[derive(Clone, Copy)]
 pub struct Portable;
 
