@@ -51,7 +51,7 @@ test-cube: ## Run every GPU kernel on the CPU against its specification, and a t
 test-neon: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER ?= aarch64-linux-gnu-gcc
 test-neon: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER ?= qemu-aarch64-static -L /usr/aarch64-linux-gnu
 test-neon: ## Run the kernels' and the model's tests as on AArch64, emulated
-	$(CARGO) test --release --locked --target aarch64-unknown-linux-gnu -p nf4 -p ops -p model
+	$(CARGO) test --release --locked --target aarch64-unknown-linux-gnu -p nf4 -p ops -p model --lib --test fixtures --test laws
 
 gpu-program: ## Build target/gpu and target/gpu.xz, to carry to a machine with a GPU (scripts/gpu-check, gpu-bench)
 	@scripts/llvm-prefix '$(TARGET)/llvm' >/dev/null
