@@ -1,6 +1,6 @@
 //! y = x·Wᵀ for a handful of tokens (decoding): W is read once, as it lies.
 //!
-//! Read in order: `order` and `layout` (how x lies) → `stored` (how W does) → `packed`, `planes` for AVX2, `neon`
+//! Read in order: `order` and `layout` (how x lies) → `stored` (how W does) → `packed`, or `bytes` for AVX2 and NEON
 //! (weights out of words) → `tile` (the product), or `tiles` where there is AMX.
 //! [`Linear`] is a piece of work for a [`crate::kernels::team`], which shares a decoding step out.
 //! `int8` is another matter: a product that is only nearly right, of a matrix in half the bytes.
@@ -10,15 +10,13 @@
 //! As in a product of many rows, bf16 is what both operands are rounded to; the adapter's path, its
 //! sum with the weight's and the bias are f32.
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod bytes;
 mod int8;
 mod layout;
-#[cfg(target_arch = "aarch64")]
-mod neon;
 mod order;
 #[cfg(target_arch = "x86_64")]
 mod packed;
-#[cfg(target_arch = "x86_64")]
-mod planes;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod stored;
 mod tile;
@@ -31,11 +29,15 @@ pub(crate) use order::Order;
 
 use super::aligned::Aligned;
 use super::panel::WeightView;
+#[cfg(target_arch = "aarch64")]
+use super::simd::Neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-use super::simd::Isa;
+use super::simd::{ByteTables, Isa};
 use super::simd::{Level, Simd, simd_dispatch};
 use super::tile::Singles;
 use super::words::Words;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use bytes::Bytes;
 use std::ops::Range;
 use tile::{Plain, Product};
 
@@ -106,7 +108,7 @@ impl Linear<'_> {
             // SAFETY: as below.
             #[cfg(target_arch = "aarch64")]
             (Words::F32, Isa::Neon) => unsafe {
-                aarch64::singles(self.weight, range, &product, buffer)
+                by_the_byte::<Neon>(self.weight, range, &product, buffer)
             },
             // SAFETY: y is there, says the caller, and x and what is added are as long as asserted.
             _ => unsafe { natural(level, self.weight, range, &product, buffer) },
@@ -119,7 +121,6 @@ mod x86 {
     use super::super::simd::{Avx2, Avx512};
     use super::super::tile::Pairs;
     use super::packed::{HalfPairs, NibblePairs, Nibbles};
-    use super::planes::Bytes;
     use super::stored::{codes, halves};
     use super::*;
 
@@ -150,21 +151,7 @@ mod x86 {
         product: &Product<'_>,
         buffer: &mut Aligned,
     ) {
-        unsafe {
-            if let Some(codes) = codes(weight, &range) {
-                if codes.dtype == nf4::Dtype::F32 {
-                    let bytes = Bytes::<false>(codes);
-                    tile::multiply::<Avx2, Singles, _>(bytes, range, product, buffer)
-                } else {
-                    let bytes = Bytes::<true>(codes);
-                    tile::multiply::<Avx2, Singles, _>(bytes, range, product, buffer)
-                }
-            } else if let Some(halves) = halves(weight, &range) {
-                tile::multiply::<Avx2, Singles, _>(halves, range, product, buffer)
-            } else {
-                natural_generic::<Avx2>(weight, range, product, buffer)
-            }
-        }
+        unsafe { by_the_byte::<Avx2>(weight, range, product, buffer) }
     }
 
     /// Pairs of bf16 from every weight.
@@ -190,37 +177,31 @@ mod x86 {
     }
 }
 
-#[cfg(target_arch = "aarch64")]
-mod aarch64 {
-    use super::super::simd::Neon;
-    use super::neon::Bytes;
-    use super::stored::{codes, halves};
-    use super::*;
-
-    /// f32 from every weight.
-    ///
-    /// # Safety
-    /// As [`tile::multiply`].
-    pub(super) unsafe fn singles(
-        weight: WeightView<'_>,
-        range: Range<usize>,
-        product: &Product<'_>,
-        buffer: &mut Aligned,
-    ) {
-        unsafe {
-            if let Some(codes) = codes(weight, &range) {
-                if codes.dtype == nf4::Dtype::F32 {
-                    let bytes = Bytes::<false>(codes);
-                    tile::multiply::<Neon, Singles, _>(bytes, range, product, buffer)
-                } else {
-                    let bytes = Bytes::<true>(codes);
-                    tile::multiply::<Neon, Singles, _>(bytes, range, product, buffer)
-                }
-            } else if let Some(halves) = halves(weight, &range) {
-                tile::multiply::<Neon, Singles, _>(halves, range, product, buffer)
+/// f32 from every weight, codes looked up by the byte.
+///
+/// # Safety
+/// As [`tile::multiply`].
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+unsafe fn by_the_byte<S: ByteTables>(
+    weight: WeightView<'_>,
+    range: Range<usize>,
+    product: &Product<'_>,
+    buffer: &mut Aligned,
+) {
+    unsafe {
+        if let Some(codes) = stored::codes(weight, &range) {
+            if codes.dtype == nf4::Dtype::F32 {
+                let bytes = Bytes::<false>(codes);
+                tile::multiply::<S, Singles, _>(bytes, range, product, buffer)
             } else {
-                natural_generic::<Neon>(weight, range, product, buffer)
+                let bytes = Bytes::<true>(codes);
+                tile::multiply::<S, Singles, _>(bytes, range, product, buffer)
             }
+        } else if let Some(halves) = stored::halves(weight, &range) {
+            tile::multiply::<S, Singles, _>(halves, range, product, buffer)
+        } else {
+            natural_generic::<S>(weight, range, product, buffer)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! AVX2 with FMA: 8 lanes, 16 registers.
 
-use super::planes::{CODEBOOK, neighbours, values};
-use super::{Simd, fuse};
+use super::planes::{CODEBOOK, Planes, neighbours, values};
+use super::{ByteTables, Simd, fuse};
 use std::arch::x86_64::*;
 
 /// 8 lanes, 16 registers.
@@ -261,6 +261,35 @@ impl Simd for Avx2 {
                     _mm256_permute2f128_ps::<0x31>(top, bottom),
                 );
             }
+        }
+    }
+}
+
+/// Four vectors of the codes in the high nibbles of a block, and as many of those in the low ones.
+impl ByteTables for Avx2 {
+    type Planes = [__m256i; 4];
+    type Codes = __m256i;
+    #[inline(always)]
+    unsafe fn codebook() -> [__m256i; 4] {
+        unsafe { CODEBOOK.load() }
+    }
+    #[inline(always)]
+    unsafe fn planes(table: &[f32; 16]) -> [__m256i; 4] {
+        unsafe { Planes::of(table).load() }
+    }
+    #[inline(always)]
+    unsafe fn codes(bytes: *const u8) -> __m256i {
+        unsafe { _mm256_loadu_si256(bytes.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn values(planes: [__m256i; 4], codes: __m256i, v: usize) -> __m256 {
+        unsafe {
+            let codes = match v / 4 {
+                0 => _mm256_srli_epi16::<4>(codes),
+                _ => codes,
+            };
+            let codes = _mm256_and_si256(codes, _mm256_set1_epi8(15));
+            values(planes, codes, v % 4)
         }
     }
 }

@@ -196,6 +196,26 @@ unsafe fn fuse<S: Simd>(sums: &mut [S::V], x: S::V, lanes: &[S::V]) {
     }
 }
 
+/// Tables of sixteen f32 looked up by the byte, 64 four-bit codes at a time.
+///
+/// # Safety
+/// As [`Simd`].
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[allow(clippy::missing_safety_doc)]
+pub(crate) trait ByteTables: Simd {
+    /// Byte k of every value of a table.
+    type Planes: Copy;
+    /// 64 codes.
+    type Codes: Copy;
+    /// Of [`nf4::CODEBOOK`].
+    unsafe fn codebook() -> Self::Planes;
+    unsafe fn planes(table: &[f32; 16]) -> Self::Planes;
+    /// Of 32 bytes, the first code of each in the high nibble.
+    unsafe fn codes(bytes: *const u8) -> Self::Codes;
+    /// Vector `v` of eight, in the order in which unpacking leaves them.
+    unsafe fn values(planes: Self::Planes, codes: Self::Codes, v: usize) -> Self::V;
+}
+
 /// The vector operations that kernels are made of.
 ///
 /// # Safety

@@ -3,7 +3,7 @@
 //! A table of sixteen f32 is 64 bytes, which `tbl` reads as four planes of bytes, one for each byte of an f32: four
 //! look-ups of sixteen codes and twelve unpackings make four registers of values, in the codes' own order.
 
-use super::Simd;
+use super::{ByteTables, Simd};
 use std::arch::aarch64::*;
 
 /// 8 lanes, two registers each: a tile of 4 × 3 has its sums in 24 of the 32, and B in 6.
@@ -48,16 +48,9 @@ unsafe fn transpose_4(rows: [float32x4_t; 4]) -> [float32x4_t; 4] {
     }
 }
 
-/// Byte k of every value of a table.
-#[inline(always)]
-pub(crate) unsafe fn planes(table: &[f32; 16]) -> uint8x16x4_t {
-    // SAFETY: 64 bytes.
-    unsafe { vld4q_u8(table.as_ptr().cast()) }
-}
-
 /// The 32 codes of 16 bytes, the first of each in the high nibble: 16 in order, and 16.
 #[inline(always)]
-pub(crate) unsafe fn codes(bytes: uint8x16_t) -> [uint8x16_t; 2] {
+unsafe fn split(bytes: uint8x16_t) -> [uint8x16_t; 2] {
     unsafe {
         let high = vshrq_n_u8::<4>(bytes);
         let low = vandq_u8(bytes, vdupq_n_u8(15));
@@ -67,7 +60,7 @@ pub(crate) unsafe fn codes(bytes: uint8x16_t) -> [uint8x16_t; 2] {
 
 /// What eight of sixteen codes mean: the first for `half` 0. The compiler makes look-ups that both share once.
 #[inline(always)]
-pub(crate) unsafe fn values(planes: uint8x16x4_t, codes: uint8x16_t, half: usize) -> Pair {
+unsafe fn values(planes: uint8x16x4_t, codes: uint8x16_t, half: usize) -> Pair {
     unsafe {
         let bytes = [planes.0, planes.1, planes.2, planes.3].map(|p| vqtbl1q_u8(p, codes));
         let words = |a: uint8x16_t, b: uint8x16_t| {
@@ -213,14 +206,14 @@ impl Simd for Neon {
         unsafe {
             let bytes = u64::from(codes.cast::<u32>().read_unaligned());
             let bytes = vreinterpretq_u8_u64(vdupq_n_u64(bytes));
-            Self::store(out, values(planes(table), self::codes(bytes)[0], 0));
+            Self::store(out, values(Self::planes(table), split(bytes)[0], 0));
         }
     }
     #[inline(always)]
     unsafe fn look_up_16(table: &[f32; 16], codes: *const u8, out: *mut f32) {
         unsafe {
             let bytes = vcombine_u8(vld1_u8(codes), vdup_n_u8(0));
-            let (planes, codes) = (planes(table), self::codes(bytes)[0]);
+            let (planes, codes) = (Self::planes(table), split(bytes)[0]);
             Self::store(out, values(planes, codes, 0));
             Self::store(out.add(8), values(planes, codes, 1));
         }
@@ -228,13 +221,10 @@ impl Simd for Neon {
     #[inline(always)]
     unsafe fn look_up_64(table: &[f32; 16], codes: *const u8, out: *mut f32) {
         unsafe {
-            let planes = planes(table);
-            for half in 0..2 {
-                let of_half = self::codes(vld1q_u8(codes.add(16 * half)));
-                for v in 0..4 {
-                    let values = values(planes, of_half[v / 2], v % 2);
-                    Self::store(out.add(32 * half + 8 * v), values);
-                }
+            let (planes, codes) = (Self::planes(table), Self::codes(codes));
+            for v in 0..8 {
+                let values = <Self as ByteTables>::values(planes, codes, v);
+                Self::store(out.add(8 * v), values);
             }
         }
     }
@@ -282,5 +272,31 @@ impl Simd for Neon {
                 }
             }
         }
+    }
+}
+
+/// In the codes' own order.
+impl ByteTables for Neon {
+    type Planes = uint8x16x4_t;
+    type Codes = [uint8x16_t; 4];
+    #[inline(always)]
+    unsafe fn codebook() -> uint8x16x4_t {
+        unsafe { Self::planes(&nf4::CODEBOOK) }
+    }
+    #[inline(always)]
+    unsafe fn planes(table: &[f32; 16]) -> uint8x16x4_t {
+        // SAFETY: 64 bytes.
+        unsafe { vld4q_u8(table.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    unsafe fn codes(bytes: *const u8) -> [uint8x16_t; 4] {
+        unsafe {
+            let [[a, b], [c, d]] = [0, 16].map(|at| split(vld1q_u8(bytes.add(at))));
+            [a, b, c, d]
+        }
+    }
+    #[inline(always)]
+    unsafe fn values(planes: uint8x16x4_t, codes: [uint8x16_t; 4], v: usize) -> Pair {
+        unsafe { values(planes, codes[v / 2], v % 2) }
     }
 }
