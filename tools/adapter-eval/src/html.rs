@@ -324,8 +324,10 @@ fn errors(report: &Report, run: &Run, cases: &Cases, scores: &[Vec<f64>]) -> Mar
         better.map(move |(scored, of)| (scored.system.key.as_str(), of[case]))
     };
     let mut worst: Vec<usize> = (0..own.len()).filter(|i| own[*i] < WHOLE).collect();
-    worst.sort_by_cached_key(|i| std::cmp::Reverse(better(*i).count()));
-    worst.sort_by(|a, b| own[*a].total_cmp(&own[*b]));
+    worst.sort_by(|a, b| {
+        let of_others = || better(*b).count().cmp(&better(*a).count());
+        own[*a].total_cmp(&own[*b]).then_with(of_others)
+    });
     let binary = report.metric.is_binary();
     let others = systems.len() > 1;
     html! {

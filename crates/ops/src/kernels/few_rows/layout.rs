@@ -49,7 +49,7 @@ impl Layout {
     }
 
     /// Where the steps of a vector of the group of row `row` begin, for tiles.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // tiles are AMX's
     #[inline(always)]
     pub(super) fn tile_at(&self, vector: usize, row: usize) -> usize {
         (row / SIDE * self.vectors + vector) * SIDE * SIDE
