@@ -52,13 +52,27 @@ pub(crate) fn fresh<const D: usize>(
     empty_device_contiguous_dtype(client, device, Shape::from(shape), dtype)
 }
 
+/// The same tensor as all of its buffer, for kernels that take the buffer's length for its elements'. On a GPU
+/// burn's buffers end with the gap of the last row, and one row by itself is packed.
+pub(crate) fn whole(t: CubeTensor) -> CubeTensor {
+    let t = packed(t);
+    if t.is_contiguous_buffer() {
+        return t;
+    }
+    copied(t)
+}
+
 /// A tensor that nobody else holds and that is all of its buffer: a kernel may change it in place.
 pub(crate) fn owned(t: CubeTensor) -> CubeTensor {
     let t = packed(t);
     if t.can_mut() && t.is_contiguous_buffer() {
         return t;
     }
-    // burn's own copy would leave gaps between rows on a GPU.
+    copied(t)
+}
+
+/// burn's own copy would leave gaps between rows on a GPU.
+fn copied(t: CubeTensor) -> CubeTensor {
     let (client, device, dtype) = (t.client.clone(), t.device.clone(), t.dtype);
     let copy = cubecl::std::tensor::into_contiguous(&client, t.binding(), storage(dtype));
     CubeTensor::new(client, copy.handle, *copy.metadata, device, dtype)
