@@ -28,6 +28,7 @@ mod weights;
 use super::{close, nvrtc};
 use crate::kernels::cube::adamw::GROUP;
 use crate::reference::widen;
+use cubecl::ir::FloatKind;
 use half::bf16;
 use nvrtc::Source;
 use std::io::Write;
@@ -229,6 +230,14 @@ impl Kind {
             Kind::F32 => 4,
             Kind::BF16 => 2,
         }
+    }
+
+    /// Values of the vectors that kernels are made for.
+    fn vectors(self) -> [usize; 2] {
+        nvrtc::vectors(match self {
+            Kind::F32 => FloatKind::F32,
+            Kind::BF16 => FloatKind::BF16,
+        })
     }
 
     fn rounded(self, values: &[f32]) -> Vec<f32> {

@@ -51,6 +51,14 @@ pub(super) fn attend_name(few: &attention::Few, kind: impl std::fmt::Debug) -> S
     format!("attend to {heads} heads of {head_dim}, capped {capped}, split {split}, in {kind:?}")
 }
 
+/// Values of a vector: one of 16 bytes, and single ones.
+pub(super) fn vectors(kind: FloatKind) -> [usize; 2] {
+    match kind {
+        FloatKind::F32 => [4, 1],
+        _ => [8, 1],
+    }
+}
+
 /// CUDA C++ of every kernel, in every type and variant that is launched.
 pub(super) fn sources() -> Vec<Source> {
     let mut gpu = AbsentGpu::new();
@@ -69,66 +77,87 @@ pub(super) fn sources() -> Vec<Source> {
     for kind in [f32, bf16] {
         let f = ElemType::Float(kind);
         let of = |name: &str| format!("{name} in {kind:?}");
-        kernel!(
-            of("rms norm"),
-            normalize::rms_norm_kernel,
-            b(),
-            b(),
-            b(),
-            64,
-            1e-5,
-            128,
-            f
-        );
-        kernel!(
-            of("rms norm backward"),
-            normalize::rms_norm_backward_kernel,
-            b(),
-            b(),
-            b(),
-            b(),
-            64,
-            1e-5,
-            128,
-            f
-        );
-        kernel!(of("swiglu"), swiglu::swiglu_kernel, b(), b(), b(), 64, f);
-        kernel!(
-            of("swiglu backward"),
-            swiglu::swiglu_backward_kernel,
-            b(),
-            b(),
-            b(),
-            b(),
-            b(),
-            64,
-            f
-        );
-        kernel!(
-            of("rotary"),
-            rotary::rotary_kernel,
-            b(),
-            b(),
-            b(),
-            b(),
-            64,
-            2,
-            8,
-            1.0,
-            f
-        );
-        kernel!(
-            of("drop"),
-            dropout::drop_kernel,
-            b(),
-            b(),
-            b(),
-            64,
-            8,
-            7,
-            1.0,
-            f
-        );
+        for lanes in vectors(kind) {
+            let of = |name: &str| format!("{name} of {lanes} in {kind:?}");
+            kernel!(
+                of("rms norm"),
+                normalize::rms_norm_kernel,
+                lanes,
+                b(),
+                b(),
+                b(),
+                64,
+                1e-5,
+                128,
+                f
+            );
+            for added in [true, false] {
+                kernel!(
+                    of(&format!("rms norm backward, added {added},")),
+                    normalize::rms_norm_backward_kernel,
+                    lanes,
+                    b(),
+                    b(),
+                    b(),
+                    b(),
+                    b(),
+                    64,
+                    1e-5,
+                    added,
+                    128,
+                    f
+                );
+            }
+            kernel!(
+                of("swiglu"),
+                swiglu::swiglu_kernel,
+                lanes,
+                b(),
+                b(),
+                b(),
+                64,
+                f
+            );
+            kernel!(
+                of("swiglu backward"),
+                swiglu::swiglu_backward_kernel,
+                lanes,
+                b(),
+                b(),
+                b(),
+                b(),
+                b(),
+                64,
+                f
+            );
+            kernel!(
+                of("rotary"),
+                rotary::rotary_kernel,
+                lanes,
+                b(),
+                b(),
+                b(),
+                b(),
+                64,
+                2,
+                8,
+                1.0,
+                f
+            );
+            kernel!(
+                of("drop"),
+                dropout::drop_kernel,
+                lanes,
+                b(),
+                b(),
+                b(),
+                64,
+                8,
+                7,
+                1.0,
+                f
+            );
+        }
         kernel!(of("scale"), linear::scale_kernel, b(), b(), 64, 1.0, f);
         kernel!(of("add bias"), linear::add_bias_kernel, b(), b(), 64, 8, f);
         kernel!(

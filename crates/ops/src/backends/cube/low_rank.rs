@@ -1,7 +1,9 @@
 //! What an adapter adds to a linear and to the gradient of its input on a GPU, and its dropout mask.
 
 use super::few_rows::unread;
-use super::tensor::{Argument, cast, dims, each, elements, fresh, owned, packed, storage, units};
+use super::tensor::{
+    Argument, cast, dims, each, elements, fresh, lanes, owned, packed, storage, units,
+};
 use crate::kernels::cube::dropout::{drop_kernel, row_keys_kernel};
 use crate::kernels::cube::low_rank::{ROWS, add_low_rank_kernel};
 use crate::kernels::dropout::Dropout;
@@ -46,16 +48,19 @@ impl Mask {
         let [m, k] = dims(x);
         let y = fresh(x, [m, k], x.dtype);
         let client = x.client.clone();
-        let (cubes, dim) = each(&client, m * k);
+        let lanes = lanes(x.dtype, k);
+        let (across, vectors) = (k / lanes, m * k / lanes);
+        let (cubes, dim) = each(&client, vectors);
         drop_kernel::launch(
             &client,
             cubes,
             dim,
+            lanes,
             x.clone().argument(),
             self.keys.clone().argument(),
             y.clone().argument(),
-            m * k,
-            k,
+            vectors,
+            across,
             self.threshold,
             self.scale,
             storage(x.dtype),
@@ -95,8 +100,7 @@ pub(crate) fn add(
         return y;
     }
     let client = y.client.clone();
-    let wide = 16 / y.dtype.size();
-    let lanes = if width.is_multiple_of(wide) { wide } else { 1 };
+    let lanes = lanes(y.dtype, width);
     // As many as their q leaves shared memory for; the next power of two is one kernel for some ranks.
     let most_rank = rank.next_power_of_two();
     let fitting = SHARED_BYTES / (most_rank * lanes * y.dtype.size());

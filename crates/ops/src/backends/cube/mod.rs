@@ -32,7 +32,7 @@ use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use std::sync::Arc;
-use tensor::{Argument, dims, each, elements, fresh, packed, rows, storage};
+use tensor::{Argument, dims, each, elements, fresh, lanes, packed, rows, storage};
 
 impl Ops for CubeBackend {
     fn linear(
@@ -101,15 +101,16 @@ impl Ops for CubeBackend {
         }
         let client = x.client.clone();
         let (cubes, dim, units) = rows(&client, count);
-        let dtype = storage(x.dtype);
+        let (dtype, lanes) = (storage(x.dtype), lanes(x.dtype, width));
         rms_norm_kernel::launch(
             &client,
             cubes,
             dim,
+            lanes,
             x.argument(),
             weight.argument(),
             y.clone().argument(),
-            width,
+            width / lanes,
             epsilon,
             units,
             dtype,
@@ -130,24 +131,26 @@ impl Ops for CubeBackend {
     ) -> CubeTensor {
         let (x, cos, sin) = (packed(x), packed(cos), packed(sin));
         let y = fresh(&x, dims(&x), x.dtype);
-        let (pairs, half) = (elements(&x) / 2, dims(&cos)[1]);
+        let half = dims(&cos)[1];
+        let (dtype, lanes) = (storage(x.dtype), lanes(x.dtype, half));
+        let pairs = elements(&x) / 2 / lanes;
         if pairs == 0 {
             return y;
         }
         let client = x.client.clone();
         let (cubes, dim) = each(&client, pairs);
-        let dtype = storage(x.dtype);
         rotary_kernel::launch(
             &client,
             cubes,
             dim,
+            lanes,
             x.argument(),
             cos.argument(),
             sin.argument(),
             y.clone().argument(),
             pairs,
             heads,
-            half,
+            half / lanes,
             if inverse { -1.0 } else { 1.0 },
             dtype,
         );
@@ -162,16 +165,17 @@ impl Ops for CubeBackend {
             return y;
         }
         let client = gate.client.clone();
-        let (cubes, dim) = each(&client, count);
-        let dtype = storage(gate.dtype);
+        let (dtype, lanes) = (storage(gate.dtype), lanes(gate.dtype, count));
+        let (cubes, dim) = each(&client, count / lanes);
         swiglu_kernel::launch(
             &client,
             cubes,
             dim,
+            lanes,
             gate.argument(),
             up.argument(),
             y.clone().argument(),
-            count,
+            count / lanes,
             dtype,
         );
         y
@@ -280,21 +284,26 @@ impl Gradients for CubeBackend {
         }
         let client = x.client.clone();
         let (cubes, dim, units) = rows(&client, count);
-        let dtype = storage(x.dtype);
+        let (dtype, lanes) = (storage(x.dtype), lanes(x.dtype, width));
+        let added = left.is_some();
+        let left = left.map_or_else(|| dy.clone(), packed); // not read where there is none
         rms_norm_backward_kernel::launch(
             &client,
             cubes,
             dim,
+            lanes,
             dy.argument(),
             x.argument(),
             weight.argument(),
+            left.argument(),
             dx.clone().argument(),
-            width,
+            width / lanes,
             epsilon,
+            added,
             units,
             dtype,
         );
-        sum(dx, left)
+        dx
     }
 
     fn swiglu_backward(
@@ -312,18 +321,19 @@ impl Gradients for CubeBackend {
             return (dgate, dup);
         }
         let client = gate.client.clone();
-        let (cubes, dim) = each(&client, count);
-        let dtype = storage(gate.dtype);
+        let (dtype, lanes) = (storage(gate.dtype), lanes(gate.dtype, count));
+        let (cubes, dim) = each(&client, count / lanes);
         swiglu_backward_kernel::launch(
             &client,
             cubes,
             dim,
+            lanes,
             dy.argument(),
             gate.argument(),
             up.argument(),
             dgate.clone().argument(),
             dup.clone().argument(),
-            count,
+            count / lanes,
             dtype,
         );
         (dgate, dup)

@@ -124,6 +124,12 @@ pub(crate) fn each(client: &Client, count: usize) -> (CubeCount, CubeDim) {
     )
 }
 
+/// Values of a vector of 16 bytes, if `count` values are a whole number of them; else one.
+pub(crate) fn lanes(dtype: DType, count: usize) -> usize {
+    let wide = 16 / dtype.size();
+    if count.is_multiple_of(wide) { wide } else { 1 }
+}
+
 /// One cube for each of `count` rows, and how many units it has: a power of two, because they meet
 /// in a tree.
 pub(crate) fn rows(client: &Client, count: usize) -> (CubeCount, CubeDim, usize) {

@@ -26,21 +26,31 @@ pub(crate) fn factor(key: u32, col: u32, threshold: u32, scale: f32) -> f32 {
     select(h >= threshold, scale, f32::new(0.0))
 }
 
-/// `y = x ∘ mask`, rows of `width`.
+/// `y = x ∘ mask`, rows of `across` vectors, `vectors` in all.
 #[cube(launch, create_dummy_kernel)]
-pub(crate) fn drop_kernel<F: Float>(
-    x: &[F],
+pub(crate) fn drop_kernel<F: Float, N: Size>(
+    x: &[Vector<F, N>],
     keys: &[u32],
-    y: &mut [F],
-    elements: usize,
-    width: usize,
+    y: &mut [Vector<F, N>],
+    vectors: usize,
+    across: usize,
     threshold: u32,
     scale: f32,
     #[define(F)] _dtype: ElemType,
 ) {
+    let lanes = N::value();
     let i = ABSOLUTE_POS;
-    if i < elements {
-        let kept = factor(keys[i / width], (i % width) as u32, threshold, scale);
-        y[i] = F::cast_from(f32::cast_from(x[i]) * kept);
+    if i < vectors {
+        let (values, key, first) = (x[i], keys[i / across], i % across * lanes);
+        let mut kept = Vector::<F, N>::empty();
+        #[unroll]
+        for lane in 0..lanes {
+            let kept_by = factor(key, (first + lane) as u32, threshold, scale);
+            kept.insert(
+                lane,
+                F::cast_from(f32::cast_from(values.extract(lane)) * kept_by),
+            );
+        }
+        y[i] = kept;
     }
 }

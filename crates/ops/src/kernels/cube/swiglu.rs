@@ -1,4 +1,4 @@
-//! SwiGLU on a GPU: a unit an element.
+//! SwiGLU on a GPU: a unit a vector, of 16 bytes where there are so many.
 
 use cubecl::prelude::*;
 
@@ -9,38 +9,56 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
 
 /// silu(gate)·up
 #[cube(launch, create_dummy_kernel)]
-pub(crate) fn swiglu_kernel<F: Float>(
-    gate: &[F],
-    up: &[F],
-    y: &mut [F],
-    elements: usize,
+pub(crate) fn swiglu_kernel<F: Float, N: Size>(
+    gate: &[Vector<F, N>],
+    up: &[Vector<F, N>],
+    y: &mut [Vector<F, N>],
+    vectors: usize,
     #[define(F)] _dtype: ElemType,
 ) {
     let i = ABSOLUTE_POS;
-    if i < elements {
-        let g = f32::cast_from(gate[i]);
-        y[i] = F::cast_from(g * sigmoid(g) * f32::cast_from(up[i]));
+    if i < vectors {
+        let (gate, up) = (gate[i], up[i]);
+        let mut product = Vector::<F, N>::empty();
+        #[unroll]
+        for lane in 0..N::value() {
+            let g = f32::cast_from(gate.extract(lane));
+            let value = g * sigmoid(g) * f32::cast_from(up.extract(lane));
+            product.insert(lane, F::cast_from(value));
+        }
+        y[i] = product;
     }
 }
 
 /// dgate = dy·up·σ(g)·(1 + g·(1 − σ(g))), dup = dy·g·σ(g)
 #[cube(launch, create_dummy_kernel)]
-pub(crate) fn swiglu_backward_kernel<F: Float>(
-    dy: &[F],
-    gate: &[F],
-    up: &[F],
-    dgate: &mut [F],
-    dup: &mut [F],
-    elements: usize,
+pub(crate) fn swiglu_backward_kernel<F: Float, N: Size>(
+    dy: &[Vector<F, N>],
+    gate: &[Vector<F, N>],
+    up: &[Vector<F, N>],
+    dgate: &mut [Vector<F, N>],
+    dup: &mut [Vector<F, N>],
+    vectors: usize,
     #[define(F)] _dtype: ElemType,
 ) {
     let i = ABSOLUTE_POS;
-    if i < elements {
-        let g = f32::cast_from(gate[i]);
-        let d = f32::cast_from(dy[i]);
-        let s = sigmoid(g);
-        let slope = s * (f32::new(1.0) + g * (f32::new(1.0) - s));
-        dgate[i] = F::cast_from(d * f32::cast_from(up[i]) * slope);
-        dup[i] = F::cast_from(d * g * s);
+    if i < vectors {
+        let (dy, gate, up) = (dy[i], gate[i], up[i]);
+        let mut of_gate = Vector::<F, N>::empty();
+        let mut of_up = Vector::<F, N>::empty();
+        #[unroll]
+        for lane in 0..N::value() {
+            let g = f32::cast_from(gate.extract(lane));
+            let d = f32::cast_from(dy.extract(lane));
+            let s = sigmoid(g);
+            let slope = s * (f32::new(1.0) + g * (f32::new(1.0) - s));
+            of_gate.insert(
+                lane,
+                F::cast_from(d * f32::cast_from(up.extract(lane)) * slope),
+            );
+            of_up.insert(lane, F::cast_from(d * g * s));
+        }
+        dgate[i] = of_gate;
+        dup[i] = of_up;
     }
 }

@@ -4,7 +4,7 @@ use super::{Kind, Launch, Program, Source, floats, source};
 
 /// RMSNorm's gradient: two block sums, each with a barrier behind what its units store and one behind
 /// every step of its tree.
-const KERNEL: &str = "rms norm backward in F32";
+const KERNEL: &str = "rms norm backward, added false, of 1 in F32";
 const BARRIER: &str = "__syncthreads();";
 
 /// The kernel with its `index`th barrier replaced.
@@ -75,6 +75,7 @@ fn faults_are_seen_for_what_they_are() {
                 floats(&values),
                 floats(&values),
                 floats(&values[..333]),
+                floats(&values),
                 Kind::F32.unwritten(2 * 333),
             ],
             usizes: &[333],

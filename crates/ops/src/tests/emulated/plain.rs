@@ -6,20 +6,17 @@ use crate::kernels::dropout::Dropout;
 use crate::reference::{elementwise, widen};
 use crate::tests::{Random, close};
 
-const NAMES: [&str; 8] = [
-    "swiglu",
-    "swiglu backward",
-    "rotary",
-    "drop",
-    "scale",
-    "add bias",
-    "add parts",
-    "write rows",
-];
+const OF_VECTORS: [&str; 4] = ["swiglu", "swiglu backward", "rotary", "drop"];
+const NAMES: [&str; 4] = ["scale", "add bias", "add parts", "write rows"];
 
 pub(super) fn kernels() -> Vec<String> {
     let in_kinds = |name: &str| KINDS.map(|kind| format!("{name} in {kind:?}"));
     let mut kernels: Vec<String> = NAMES.into_iter().flat_map(in_kinds).collect();
+    for kind in KINDS {
+        for lanes in kind.vectors() {
+            kernels.extend(OF_VECTORS.map(|name| format!("{name} of {lanes} in {kind:?}")));
+        }
+    }
     kernels.extend(["row keys", ADAMW].map(String::from));
     kernels
 }
@@ -37,7 +34,7 @@ fn a_unit_an_element_is_its_specification() {
         let mut random = Random::new(3);
         let mut draw = |count: usize| kind.rounded(&random.values(count));
         let name = |what: &str| format!("{what} in {kind:?}");
-        let run = |what, buffers, cubes, usizes: &[usize], words: &[u32], floats: &[f32]| {
+        let run = |what: &str, buffers, cubes, usizes: &[usize], words: &[u32], floats: &[f32]| {
             program.run(Launch {
                 kernel: &name(what),
                 cubes,
@@ -47,46 +44,44 @@ fn a_unit_an_element_is_its_specification() {
                 floats,
             })
         };
-        let (rows, width) = (7, 130);
+        let (rows, width) = (7, 240);
         let n = rows * width;
         let (a, b, c) = (draw(n), draw(n), draw(n));
         let [ab, bb, cb] = [&a, &b, &c].map(|values| kind.buffer(values));
         let out = || kind.unwritten(n);
 
-        let after = run(
-            "swiglu",
-            vec![ab.clone(), bb.clone(), out()],
-            each(n),
-            &[n],
-            &[],
-            &[],
-        );
-        kind.holds(
-            &after[2],
-            &elementwise::swiglu(&widen(&a), &widen(&b)),
-            &name("swiglu"),
-        );
+        for lanes in kind.vectors() {
+            let of = |what: &str| format!("{what} of {lanes}");
+            let vectors = n / lanes;
+            let after = run(
+                &of("swiglu"),
+                vec![ab.clone(), bb.clone(), out()],
+                each(vectors),
+                &[vectors],
+                &[],
+                &[],
+            );
+            let expected = elementwise::swiglu(&widen(&a), &widen(&b));
+            kind.holds(&after[2], &expected, &name("swiglu"));
 
-        let buffers = vec![cb.clone(), ab.clone(), bb.clone(), out(), out()];
-        let after = run("swiglu backward", buffers, each(n), &[n], &[], &[]);
-        let (gate, up) = elementwise::swiglu_backward(&widen(&c), &widen(&a), &widen(&b));
-        kind.holds(&after[3], &gate, &name("dgate"));
-        kind.holds(&after[4], &up, &name("dup"));
+            let buffers = vec![cb.clone(), ab.clone(), bb.clone(), out(), out()];
+            let what = of("swiglu backward");
+            let after = run(&what, buffers, each(vectors), &[vectors], &[], &[]);
+            let (gate, up) = elementwise::swiglu_backward(&widen(&c), &widen(&a), &widen(&b));
+            kind.holds(&after[3], &gate, &name("dgate"));
+            kind.holds(&after[4], &up, &name("dup"));
 
-        let (heads, half, rows) = (5, 13, 7);
-        let (cos, sin) = (draw(rows * half), draw(rows * half));
-        let buffers = vec![ab.clone(), floats(&cos), floats(&sin), out()];
-        let after = run(
-            "rotary",
-            buffers,
-            each(n / 2),
-            &[n / 2, heads, half],
-            &[],
-            &[-1.0],
-        );
-        let expected =
-            elementwise::rotary(&widen(&a), &widen(&cos), &widen(&sin), heads, half, true);
-        kind.holds(&after[3], &expected, &name("rotary"));
+            let (heads, half) = (5, width / 10);
+            let (cos, sin) = (draw(rows * half), draw(rows * half));
+            let buffers = vec![ab.clone(), floats(&cos), floats(&sin), out()];
+            let pairs = vectors / 2;
+            let sizes = [pairs, heads, half / lanes];
+            let what = of("rotary");
+            let after = run(&what, buffers, each(pairs), &sizes, &[], &[-1.0]);
+            let expected =
+                elementwise::rotary(&widen(&a), &widen(&cos), &widen(&sin), heads, half, true);
+            kind.holds(&after[3], &expected, &name("rotary"));
+        }
 
         let dropout = Dropout {
             p: 0.3,
@@ -104,10 +99,15 @@ fn a_unit_an_element_is_its_specification() {
         let buffers = vec![ab.clone(), keys[0].clone(), out()];
         let [threshold, scale] = [[dropout.threshold()], [dropout.scale().to_bits()]];
         let scale = scale.map(f32::from_bits);
-        let after = run("drop", buffers, each(n), &[n, width], &threshold, &scale);
         let kept = |i: usize| f64::from(a[i] * dropout.factor(i / width, i % width));
         let expected: Vec<f64> = (0..n).map(kept).collect();
-        kind.holds(&after[2], &expected, &name("drop"));
+        for lanes in kind.vectors() {
+            let (what, vectors) = (format!("drop of {lanes}"), n / lanes);
+            let sizes = [vectors, width / lanes];
+            let buffers = buffers.clone();
+            let after = run(&what, buffers, each(vectors), &sizes, &threshold, &scale);
+            kind.holds(&after[2], &expected, &name("drop"));
+        }
 
         let buffers = vec![ab.clone(), floats(&[0.75])];
         let after = run("scale", buffers, each(n), &[n], &[], &[-1.5]);

@@ -2,22 +2,29 @@
 //! rows, sums of squares.
 
 use super::nvrtc::{attend_name, attends};
-use super::{KINDS, Kind, Launch, Program, floats, words};
+use super::{Buffer, KINDS, Kind, Launch, Program, floats, words};
 use crate::kernels::cube::attention::Few;
 use crate::reference::{elementwise, widen};
 use crate::tests::{Random, close};
 
 /// Longer than a cube has units, and no multiple of them.
 const WIDTH: usize = 333;
+/// The same of vectors.
+const VECTORS: usize = 131;
 const SOFTCAP: f64 = 2.0;
 
 fn names(kind: Kind) -> Vec<String> {
     let mut names = vec![
-        format!("rms norm in {kind:?}"),
-        format!("rms norm backward in {kind:?}"),
         format!("delta in {kind:?}"),
         format!("merge attended in {kind:?}"),
     ];
+    for lanes in kind.vectors() {
+        names.extend([
+            format!("rms norm of {lanes} in {kind:?}"),
+            format!("rms norm backward, added true, of {lanes} in {kind:?}"),
+            format!("rms norm backward, added false, of {lanes} in {kind:?}"),
+        ]);
+    }
     let attends = attends(kind.bytes());
     names.extend(attends.iter().map(|few| attend_name(few, kind)));
     for yes in [true, false] {
@@ -44,7 +51,9 @@ fn check(kind: Kind) {
     let Some(program) = Program::of(&format!("rows-{kind:?}"), names(kind)) else {
         return;
     };
-    norms(&program, kind);
+    for lanes in kind.vectors() {
+        norms(&program, kind, lanes);
+    }
     losses(&program, kind);
     for capped in [true, false] {
         softmax(&program, kind, capped);
@@ -64,29 +73,45 @@ fn a_cube_a_row_is_its_specification_in_bf16() {
     check(Kind::BF16);
 }
 
-fn norms(program: &Program, kind: Kind) {
-    let rows = 5;
+fn norms(program: &Program, kind: Kind, lanes: usize) {
+    let (rows, width) = (5, VECTORS * lanes);
     let mut random = Random::new(1);
     let mut draw = |count: usize| kind.rounded(&random.values(count));
-    let (x, dy, weight) = (draw(rows * WIDTH), draw(rows * WIDTH), draw(WIDTH));
-    let run = |name: &str, inputs: Vec<&[f32]>| {
-        let mut buffers: Vec<_> = inputs.into_iter().map(|v| kind.buffer(v)).collect();
-        buffers.extend([floats(&weight), kind.unwritten(rows * WIDTH)]);
+    let [x, dy, left] = [(); 3].map(|()| draw(rows * width));
+    let weight = draw(width);
+    let run = |name: &str, inputs: Vec<Buffer>| {
+        let mut buffers = inputs;
+        buffers.push(kind.unwritten(rows * width));
         let after = program.run(Launch {
-            kernel: &format!("{name} in {kind:?}"),
+            kernel: &format!("{name} of {lanes} in {kind:?}"),
             cubes: [rows as u32, 1, 1],
             buffers,
-            usizes: &[WIDTH],
+            usizes: &[VECTORS],
             words: &[],
             floats: &[1e-5],
         });
         after.last().expect("the output").clone()
     };
     let (wide_x, wide_weight) = (widen(&x), widen(&weight));
+    let (given, weights) = (kind.buffer(&x), floats(&weight));
     let y = elementwise::rms_norm(&wide_x, &wide_weight, 1e-5);
-    kind.holds(&run("rms norm", vec![&x]), &y, "norm");
+    let got = run("rms norm", vec![given.clone(), weights.clone()]);
+    kind.holds(&got, &y, "norm");
     let dx = elementwise::rms_norm_backward(&widen(&dy), &wide_x, &wide_weight, 1e-5);
-    kind.holds(&run("rms norm backward", vec![&dy, &x]), &dx, "dx of norm");
+    for added in [true, false] {
+        let expected: Vec<f64> = match added {
+            true => dx.iter().zip(widen(&left)).map(|(d, l)| d + l).collect(),
+            false => dx.clone(),
+        };
+        let inputs = vec![
+            kind.buffer(&dy),
+            given.clone(),
+            weights.clone(),
+            kind.buffer(&left),
+        ];
+        let got = run(&format!("rms norm backward, added {added},"), inputs);
+        kind.holds(&got, &expected, "dx of norm");
+    }
 }
 
 fn losses(program: &Program, kind: Kind) {
