@@ -1,9 +1,11 @@
 //! What do all tests of the workspace need? Its folder, its tools, a tiny base, a place to work in.
 
+mod driver;
 mod process;
 mod scene;
 
-pub use process::{bin, exits, hostile, run, shell, succeed, text, tool};
+pub use driver::Driver;
+pub use process::{bin, exits, gpu_program, hostile, run, shell, succeed, text, tool};
 pub use scene::Scene;
 
 use std::fs;

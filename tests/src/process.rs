@@ -9,10 +9,18 @@ use crate::{data, root, tools};
 
 /// A tool, built beside the running test.
 pub fn tool(name: &str) -> Command {
-    let path = profile().join(name);
+    built(profile().join(name), "make test")
+}
+
+/// The program `gpu`, which is carried to machines with a GPU.
+pub fn gpu_program() -> Command {
+    built(profile().join("examples/gpu"), "make test-cube")
+}
+
+fn built(path: PathBuf, by: &str) -> Command {
     assert!(
         path.exists(),
-        "{} is missing: `make test` builds it",
+        "{} is missing: `{by}` builds it",
         path.display()
     );
     Command::new(path)
@@ -87,7 +95,7 @@ pub fn bin() -> PathBuf {
 }
 
 /// Where the running test's profile has its tools.
-fn profile() -> PathBuf {
+pub(crate) fn profile() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
     let deps = test.parent().expect("target/PROFILE/deps/test");
     deps.parent().expect("target/PROFILE/deps").to_owned()

@@ -49,6 +49,11 @@ impl DeviceChoice {
         ops::self_test(&self.device(), compute)
     }
 
+    /// Who multiplies on this GPU, for people to read; nothing for the CPU.
+    pub fn products(self) -> Option<String> {
+        ops::products(&self.device())
+    }
+
     /// Whether attention in heads of this many values may take the flash kernel here: it is there,
     /// and its results are its specification's. An error says why not.
     pub fn flash_attention(self, compute: ComputeDtype, head_dim: usize) -> Result<(), String> {

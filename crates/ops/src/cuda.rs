@@ -1,9 +1,9 @@
-//! What an NVIDIA machine has of what the kernels need: driver, GPUs, the compiler of kernels.
+//! What an NVIDIA machine has of what the kernels need: driver, GPUs, the compiler of kernels, cuBLAS.
 //!
-//! Nothing of CUDA is linked: driver and compiler are opened by name when they are first asked for,
+//! Nothing of CUDA is linked: driver and libraries are opened by name when they are first asked for,
 //! so that one binary runs with and without them. Every question here looks before it calls.
 
-use cudarc::{driver, nvrtc};
+use cudarc::{cublas, driver, nvrtc};
 use std::ffi::c_int;
 use std::fmt;
 use std::path::PathBuf;
@@ -31,6 +31,8 @@ pub struct Survey {
     pub compiles_for: Vec<[u32; 2]>,
     /// The folder with cuda_runtime.h and its like, which the kernels include.
     pub headers: Result<PathBuf, String>,
+    /// The version of libcublas, which multiplies; where there is none, CubeCL's matmuls do.
+    pub cublas: Result<Version, String>,
 }
 
 /// Major and minor of CUDA's.
@@ -90,6 +92,7 @@ pub fn survey() -> Survey {
         nvrtc,
         compiles_for,
         headers: headers(),
+        cublas: cublas_version(),
     }
 }
 
@@ -153,6 +156,27 @@ fn nvrtc_version() -> Result<Version, String> {
     Ok(Version(major as u32, minor as u32))
 }
 
+pub(crate) fn cublas_version() -> Result<Version, String> {
+    // SAFETY: tries to open the library under each of its names, and lets it go.
+    if !unsafe { cublas::sys::is_culib_present() } {
+        return Err("libcublas.so is not found".into());
+    }
+    use cublas::sys::libraryPropertyType::{self, MAJOR_VERSION, MINOR_VERSION};
+    let part = |which: libraryPropertyType| {
+        let mut value = 0;
+        // SAFETY: the library is there, and writes one integer to where it is told.
+        let answer = unsafe { cublas::sys::cublasGetProperty(which, &mut value) };
+        let said = answer.result();
+        said.map(|()| value as u32).map_err(|e| e.to_string())
+    };
+    Ok(Version(part(MAJOR_VERSION)?, part(MINOR_VERSION)?))
+}
+
+/// Whether this process wants its products from cuBLAS, as it does unless told otherwise: to time both ways.
+pub fn want_cublas(wanted: bool) {
+    crate::backends::cube::cublas::want(wanted);
+}
+
 /// Of a libnvrtc that is there; empty where it does not say.
 fn compiles_for() -> Vec<[u32; 2]> {
     let mut count: c_int = 0;
@@ -204,6 +228,7 @@ mod tests {
             nvrtc: Ok(nvrtc),
             compiles_for,
             headers: Ok("/usr/local/cuda/include".into()),
+            cublas: Ok(Version(12, 4)),
         }
     }
 

@@ -31,6 +31,11 @@ pub use allocator::{CacheLines, tune_heap};
 pub use backends::cube::{DeviceDecoding, DeviceKvCache, nf4_codes};
 #[cfg(feature = "cube")]
 pub use launches::count_launches;
+/// Who multiplies on this GPU, for people to read: cuBLAS, or CubeCL and why. Nothing where it is none.
+pub fn products(device: &burn::tensor::Device) -> Option<String> {
+    backends::products(device)
+}
+
 /// Bytes that a GPU's attention scores and logits take at a time: longer ones are computed in chunks
 /// that fit. At 32 heads and 2048 keys it is 512 query rows.
 pub const GPU_WORKSPACE_BYTES: usize = 384 << 20;

@@ -34,9 +34,11 @@ static std::recursive_mutex mutex;
 typedef int Device;
 typedef uint64_t Pointer;
 
+struct Stream;
 struct Context {
     Device device;
     uint64_t used = 0;
+    std::vector<std::pair<Stream *, uint64_t>> awaited; // what new streams wait for, too
 };
 static std::vector<Context> contexts; // the primary one of each device
 static bool begun = false;
@@ -94,8 +96,7 @@ struct Stream {
 static std::set<Stream *> streams;
 
 struct Event {
-    Stream *stream = nullptr;
-    uint64_t number = 0; // of the command that records it
+    std::vector<std::pair<Stream *, uint64_t>> recorded; // streams, and the number of the last command meant
     uint64_t clock = 0;
 };
 
@@ -111,6 +112,9 @@ static void run_until(Stream *stream, uint64_t number) {
     }
 }
 static void run(Stream *stream) { run_until(stream, stream->queued); }
+static void reach(const std::vector<std::pair<Stream *, uint64_t>> &recorded) {
+    for (auto &[stream, number] : recorded) run_until(stream, number);
+}
 static void run_all() {
     for (Stream *stream : std::vector<Stream *>(streams.begin(), streams.end())) run(stream);
 }
@@ -494,6 +498,7 @@ int cuStreamCreate(Stream **to, unsigned) {
     NEEDS_CONTEXT;
     *to = new Stream{context};
     streams.insert(*to);
+    enqueue(*to, [awaited = context->awaited] { reach(awaited); });
     return SUCCESS;
 }
 int cuStreamCreateWithPriority(Stream **to, unsigned flags, int) { return cuStreamCreate(to, flags); }
@@ -513,9 +518,25 @@ int cuStreamSynchronize(Stream *stream) {
 int cuStreamWaitEvent(Stream *stream, Event *event, unsigned) {
     EXCLUSIVE;
     NEEDS_CONTEXT;
-    Stream *other = event->stream;
-    uint64_t number = event->number;
-    if (other) enqueue(stream, [=] { run_until(other, number); });
+    enqueue(stream, [recorded = event->recorded] { reach(recorded); });
+    return SUCCESS;
+}
+int cuCtxRecordEvent(Context *of, Event *event) {
+    EXCLUSIVE;
+    NEEDS_CONTEXT;
+    if (setting("EMULATED_DRIVER", 12040) < 12050) fail("cuCtxRecordEvent: this driver has none");
+    event->recorded.clear();
+    for (Stream *stream : streams)
+        if (stream->owner == of) event->recorded.push_back({stream, stream->queued});
+    return SUCCESS;
+}
+int cuCtxWaitEvent(Context *of, Event *event) {
+    EXCLUSIVE;
+    NEEDS_CONTEXT;
+    if (setting("EMULATED_DRIVER", 12040) < 12050) fail("cuCtxWaitEvent: this driver has none");
+    of->awaited = event->recorded;
+    for (Stream *stream : streams)
+        if (stream->owner == of) enqueue(stream, [recorded = event->recorded] { reach(recorded); });
     return SUCCESS;
 }
 int cuEventCreate(Event **to, unsigned) {
@@ -526,21 +547,20 @@ int cuEventCreate(Event **to, unsigned) {
 }
 int cuEventDestroy_v2(Event *event) {
     EXCLUSIVE;
-    if (event->stream) run_until(event->stream, event->number);
+    reach(event->recorded);
     delete event;
     return SUCCESS;
 }
 int cuEventRecord(Event *event, Stream *stream) {
     EXCLUSIVE;
     NEEDS_CONTEXT;
-    event->stream = stream;
-    event->number = stream->queued + 1;
+    event->recorded = {{stream, stream->queued + 1}};
     enqueue(stream, [=] { event->clock = clock_now; });
     return SUCCESS;
 }
 int cuEventSynchronize(Event *event) {
     EXCLUSIVE;
-    if (event->stream) run_until(event->stream, event->number);
+    reach(event->recorded);
     return SUCCESS;
 }
 int cuEventQuery(Event *event) {
@@ -608,5 +628,20 @@ int cuLaunchKernel(Function *function, unsigned cubes_x, unsigned cubes_y, unsig
     auto kept = std::make_shared<Launch>(std::move(launch));
     enqueue(stream, [=] { run_launch(*kept); });
     return SUCCESS;
+}
+
+// What a library asks that works on the device's memory without kernels: libcublas.so here. `early` is as soon
+// as the stream may, where a kernel is as late.
+void emulated_needs(const char *what, Pointer at, uint64_t bytes) {
+    EXCLUSIVE;
+    needs(what, at, bytes);
+}
+void emulated_enqueue(Stream *stream, void (*work)(void *), void *with, const char *name, bool early) {
+    EXCLUSIVE;
+    enqueue(stream, [=] {
+        launches[name]++;
+        work(with);
+    });
+    if (early) run(stream);
 }
 }

@@ -50,6 +50,9 @@ pub fn load(
     if let Some(chosen) = told(attention, model.choose_attention(attention))? {
         cli::note(format_args!("attention: {chosen}"));
     }
+    if let Some(products) = model.products() {
+        cli::note(format_args!("products: {products}"));
+    }
     if let Some((dir, adapter)) = adapter {
         model
             .load_adapter(adapter)

@@ -10,6 +10,9 @@ pub fn run(device: DeviceChoice) -> anyhow::Result<Outcome> {
     let out = &mut io::stdout();
     writeln!(out, "devices this build knows: {}", DeviceChoice::names())?;
     describe_gpus(out)?;
+    if let Some(products) = device.products() {
+        writeln!(out, "products on {device}: {products}")?;
+    }
     let mut healthy = true;
     for compute in [ComputeDtype::F32, ComputeDtype::Bf16] {
         let checks = device.self_test(compute);
@@ -60,6 +63,7 @@ fn describe_gpus(out: &mut impl Write) -> io::Result<()> {
             "CUDA headers, which the kernels include",
             headers.map(|dir| dir.display().to_string()),
         ),
+        ("cuBLAS, which multiplies", said(&survey.cublas)),
     ] {
         match found {
             Ok(version) => writeln!(out, "{what}: {version}")?,

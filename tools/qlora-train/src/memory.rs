@@ -182,10 +182,10 @@ impl Estimate {
                     + model::GPU_WORKSPACE_BYTES as u64
             }
         };
-        // the head's chunks, the program itself
+        // the head's chunks, the program itself; of a GPU cuBLAS's workspace (32 MiB on a Hopper) and kernels
         let program = match on_cpu {
             true => 40 << 20,
-            false => (256 << 20) + scratch,
+            false => (256 << 20) + (96 << 20) + scratch,
         };
         Self {
             layers,

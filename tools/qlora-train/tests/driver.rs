@@ -7,64 +7,146 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::collections::BTreeMap;
 
 use common::{examples, pack, succeed};
 use serde_json::Value;
-use workspace_tests::{data, root, tool};
+use workspace_tests::{Driver, data, tool};
 
-/// The folder of the driver, built there; nothing, said aloud, where there is no compiler. Kernels that
-/// were compiled once stay in it.
-fn driver() -> Option<PathBuf> {
-    if Command::new("g++").arg("--version").output().is_err() {
-        workspace_tests::skip("there is no g++ to compile the driver and the kernels");
-        return None;
+/// What a run on some device said: loss and norm of the gradients at each of two steps, its standard error, and
+/// the kernels that were launched, with how often.
+struct Run {
+    steps: Vec<[f64; 2]>,
+    said: String,
+    launches: BTreeMap<String, u64>,
+}
+
+/// A folder with what is trained on, and the driver.
+struct Scene {
+    work: tempfile::TempDir,
+    driver: Driver,
+}
+
+impl Scene {
+    fn new() -> Option<Scene> {
+        let driver = Driver::built()?;
+        let work = tempfile::tempdir().expect("a temporary folder");
+        let base = data("models/llama-tied");
+        let shard = work.path().join("train.safetensors");
+        pack(examples(24, 5), &base, &["--max-seq-length", "48"], &shard);
+        Some(Scene { work, driver })
     }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("driver");
-    let build = root().join("tests/emulation/driver/build");
-    succeed(Command::new("sh").arg(build).arg(&folder));
-    Some(folder)
+
+    /// Two steps, `settings` being the emulated machine's.
+    fn run(&self, device: &str, compute: &str, settings: &[(&str, &str)]) -> Run {
+        let work = self.work.path();
+        let out = tempfile::tempdir_in(work).expect("a folder for the run");
+        let (run, log) = (out.path().join("run"), out.path().join("launches"));
+        let mut command = tool("qlora-train");
+        self.driver
+            .lend(&mut command, settings)
+            .env("EMULATED_LOG", &log)
+            .arg("--base")
+            .arg(data("models/llama-tied"))
+            .arg("--train")
+            .arg(work.join("train.safetensors"))
+            .arg("--out-dir")
+            .arg(&run)
+            .args(["--device", device, "--compute-dtype", compute])
+            .args(["--max-steps", "2", "--rank", "4"])
+            .args(["--batch-size", "2", "--gradient-accumulation-steps", "2"]);
+        let output = succeed(&mut command);
+        let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).expect("it has metrics");
+        let rows = metrics.lines().map(|line| {
+            let row: Value = serde_json::from_str(line).expect("a row");
+            ["loss", "grad_norm"].map(|key| row[key].as_f64().expect("a number"))
+        });
+        let launches = std::fs::read_to_string(log).unwrap_or_default();
+        let counted = launches.lines().map(|line| {
+            let (count, name) = line.split_once(' ').expect("a count and a name");
+            (name.to_string(), count.parse().expect("a count"))
+        });
+        Run {
+            steps: rows.collect(),
+            said: String::from_utf8_lossy(&output.stderr).into_owned(),
+            launches: counted.collect(),
+        }
+    }
 }
 
-/// Loss and norm of the gradients at each of two steps.
-fn steps(device: &str, driver: &Path, work: &Path) -> Vec<[f64; 2]> {
-    let run = work.join(device.replace(':', ""));
-    let mut command = tool("qlora-train");
-    command
-        .env("LD_LIBRARY_PATH", driver)
-        .env("CUDA_PATH", driver)
-        .arg("--base")
-        .arg(data("models/llama-tied"))
-        .arg("--train")
-        .arg(work.join("train.safetensors"))
-        .arg("--out-dir")
-        .arg(&run)
-        .args(["--device", device, "--compute-dtype", "f32"])
-        .args(["--max-steps", "2", "--rank", "4"])
-        .args(["--batch-size", "2", "--gradient-accumulation-steps", "2"]);
-    succeed(&mut command);
-    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).expect("the run has metrics");
-    let rows = metrics.lines().map(|line| {
-        let row: Value = serde_json::from_str(line).expect("a row");
-        ["loss", "grad_norm"].map(|key| row[key].as_f64().expect("a number"))
-    });
-    rows.collect()
+impl Run {
+    fn is_near(&self, expected: &Run, tolerance: f64) {
+        assert_eq!((self.steps.len(), expected.steps.len()), (2, 2));
+        let pairs = self
+            .steps
+            .iter()
+            .flatten()
+            .zip(expected.steps.iter().flatten());
+        for (got, expected) in pairs {
+            let error = (got - expected).abs() / expected;
+            assert!(error <= tolerance, "{got}, and {expected} was expected");
+        }
+    }
+
+    /// Launches of kernels whose names hold `part`.
+    fn launched(&self, part: &str) -> u64 {
+        let named = self.launches.iter().filter(|(name, _)| name.contains(part));
+        named.map(|(_, count)| count).sum()
+    }
 }
+
+/// f32 that is summed in another order: 5e-6 when this was written.
+const SUMMED_OTHERWISE: f64 = 1e-4;
+/// bf16 keeps 8 bits of each activation.
+const ROUNDED: f64 = 2e-2;
 
 #[test]
 fn two_steps_on_an_emulated_gpu_are_those_of_the_cpu() {
-    let Some(driver) = driver() else { return };
-    let work = tempfile::tempdir().expect("a temporary folder");
-    let base = data("models/llama-tied");
-    let shard = work.path().join("train.safetensors");
-    pack(examples(24, 5), &base, &["--max-seq-length", "48"], &shard);
-    let expected = steps("cpu", &driver, work.path());
-    let got = steps("cuda:0", &driver, work.path());
-    assert_eq!((got.len(), expected.len()), (2, 2));
-    for (got, expected) in got.iter().flatten().zip(expected.iter().flatten()) {
-        // f32 that is summed in another order: 5e-6 when this was written.
-        let error = (got - expected).abs() / expected;
-        assert!(error <= 1e-4, "{got}, and on the CPU {expected}");
+    let Some(scene) = Scene::new() else { return };
+    let expected = scene.run("cpu", "f32", &[]);
+    let got = scene.run("cuda:0", "f32", &[("EMULATED_CUBLAS", "absent")]);
+    got.is_near(&expected, SUMMED_OTHERWISE);
+    assert_eq!(got.launched("cublas"), 0);
+    assert!(
+        got.said.contains("not cuBLAS: cublasCreate says"),
+        "{}",
+        got.said
+    );
+}
+
+#[test]
+fn products_are_cublass_where_there_is_one_and_in_order_with_all_other_work() {
+    let Some(scene) = Scene::new() else { return };
+    let expected = scene.run("cpu", "f32", &[]);
+    // The older driver has no events of a context, so that the host waits. A product that is early needs what
+    // was asked for before it, one that is late what comes after must wait for.
+    for (driver, when) in [("12040", "late"), ("12060", "late"), ("12060", "early")] {
+        let machine = [("EMULATED_DRIVER", driver), ("EMULATED_CUBLAS", when)];
+        let got = scene.run("cuda:0", "f32", &machine);
+        got.is_near(&expected, SUMMED_OTHERWISE);
+        assert!(got.said.contains("products: cuBLAS 12.4"), "{}", got.said);
+        assert!(got.launched("cublasGemmEx") > 100, "{:?}", got.launches);
+        assert_eq!(got.launched("matmul"), 0, "{:?}", got.launches);
     }
+    let rounded = scene.run("cuda:0", "bf16", &[("EMULATED_DRIVER", "12060")]);
+    assert!(
+        rounded.launched("cublasGemmEx") > 100,
+        "{:?}",
+        rounded.launches
+    );
+    rounded.is_near(&expected, ROUNDED);
+    assert_ne!(rounded.steps, expected.steps);
+}
+
+#[test]
+fn a_cublas_that_multiplies_wrongly_is_found_out_and_left_alone() {
+    let Some(scene) = Scene::new() else { return };
+    let expected = scene.run("cpu", "f32", &[]);
+    let got = scene.run("cuda:0", "f32", &[("EMULATED_CUBLAS", "wrong")]);
+    got.is_near(&expected, SUMMED_OTHERWISE);
+    assert!(
+        got.said.contains("not cuBLAS: it multiplies wrongly"),
+        "{}",
+        got.said
+    );
 }

@@ -23,3 +23,18 @@ pub(crate) fn flash_plan(
 pub(crate) fn flash_plan(_: &Device, _: ComputeDtype, _: &AttentionOptions) -> Result<(), String> {
     Err("this build has no GPU back end".into())
 }
+
+/// Who multiplies on this GPU; nothing where it is none.
+#[cfg(feature = "cuda")]
+pub(crate) fn products(device: &Device) -> Option<String> {
+    let client = cube::client(device).filter(cube::cublas::is_cuda)?;
+    Some(match cube::cublas::ready(&client) {
+        Ok(version) => format!("cuBLAS {version}"),
+        Err(why) => format!("CubeCL's matmuls, not cuBLAS: {why}"),
+    })
+}
+
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn products(_: &Device) -> Option<String> {
+    None
+}

@@ -8,7 +8,7 @@ use crate::kernels::cube::flash::forward::flash_forward_kernel;
 use crate::kernels::cube::flash::{COLUMNS, Plan, ROWS};
 use crate::schema::SavedAttention;
 use crate::segments::{AttentionOptions, Segments};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::Client;
@@ -29,11 +29,8 @@ pub(crate) fn on(
         ComputeDtype::F32 => DType::F32,
         ComputeDtype::Bf16 => DType::BF16,
     };
-    let probe = Tensor::<1>::zeros([1], (device, DType::F32));
-    match probe.try_into_primitive::<CubeBackend>() {
-        Ok(probe) => plan(&probe.client, dtype, options).map(|_| ()),
-        Err(_) => Err("the CPU has a kernel of its own".into()),
-    }
+    let client = super::client(device).ok_or("the CPU has a kernel of its own")?;
+    plan(&client, dtype, options).map(|_| ())
 }
 
 /// How this device computes it; an error says why it cannot.

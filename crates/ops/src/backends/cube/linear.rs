@@ -9,13 +9,13 @@ use super::few_rows;
 use super::low_rank::{self, Factor, dropped};
 use super::tensor::{
     Argument, cast, dims, each, elements, float, fresh, in_parts, owned, packed, product,
-    product_into, reshaped, storage, transposed,
+    product_into, product_onto, reshaped, storage, transposed,
 };
 use crate::format::{Encoding, WeightFormat};
 use crate::kernels::cube::dequantize::dequantize_kernel;
 use crate::kernels::cube::linear::{add_bias_kernel, add_parts_kernel, scale_kernel};
 use crate::kernels::dropout::Dropout;
-use crate::schema::Adapter;
+use crate::schema::{Adapter, Dx};
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
@@ -152,14 +152,23 @@ pub(crate) fn forward(
     }
 }
 
-/// dx = dy·W
-pub(crate) fn backward(dy: CubeTensor, words: CubeTensor, format: WeightFormat) -> CubeTensor {
+/// dx = dy·W, and what was `left` of it.
+pub(crate) fn backward(
+    dy: CubeTensor,
+    words: CubeTensor,
+    format: WeightFormat,
+    left: Option<CubeTensor>,
+) -> CubeTensor {
     let dy = packed(dy);
     if dims(&dy)[0] == 0 {
         return fresh(&dy, [0, format.in_features], dy.dtype);
     }
     let dtype = dy.dtype;
-    product(dy, dense(words, format, dtype), dtype)
+    let w = dense(words, format, dtype);
+    match left {
+        Some(left) => product_onto(left, dy, w),
+        None => product(dy, w, dtype),
+    }
 }
 
 /// (y, u), u = drop(x)·Aᵀ in the activations' type.
@@ -213,13 +222,16 @@ pub(crate) fn lora_backward(
     words: CubeTensor,
     adapter: Adapter<CubeBackend>,
     format: WeightFormat,
-    want_dx: bool,
+    wanted: Dx<CubeBackend>,
 ) -> (Option<CubeTensor>, CubeTensor, CubeTensor) {
     let (dy, x) = (packed(dy), packed(x));
     let (dtype, [m, _], [rank, k]) = (x.dtype, dims(&x), dims(&adapter.a));
     if m == 0 {
         let zeros = |shape| super::tensor::zeros(&x.device, shape);
-        let dx = want_dx.then(|| fresh(&x, [0, format.in_features], dtype));
+        let dx = match wanted {
+            Dx::Unwanted => None,
+            Dx::Wanted { .. } => Some(fresh(&x, [0, format.in_features], dtype)),
+        };
         return (dx, zeros([rank, k]), zeros([format.out_features, rank]));
     }
     let b = cast(packed(adapter.b), dtype);
@@ -227,11 +239,14 @@ pub(crate) fn lora_backward(
     let t = product_into(fresh(&dy, [m, rank], dtype), dy.clone(), b);
     let da = summed(&t, &seen, adapter.scaling);
     let db = summed(&dy, &packed(u), adapter.scaling);
-    let dx = want_dx.then(|| {
-        let dx = backward(dy, words, format);
-        let a = (adapter.a, Factor::In, adapter.scaling);
-        low_rank::add(dx, t, a, mask, None)
-    });
+    let dx = match wanted {
+        Dx::Unwanted => None,
+        Dx::Wanted { left } => {
+            let dx = backward(dy, words, format, left);
+            let a = (adapter.a, Factor::In, adapter.scaling);
+            Some(low_rank::add(dx, t, a, mask, None))
+        }
+    };
     (dx, da, db)
 }
 

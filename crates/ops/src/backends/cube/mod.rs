@@ -6,6 +6,8 @@
 mod attention;
 mod cache;
 mod cross_entropy;
+#[cfg(feature = "cuda")]
+pub(crate) mod cublas;
 mod decoding;
 mod few_rows;
 pub(crate) mod flash;
@@ -28,11 +30,19 @@ use crate::kernels::dropout::Dropout;
 use crate::schema::{Adapter, Begun, Dx, Gradients, Ops, SavedAttention, SavedProjection};
 use crate::segments::{AttentionOptions, Segments};
 use burn::backend::ops::FloatTensorOps;
-use burn::tensor::DType;
+use burn::tensor::{DType, Device, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::Client;
 use std::sync::Arc;
 use tensor::{Argument, dims, each, elements, fresh, lanes, packed, rows, storage};
+
+/// Of a device of this back end, if it is one.
+pub(crate) fn client(device: &Device) -> Option<Client> {
+    let probe = Tensor::<1>::zeros([1], (device, DType::F32));
+    let probe = probe.try_into_primitive::<CubeBackend>();
+    probe.ok().map(|probe| probe.client)
+}
 
 impl Ops for CubeBackend {
     fn linear(
@@ -182,14 +192,6 @@ impl Ops for CubeBackend {
     }
 }
 
-/// A gradient and what was there of it.
-fn sum(gradient: CubeTensor, left: Option<CubeTensor>) -> CubeTensor {
-    match left {
-        None => gradient,
-        Some(left) => CubeBackend::float_add(gradient, left),
-    }
-}
-
 impl Gradients for CubeBackend {
     fn linear_backward(
         dy: CubeTensor,
@@ -197,7 +199,7 @@ impl Gradients for CubeBackend {
         format: WeightFormat,
         left: Option<CubeTensor>,
     ) -> CubeTensor {
-        sum(linear::backward(dy, words, format), left)
+        linear::backward(dy, words, format, left)
     }
 
     fn lora_linear_forward(
@@ -228,12 +230,7 @@ impl Gradients for CubeBackend {
         format: WeightFormat,
         dx: Dx<CubeBackend>,
     ) -> (Option<CubeTensor>, CubeTensor, CubeTensor) {
-        let (is_wanted, left) = match dx {
-            Dx::Unwanted => (false, None),
-            Dx::Wanted { left } => (true, left),
-        };
-        let (dx, da, db) = linear::lora_backward(dy, x, saved.u, words, adapter, format, is_wanted);
-        (dx.map(|dx| sum(dx, left)), da, db)
+        linear::lora_backward(dy, x, saved.u, words, adapter, format, dx)
     }
 
     fn attention_forward(

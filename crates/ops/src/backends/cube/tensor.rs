@@ -147,8 +147,8 @@ pub(crate) fn units(client: &Client, most: usize) -> usize {
 
 /// lhs·rhs over the last two dimensions, accumulated in f32, stored as `out`.
 ///
-/// On a GPU the fastest of burn's matmuls for such shapes is found by trying them, once a shape
-/// class. On the CPU, where this only proves kernels, it is the plain one: the tiled ones want more
+/// On a GPU cuBLAS does it; where there is none, the fastest of burn's matmuls for such shapes, which is found
+/// by trying them, once a shape class. On the CPU, where this only proves kernels, it is the plain one: the tiled ones want more
 /// shared memory than an L1 cache, and trying them takes longer than the tests.
 pub(crate) fn product(lhs: CubeTensor, rhs: CubeTensor, out: DType) -> CubeTensor {
     let y = init_matmul_output(&lhs, &rhs, out);
@@ -161,8 +161,27 @@ pub(crate) fn product_into(y: CubeTensor, lhs: CubeTensor, rhs: CubeTensor) -> C
     if is_cpu(&lhs) {
         return plain_product(y, lhs, rhs);
     }
+    #[cfg(feature = "cuda")]
+    if super::cublas::multiply(&y, &lhs, &rhs, super::cublas::Store::Replace) {
+        return y;
+    }
     let out = y.dtype;
     matmul(lhs, rhs, Some(y), MatmulStrategy::Autotune, out).expect("some matmul takes any shape")
+}
+
+/// `sum` + lhs·rhs, in place where whoever multiplies can add.
+pub(crate) fn product_onto(sum: CubeTensor, lhs: CubeTensor, rhs: CubeTensor) -> CubeTensor {
+    let dtype = sum.dtype;
+    #[cfg(feature = "cuda")]
+    let sum = match super::cublas::is_used(&sum.client) {
+        true => owned(sum),
+        false => sum,
+    };
+    #[cfg(feature = "cuda")]
+    if super::cublas::multiply(&sum, &lhs, &rhs, super::cublas::Store::Add) {
+        return sum;
+    }
+    CubeBackend::float_add(sum, product(lhs, rhs, dtype))
 }
 
 fn plain_product(y: CubeTensor, lhs: CubeTensor, rhs: CubeTensor) -> CubeTensor {
