@@ -42,7 +42,7 @@ cuda: ## Build all tools with the GPU back end into target/cube/release (half an
 
 test-cube: ## Run every GPU kernel on the CPU against its specification, and a training on a driver that is none
 	@scripts/llvm-prefix '$(TARGET)/llvm' >/dev/null
-	$(CUBE_CARGO) build --release --locked $(GPU_CRATES) -p tokenize-pack $(WITH_GPU)
+	$(CUBE_CARGO) build --release --locked $(GPU_CRATES) -p tokenize-pack $(WITH_GPU) --bins --example gpu
 	$(CC) -O2 -shared -fPIC -o '$(CUBE)/libtruncsfbf2.so' tests/emulation/truncsfbf2.c
 	LD_PRELOAD='$(abspath $(CUBE))/libtruncsfbf2.so' $(CUBE_CARGO) test --release --locked $(GPU_CRATES) $(WITH_GPU) \
 	    --lib --test fixtures --test devices --test trajectories --test driver

@@ -13,7 +13,7 @@ use model::{
     AdamW, AdamWConfig, Adapter, Batch, ComputeChoice, ComputeDtype, DeviceChoice, GenerateOptions,
     Gradients, LoraConfig, Model, Projection, Recompute, device_memory_errors,
 };
-use ops::{AttentionOptions, Segments};
+use ops::{AttentionOptions, DenseDtype, Segments, Weight};
 
 use crate::Flags;
 
@@ -22,7 +22,7 @@ use crate::Flags;
 const SHAPES: [(&str, &str); 5] = [
     (
         "tiny",
-        r#"{"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        r#"{"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true}"#,
     ),
     (
@@ -99,13 +99,12 @@ pub fn run(device: DeviceChoice, flags: &Flags) -> ExitCode {
         false => flags.shapes.iter().map(String::as_str).collect(),
     };
     let on = device.to_string();
-    let Some(rate) = phase(&on, "matmul", || matmul_rate(device)) else {
+    let Some(rate) = rate(device, &on, flags) else {
         return ExitCode::FAILURE;
     };
-    say!("{device}: matmul {:.1} TFLOP/s", rate / 1e12);
     #[cfg(any(feature = "cuda", feature = "cube-cpu"))]
     phase(&on, "what is bound by memory", || {
-        crate::memory::run(device)
+        crate::memory::run(device, flags.rehearse)
     });
     for name in asked {
         let Some((_, json)) = SHAPES.iter().find(|(known, _)| *known == name) else {
@@ -125,27 +124,59 @@ fn config(json: &str) -> ModelConfig {
     ModelConfig::from_json(Path::new("config.json"), &object).expect("a configuration")
 }
 
-/// FLOP/s of a square product in what the device multiplies weights in.
-fn matmul_rate(device: DeviceChoice) -> f64 {
-    let (n, repeats) = if device.is_gpu() {
-        (8192, 10)
-    } else {
-        (1024, 3)
+/// FLOP/s of a square product by what multiplies in the models; of a GPU by both that can be had.
+fn rate(device: DeviceChoice, on: &str, flags: &Flags) -> Option<f64> {
+    let told = |who: &str| {
+        let rate = phase(on, "matmul", || matmul_rate(device, flags.rehearse))?;
+        say!("{device}: matmul {:.1} TFLOP/s{who}", rate / 1e12);
+        Some(rate)
+    };
+    // Timing CubeCL's matmuls, which it does to choose one, is the longest part of a rehearsal.
+    if device.is_gpu() && !(flags.rehearse && !flags.no_cublas) {
+        want_cublas(false);
+        let rate = told(" (CubeCL's matmuls)")?;
+        if flags.no_cublas {
+            return Some(rate);
+        }
+        want_cublas(true);
+    }
+    told(
+        &device
+            .products()
+            .map_or(String::new(), |who| format!(" ({who})")),
+    )
+}
+
+#[cfg(feature = "cuda")]
+fn want_cublas(wanted: bool) {
+    ops::cuda::want_cublas(wanted);
+}
+
+#[cfg(not(feature = "cuda"))]
+fn want_cublas(_: bool) {}
+
+/// FLOP/s of a square product with a dense weight, in what the device multiplies weights in.
+fn matmul_rate(device: DeviceChoice, rehearse: bool) -> f64 {
+    let (n, repeats) = match (rehearse, device.is_gpu()) {
+        (true, _) => (64, 1),
+        (_, true) => (8192, 10),
+        (_, false) => (1024, 3),
     };
     let on = device.device();
-    // The host back end multiplies f32; its bf16 path is inside the linear layers.
-    let dtype = if device.is_gpu() {
-        DType::BF16
+    // Activations of the host back end are f32, whatever it multiplies them in.
+    let (dtype, compute) = if device.is_gpu() {
+        (DType::BF16, ComputeDtype::Bf16)
     } else {
-        DType::F32
+        (DType::F32, ComputeDtype::F32)
     };
-    let draw = || {
-        let distribution = burn::tensor::Distribution::Uniform(-1.0, 1.0);
-        Tensor::<2>::random([n, n], distribution, &on).cast(dtype)
-    };
-    let (a, b) = (draw(), draw());
+    let value = |i: usize| (i * 7919 % 509) as f32 / 254.0 - 1.0;
+    let bf16 = |value: f32| ((value.to_bits() >> 16) as u16).to_le_bytes();
+    let bytes: Vec<u8> = (0..n * n).flat_map(|i| bf16(value(i))).collect();
+    let weight = Weight::dense(&bytes, DenseDtype::BF16, [n, n], &on).with_compute(compute);
+    let distribution = burn::tensor::Distribution::Uniform(-1.0, 1.0);
+    let x = Tensor::<2>::random([n, n], distribution, &on).cast(dtype);
     let multiply = || {
-        let product = a.clone().matmul(b.clone());
+        let product = ops::linear(x.clone(), &weight, None, None);
         product.slice([0..1, 0..1]).into_data();
     };
     (0..3).for_each(|_| multiply());
@@ -195,13 +226,18 @@ fn shape(device: DeviceChoice, name: &str, config: &ModelConfig, rate: f64, flag
             None => say!("{name}: the device does not say what it holds"),
         }
     }
-    for (batch_size, prompt) in [(1, 128), (1, 2048), (8, 128), (32, 128)] {
+    let decodings = match flags.rehearse {
+        true => [(1, 16), (1, 128), (8, 16), (32, 16)],
+        false => [(1, 128), (1, 2048), (8, 128), (32, 128)],
+    };
+    for (batch_size, prompt) in decodings {
         let what = format!("decoding at batch {batch_size} after {prompt} tokens");
         phase(name, &what, || {
             let decoding = Decode {
                 model: &model,
                 batch_size,
                 prompt,
+                new_tokens: if flags.rehearse { 4 } else { 64 },
             };
             say!("{name}: {what}: {:.1} tokens/s", decoding.rate());
             let of = |tokens| {
@@ -354,12 +390,13 @@ struct Decode<'a> {
     model: &'a Model,
     batch_size: usize,
     prompt: usize,
+    new_tokens: usize,
 }
 
 impl Decode<'_> {
     /// New tokens a second, the prompts read before.
     fn rate(&self) -> f64 {
-        let (few, many) = (2, 66);
+        let (few, many) = (2, 2 + self.new_tokens);
         self.once(few);
         let seconds = self.once(many) - self.once(few);
         (self.batch_size * (many - few)) as f64 / seconds

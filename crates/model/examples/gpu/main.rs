@@ -2,9 +2,10 @@
 //!
 //!     gpu check [--device cuda:0] [--data tests/data]
 //!     gpu bench [--device cuda:0] [--shape NAME]... [--rows N] [--length N] [--steps N] [--recompute]
-//!              [--attention auto|flash|chunked]
+//!              [--attention auto|flash|chunked] [--no-cublas] [--rehearse]
 //!
-//! Without --rows and --recompute a 7B or 8B is trained in three settings, others with 4 rows.
+//! With --no-cublas every product is CubeCL's. --rehearse does all of it once, as small as it gets: does it
+//! run here? Without --rows and --recompute a 7B or 8B is trained in three settings, others with 4 rows.
 //!
 //! `scripts/gpu-check` and `scripts/gpu-bench` call it.
 
@@ -58,6 +59,8 @@ struct Flags {
     length: usize,
     steps: usize,
     recompute: bool,
+    no_cublas: bool,
+    rehearse: bool,
     attention: AttentionChoice,
 }
 
@@ -71,6 +74,8 @@ impl Default for Flags {
             length: 2048,
             steps: 5,
             recompute: false,
+            no_cublas: false,
+            rehearse: false,
             attention: AttentionChoice::Auto,
         }
     }
@@ -78,9 +83,22 @@ impl Default for Flags {
 
 impl Flags {
     fn take(&mut self, flag: &str, words: &mut impl Iterator<Item = String>) -> Result<(), String> {
-        if flag == "--recompute" {
-            self.recompute = true;
-            return Ok(());
+        match flag {
+            "--recompute" => {
+                self.recompute = true;
+                return Ok(());
+            }
+            "--no-cublas" => {
+                self.no_cublas = true;
+                return Ok(());
+            }
+            "--rehearse" => {
+                self.rehearse = true;
+                self.shapes.push("tiny".into());
+                (self.rows, self.length, self.steps) = (Some(1), 64, 1);
+                return Ok(());
+            }
+            _ => {}
         }
         let value = words.next().ok_or(format!("{flag} wants a value"))?;
         let number = || match value.parse() {

@@ -11,10 +11,11 @@ use model::DeviceChoice;
 use ops::{ComputeDtype, DenseDtype, Weight};
 
 /// Times each kernel on the device, and prints bytes a second.
-pub fn run(device: DeviceChoice) {
-    let (shape, repeats) = match device.is_gpu() {
-        true => ([14336, 4096], 100),
-        false => ([256, 1024], 3),
+pub fn run(device: DeviceChoice, rehearse: bool) {
+    let (shape, repeats) = match (rehearse, device.is_gpu()) {
+        (true, _) => ([64, 256], 1),
+        (_, true) => ([14336, 4096], 100),
+        (_, false) => ([256, 1024], 3),
     };
     if device.is_cpu() {
         println!("{device}: the kernels bound by memory are a GPU's");
