@@ -1,6 +1,6 @@
 // The PTX that kernels write inline: each instruction as a function of its operands, in their order.
 //
-// `driver/asm.h` makes such calls of `asm`: the name is the instruction's with _ for what is no letter
+// `asm.h` makes such calls of `asm`: the name is the instruction's with _ for what is no letter
 // or digit, the first argument tells the place in the text. Which lane holds which number of a matrix
 // is as the PTX manual draws it (9.7.14, "Matrix fragments for mma").
 #pragma once

@@ -3,7 +3,7 @@
 // A kernel's file is kept in the folder `kernels` beside this library, under the hash of its text and
 // of the headers', and is compiled once. Every access to memory in it calls the driver, which knows
 // what the launch may touch (`-fsanitize=kernel-address`, with the driver in the kernel's place).
-#include "asm.h"
+#include "../asm.h"
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>

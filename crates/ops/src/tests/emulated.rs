@@ -1,7 +1,8 @@
 //! Do the kernels compute right as CUDA C++, and do their units wait for each other where they must?
 //!
 //! What a GPU would compile is run here on the host: the units of a cube are coroutines
-//! (tests/emulation/units.cpp), tensor cores' fragments plain matrices (tests/emulation/wmma.h). CubeCL's CPU
+//! (tests/emulation/units.cpp), tensor cores' fragments plain matrices (wmma.h there), inline PTX calls of functions
+//! (asm.h, ptx.h). CubeCL's CPU
 //! runtime proves the same kernels with other numbers of units and arrays for fragments; this proves
 //! the text that NVRTC gets, with the units and the geometry of a GPU. Every kernel is run, and each
 //! run looks for
@@ -32,8 +33,8 @@ use cubecl::ir::FloatKind;
 use half::bf16;
 use nvrtc::Source;
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 fn sources() -> &'static [Source] {
@@ -69,27 +70,39 @@ impl Program {
         let folder = std::env::temp_dir().join(format!("emulated-{}-{topic}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder to build in");
         let program = Program { folder, kernels };
-        let path = program.folder.join("kernels.cpp");
-        std::fs::write(path, text(&program.kernels)).expect("a file for the source");
-        let sanitize = "-fsanitize=address,undefined";
-        let flags = ["-std=c++17", "-O1", "-w", sanitize, "-fno-sanitize-recover"];
+        let (path, emulation) = (program.folder.join("kernels.cpp"), emulation());
+        // Inline PTX is calls of functions here.
+        std::fs::copy(emulation.join("asm.cpp"), &path).expect("a file for the source");
+        if !program.compiles(topic, "calls", &[]) {
+            return None;
+        }
+        let (calls, text) = (program.folder.join("calls"), text(&program.kernels));
+        let said = output(Command::new(calls), text.as_bytes());
+        std::fs::write(path, said.stdout).expect("a file for the source");
+        let sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover"];
+        program
+            .compiles(topic, "kernels", &sanitize)
+            .then_some(program)
+    }
+
+    /// kernels.cpp into a program of this name. No, said aloud, where there is no compiler.
+    fn compiles(&self, topic: &str, name: &str, flags: &[&str]) -> bool {
         let compiler = Command::new("c++")
-            .current_dir(&program.folder)
+            .current_dir(&self.folder)
+            .args(["-std=c++17", "-O1", "-w"])
             .args(flags)
-            .args([
-                "-I",
-                concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/emulation"),
-            ])
-            .args(["-o", "kernels", "kernels.cpp"])
+            .arg("-I")
+            .arg(emulation())
+            .args(["-o", name, "kernels.cpp"])
             .output();
         match compiler {
-            Ok(said) if said.status.success() => Some(program),
+            Ok(said) if said.status.success() => true,
             Ok(said) => panic!("{topic}: {}", String::from_utf8_lossy(&said.stderr)),
             Err(error) => {
                 let required = std::env::var("REQUIRE_NVRTC").is_ok_and(|v| v == "1");
                 assert!(!required, "REQUIRE_NVRTC=1, and no C++ compiler: {error}");
                 eprintln!("skipped: no C++ compiler ({error}); REQUIRE_NVRTC=1 makes it an error");
-                None
+                false
             }
         }
     }
@@ -129,18 +142,7 @@ impl Program {
         put(launch.usizes.iter().map(|n| *n as u32).collect());
         put(launch.words.to_vec());
         put(launch.floats.iter().map(|v| v.to_bits()).collect());
-        let mut child = Command::new(self.folder.join("kernels"))
-            .env_remove("LD_PRELOAD") // the sanitizers come first or not at all
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it was just built");
-        // It reads everything before it writes; where it does not, it says why.
-        let mut stdin = child.stdin.take().expect("it is piped");
-        let _ = stdin.write_all(&input);
-        drop(stdin);
-        let output = child.wait_with_output().expect("it ends");
+        let output = output(Command::new(self.folder.join("kernels")), &input);
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
@@ -152,6 +154,28 @@ impl Program {
         });
         Ok(after.collect())
     }
+}
+
+/// What a program that was just built says to `input`, which it reads before it writes.
+fn output(mut program: Command, input: &[u8]) -> Output {
+    let mut child = program
+        .env_remove("LD_PRELOAD") // the sanitizers come first or not at all
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it was just built");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    let _ = stdin.write_all(input); // where it does not read to the end, it says why
+    drop(stdin);
+    child.wait_with_output().expect("it ends")
+}
+
+fn emulation() -> &'static Path {
+    Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/emulation"
+    ))
 }
 
 /// Units of a cube, of which the text says how many there are.

@@ -2,7 +2,9 @@
 //! splits. The kernels are [`crate::kernels::cube::few_rows`].
 
 use super::linear::{Sections, sections};
-use super::tensor::{Argument, cast, dims, each, elements, fresh, packed, storage, units, upload};
+use super::tensor::{
+    Argument, cast, dims, each, elements, fresh, makes_patches, packed, storage, units, upload,
+};
 use crate::format::WeightFormat;
 use crate::kernels::cube::few_rows::{
     ENTRY, FEW, FEW_FEATURES, TILE_DEPTH, TILE_FEATURES, project_few_kernel, project_rows_kernel,
@@ -11,7 +13,6 @@ use crate::kernels::cube::finish::{PlaceLaunch, finish_linear_kernel};
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::Client;
-use cubecl::ir::features::MmaConfig;
 use cubecl::prelude::*;
 
 /// Rows that are multiplied with the codes directly; more are worth a dense W.
@@ -252,23 +253,9 @@ fn few_units(client: &Client, pieces: usize, cubes: usize) -> usize {
     best.unwrap_or(sizes[2])
 }
 
-/// Whether tensor cores multiply 16x16x16 of this type, four planes of 32 to a cube.
+/// Whether tensor cores multiply tiles of this type, four planes of 32 to a cube.
 fn multiplies_tiles(client: &Client, dtype: DType) -> bool {
-    let hardware = &client.properties().hardware;
-    let planes = hardware.plane_size_min == 32 && hardware.plane_size_max == 32;
-    let (of, sum) = (storage(dtype), storage(DType::F32));
-    let tile = MmaConfig {
-        a_type: of,
-        b_type: of,
-        cd_type: sum,
-        m: 16,
-        n: 16,
-        k: 16,
-    };
-    dtype == DType::BF16
-        && planes
-        && units(client, 128) == 128
-        && client.properties().features.matmul.cmma.contains(&tile)
+    dtype == DType::BF16 && units(client, 128) == 128 && makes_patches(client, dtype).is_ok()
 }
 
 /// Values of a row of B that are read at once: of every B of a launch as many.

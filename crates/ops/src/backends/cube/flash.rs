@@ -1,6 +1,6 @@
 //! Flash attention on a GPU: can the device, and the launches of its kernels.
 
-use super::tensor::{Argument, dims, fresh, storage, units, upload};
+use super::tensor::{Argument, dims, fresh, makes_patches, storage, units, upload};
 use super::visible::{Visible, query_spans};
 use crate::format::ComputeDtype;
 use crate::kernels::cube::flash::backward::{flash_dkdv_kernel, flash_dq_kernel};
@@ -12,8 +12,6 @@ use burn::tensor::{DType, Device};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::Client;
-use cubecl::ir::features::MmaConfig;
-use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 
 /// Sums of a wider head do not fit a unit's registers.
@@ -58,20 +56,7 @@ pub(crate) fn plan(client: &Client, dtype: DType, o: &AttentionOptions) -> Resul
         plan.tensor_cores = false;
         return Ok(plan);
     }
-    let fragment = MmaConfig {
-        a_type: storage(dtype),
-        b_type: storage(dtype),
-        cd_type: ElemType::Float(FloatKind::F32),
-        m: 16,
-        n: 16,
-        k: 16,
-    };
-    if !properties.features.matmul.cmma.contains(&fragment) {
-        return Err(format!("no tensor cores multiply {dtype:?} here"));
-    }
-    if (hardware.plane_size_min, hardware.plane_size_max) != (32, 32) {
-        return Err("planes are not of 32 units".into());
-    }
+    makes_patches(client, dtype)?;
     let (needed, most) = (plan.shared_bytes(), hardware.max_shared_memory_size);
     if needed > most {
         return Err(format!(

@@ -10,6 +10,7 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice};
 use cubecl::client::Client;
+use cubecl::ir::features::MmaConfig;
 use cubecl::prelude::*;
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::{launch::launch_ref, multi_level};
@@ -143,6 +144,29 @@ pub(crate) fn rows(client: &Client, count: usize) -> (CubeCount, CubeDim, usize)
 pub(crate) fn units(client: &Client, most: usize) -> usize {
     let has = client.properties().hardware.max_units_per_cube as usize;
     1 << has.clamp(1, most).ilog2()
+}
+
+/// Whether this device's tensor cores make patches ([`crate::kernels::cube::patch`]) of this type; an error says why
+/// not.
+pub(crate) fn makes_patches(client: &Client, dtype: DType) -> Result<(), String> {
+    let properties = client.properties();
+    let (hardware, matmul) = (&properties.hardware, &properties.features.matmul);
+    let of = storage(dtype);
+    let product = MmaConfig {
+        a_type: of,
+        b_type: of,
+        cd_type: storage(DType::F32),
+        m: 16,
+        n: 8,
+        k: 16,
+    };
+    if !matmul.mma.contains(&product) || !matmul.ldmatrix.contains(&of) {
+        return Err(format!("no tensor cores multiply {dtype:?} here"));
+    }
+    match (hardware.plane_size_min, hardware.plane_size_max) {
+        (32, 32) => Ok(()),
+        _ => Err("planes are not of 32 units".into()),
+    }
 }
 
 /// lhs·rhs over the last two dimensions, accumulated in f32, stored as `out`.

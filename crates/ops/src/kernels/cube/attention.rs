@@ -16,7 +16,8 @@ const LOWEST: f32 = -3.0e38;
 pub(crate) fn bent(raw: f32, scale: f32, softcap: f32, #[comptime] capped: bool) -> f32 {
     let score = raw * scale;
     if comptime!(capped) {
-        softcap * (score / softcap).tanh()
+        // One division for all scores: it does not change from one to the next.
+        softcap * (score * (f32::new(1.0) / softcap)).tanh()
     } else {
         score
     }
@@ -119,7 +120,7 @@ pub(crate) fn softmax_backward_kernel<F: Float>(
             probability = (score - lse[row * heads + head]).exp();
             slope = scale * probability * (dp[i] - delta[row * heads + head]);
             if comptime!(capped) {
-                let tanh = score / softcap;
+                let tanh = score * (f32::new(1.0) / softcap);
                 slope *= f32::new(1.0) - tanh * tanh;
             }
         }

@@ -22,7 +22,7 @@
 //! [`super::finish`] make of them what comes next.
 
 use super::dequantize::{block_scale, codebook, nibble};
-use cubecl::cmma::{self, MatrixIdent, MatrixLayout};
+use super::patch::{Owner, PATCH, multiply, store, zeros};
 use cubecl::prelude::*;
 
 /// Rows that fit a unit's registers: 32 values each.
@@ -263,21 +263,13 @@ pub(crate) fn project_rows_kernel<F: Float, R: Float, C: Size, E: Size>(
         slot += units;
     }
     // Sixteen rows each, in the registers of a plane.
-    let row_tiles = comptime!(tile_rows / 16);
-    let mut accumulators = Sequence::<cmma::Matrix<f32>>::new();
-    if comptime!(tensor_cores) {
-        #[unroll]
-        for _ in 0..row_tiles {
-            accumulators.push(cmma::Matrix::<f32>::from_value(
-                MatrixIdent::Accumulator,
-                16usize,
-                16usize,
-                16usize,
-                MatrixLayout::Undefined,
-                0.0,
-            ));
-        }
-    }
+    let row_tiles = comptime!(tile_rows / PATCH);
+    let owner = comptime!(Owner {
+        lanes: 32,
+        tensor_cores,
+    });
+    let count = comptime!(if tensor_cores { row_tiles } else { 0 });
+    let mut patches = zeros(count, owner);
     let plane = UNIT_POS as usize / 32; // its sixteen features
 
     let start = CUBE_POS_Y as usize * depth;
@@ -292,12 +284,17 @@ pub(crate) fn project_rows_kernel<F: Float, R: Float, C: Size, E: Size>(
         while at < comptime!(tile_rows * TILE_DEPTH / lanes) {
             let row = at / comptime!(TILE_DEPTH / lanes);
             let within = at % comptime!(TILE_DEPTH / lanes);
-            let column = from + within * lanes;
-            let mut vector = Vector::<F, E>::new(F::new(0.0));
-            if row < rows && column < end {
-                vector = x[(row * in_features + column) / lanes];
+            // Past the last row, whose sums nobody writes, and past the last column, which meets zeros, is what
+            // was before: a choice between a vector and zeros takes a GPU twelve instructions.
+            let mut of = row;
+            if of >= rows {
+                of = rows - 1;
             }
-            xs[row * stride + within] = vector;
+            let mut column = from + within * lanes;
+            if column >= end {
+                column = end - lanes;
+            }
+            xs[row * stride + within] = x[(of * in_features + column) / lanes];
             at += units;
         }
         let mut at = unit;
@@ -359,34 +356,22 @@ pub(crate) fn project_rows_kernel<F: Float, R: Float, C: Size, E: Size>(
         }
         sync_cube();
         if comptime!(tensor_cores) {
+            let across = comptime!((stride * lanes, stride * lanes));
             #[unroll]
-            for step in 0..comptime!(TILE_DEPTH / 16) {
-                let along = comptime!(step * 16 / lanes);
-                let first = plane * comptime!(16 * stride) + along;
-                let b = cmma::Matrix::<Vector<F, E>>::from_slice(
-                    MatrixIdent::B,
-                    16usize,
-                    16usize,
-                    16usize,
-                    MatrixLayout::ColMajor,
-                    &ws[first..comptime!(TILE_FEATURES * stride)],
-                    comptime!((stride * lanes) as u32),
+            for tile in 0..row_tiles {
+                multiply::<F, E, E>(
+                    &mut patches,
+                    &xs,
+                    comptime!(tile * PATCH * stride * lanes).runtime(),
+                    &ws,
+                    plane * comptime!(PATCH * stride * lanes),
+                    tile,
+                    across,
+                    TILE_DEPTH,
+                    PATCH,
+                    true,
+                    owner,
                 );
-                #[unroll]
-                for tile in 0..row_tiles {
-                    let first = comptime!(tile * 16 * stride + along);
-                    let a = cmma::Matrix::<Vector<F, E>>::from_slice(
-                        MatrixIdent::A,
-                        16usize,
-                        16usize,
-                        16usize,
-                        MatrixLayout::RowMajor,
-                        &xs[first..comptime!(tile_rows * stride)],
-                        comptime!((stride * lanes) as u32),
-                    );
-                    let sum = accumulators.index(tile);
-                    cmma::execute(&a, &b, sum, sum);
-                }
             }
         } else {
             let mut slot = unit;
@@ -410,13 +395,8 @@ pub(crate) fn project_rows_kernel<F: Float, R: Float, C: Size, E: Size>(
     if comptime!(tensor_cores) {
         #[unroll]
         for tile in 0..row_tiles {
-            let first = plane * 16 + comptime!(tile * 16 * TILE_FEATURES);
-            cmma::store(
-                &mut sums[first..outputs],
-                accumulators.index(tile),
-                comptime!(TILE_FEATURES as u32),
-                MatrixLayout::RowMajor,
-            );
+            let first = plane * PATCH + comptime!(tile * PATCH * TILE_FEATURES);
+            store(patches.index(tile), &mut sums, first, TILE_FEATURES, owner);
         }
         sync_cube();
     }

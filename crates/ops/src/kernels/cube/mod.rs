@@ -15,6 +15,7 @@ pub(crate) mod flash;
 pub(crate) mod linear;
 pub(crate) mod low_rank;
 pub(crate) mod normalize;
+pub(crate) mod patch;
 pub(crate) mod quantize;
 pub(crate) mod rotary;
 pub(crate) mod swiglu;

@@ -4,9 +4,12 @@
 //! p = exp(score − lse), dv = pᵀ·do, dp = do·vᵀ, ds = scale·p∘(dp − delta)∘slope of the softcap,
 //! dq = ds·k, dk = dsᵀ·q, with delta = Σ do∘o of the row, which dq's cubes compute and leave behind.
 
-use super::patch::{PATCH, zeros};
-use super::{COLUMNS, Place, Plan, ROWS, add_weighted, load_tile, score_tile, tile, write_tile};
+use super::{
+    COLUMNS, Place, Plan, ROWS, add_weighted, load_tile, score_tile, tile, weight_tile, write_tile,
+    write_weights,
+};
 use crate::kernels::cube::attention::bent;
+use crate::kernels::cube::patch::{PATCH, zeros};
 use cubecl::prelude::*;
 
 /// dq, and delta `[tokens, heads]`; cubes as in `forward`.
@@ -33,8 +36,8 @@ pub(crate) fn flash_dq_kernel<F: Float, N: Size>(
 ) {
     let stride = comptime!(plan.tile_stride());
     let score_stride = comptime!(plan.score_stride());
-    let weight_stride = comptime!(plan.weight_stride());
     let (parts, units) = comptime!((plan.parts(), plan.units));
+    let columns = comptime!(COLUMNS / plan.parts());
     let vectors = comptime!(plan.head_dim / plan.vector());
     let mut queries = tile::<F, N>(ROWS, plan);
     let mut d_outs = tile::<F, N>(ROWS, plan);
@@ -42,10 +45,7 @@ pub(crate) fn flash_dq_kernel<F: Float, N: Size>(
     let mut values = tile::<F, N>(COLUMNS, plan);
     let mut scores = Shared::<[f32]>::new_aligned_slice(comptime!(ROWS * score_stride), 32usize);
     let mut dp = Shared::<[f32]>::new_aligned_slice(comptime!(ROWS * score_stride), 32usize);
-    let mut ds = Shared::<[Vector<F, Const<1>>]>::new_aligned_slice(
-        comptime!(ROWS * weight_stride),
-        32usize,
-    );
+    let mut ds = weight_tile::<F, N>(plan);
     let mut products = Shared::<[f32]>::new_slice(comptime!(ROWS * parts));
     let mut deltas = Shared::<[f32]>::new_slice(ROWS);
     let mut ones = Shared::<[f32]>::new_slice(ROWS);
@@ -100,7 +100,10 @@ pub(crate) fn flash_dq_kernel<F: Float, N: Size>(
         row += units;
     }
 
-    let mut sums = zeros(comptime!(plan.row_patches() * plan.head_dim / PATCH), plan);
+    let mut sums = zeros(
+        comptime!(plan.row_patches() * plan.head_dim / PATCH),
+        comptime!(plan.owner()),
+    );
     let mut base = visible[2 * tokens + 2 * index] as usize;
     let to = visible[2 * tokens + 2 * index + 1] as usize;
     while base < to {
@@ -118,31 +121,32 @@ pub(crate) fn flash_dq_kernel<F: Float, N: Size>(
         sync_cube();
         let mut row = unit / parts;
         while row < ROWS {
-            let mut first = 1usize;
-            let mut end = 0usize;
+            // Column c is seen where base + c − first < seen, without a sign.
+            let mut first = 0u32;
+            let mut seen = 0u32;
             let mut row_lse = f32::new(0.0);
             if place.row + row < tokens {
-                first = visible[place.row + row] as usize;
-                end = visible[tokens + place.row + row] as usize;
+                first = visible[place.row + row];
+                seen = visible[tokens + place.row + row] - first;
                 row_lse = lse[(place.row + row) * heads + head];
             }
-            for c in 0..comptime!(COLUMNS / parts) {
-                let column =
-                    part * comptime!(COLUMNS / parts) + (c + row) % comptime!(COLUMNS / parts);
-                let at = row * score_stride + column;
-                let mut slope = f32::new(0.0);
-                if base + column >= first && base + column < end {
+            let start = part * columns;
+            let from = (base + start) as u32 - first;
+            let row_delta = deltas[row];
+            #[unroll]
+            for vector in 0..comptime!(columns / plan.vector()) {
+                let first_lane = comptime!(vector * plan.vector());
+                let mut slopes = Array::<f32>::new(comptime!(plan.vector()));
+                #[unroll]
+                for lane in 0..comptime!(plan.vector()) {
+                    let c = comptime!(first_lane + lane);
+                    let at = row * score_stride + start + c;
                     let score = bent(scores[at], scale, softcap, plan.capped);
-                    let p = (score - row_lse).exp();
-                    slope = bent_back(
-                        p * (dp[at] - deltas[row]),
-                        score,
-                        scale,
-                        softcap,
-                        plan.capped,
-                    );
+                    let straight = (score - row_lse).exp() * (dp[at] - row_delta);
+                    let slope = bent_back(straight, score, scale, softcap, plan.capped);
+                    slopes[lane] = select(from + comptime!(c as u32) < seen, slope, f32::new(0.0));
                 }
-                ds[row * weight_stride + column] = Vector::new(F::cast_from(slope));
+                write_weights::<F, N>(&slopes, 0usize, &mut ds, row, start + first_lane, plan);
             }
             row += comptime!(units / parts);
         }
@@ -178,8 +182,8 @@ pub(crate) fn flash_dkdv_kernel<F: Float, N: Size>(
     #[define(F)] _dtype: ElemType,
 ) {
     let score_stride = comptime!(plan.score_stride());
-    let weight_stride = comptime!(plan.weight_stride());
     let (parts, units) = comptime!((plan.parts(), plan.units));
+    let columns = comptime!(COLUMNS / plan.parts());
     let vectors = comptime!(plan.head_dim / plan.vector());
     let mut keys = tile::<F, N>(ROWS, plan);
     let mut values = tile::<F, N>(ROWS, plan);
@@ -188,16 +192,11 @@ pub(crate) fn flash_dkdv_kernel<F: Float, N: Size>(
     // Rows are keys and columns are queries: transposed, as the second products want them.
     let mut scores = Shared::<[f32]>::new_aligned_slice(comptime!(ROWS * score_stride), 32usize);
     let mut dp = Shared::<[f32]>::new_aligned_slice(comptime!(ROWS * score_stride), 32usize);
-    let mut p = Shared::<[Vector<F, Const<1>>]>::new_aligned_slice(
-        comptime!(ROWS * weight_stride),
-        32usize,
-    );
-    let mut ds = Shared::<[Vector<F, Const<1>>]>::new_aligned_slice(
-        comptime!(ROWS * weight_stride),
-        32usize,
-    );
+    let mut p = weight_tile::<F, N>(plan);
+    let mut ds = weight_tile::<F, N>(plan);
     let mut firsts = Shared::<[u32]>::new_slice(COLUMNS);
-    let mut ends = Shared::<[u32]>::new_slice(COLUMNS);
+    // A key is seen by a query where key − first < seen, without a sign.
+    let mut seen = Shared::<[u32]>::new_slice(COLUMNS);
     let mut lses = Shared::<[f32]>::new_slice(COLUMNS);
     let mut deltas = Shared::<[f32]>::new_slice(COLUMNS);
     let mut ones = Shared::<[f32]>::new_slice(ROWS);
@@ -220,8 +219,8 @@ pub(crate) fn flash_dkdv_kernel<F: Float, N: Size>(
         row += units;
     }
     let count = comptime!(plan.row_patches() * plan.head_dim / PATCH);
-    let mut dk_sums = zeros(count, plan);
-    let mut dv_sums = zeros(count, plan);
+    let mut dk_sums = zeros(count, comptime!(plan.owner()));
+    let mut dv_sums = zeros(count, comptime!(plan.owner()));
 
     let from = visible[spans_at + 2 * index] as usize;
     let to = visible[spans_at + 2 * index + 1] as usize;
@@ -229,22 +228,23 @@ pub(crate) fn flash_dkdv_kernel<F: Float, N: Size>(
         let head = kv * group + member;
         let mut base = from;
         while base < to {
-            let seen = Place {
+            let tile_place = Place {
                 row: base,
                 rows: tokens,
                 width: heads * vectors,
                 head: head * vectors,
             };
-            load_tile::<F, N>(q, &mut queries, &seen, COLUMNS, plan);
-            load_tile::<F, N>(d_o, &mut d_outs, &seen, COLUMNS, plan);
+            load_tile::<F, N>(q, &mut queries, &tile_place, COLUMNS, plan);
+            load_tile::<F, N>(d_o, &mut d_outs, &tile_place, COLUMNS, plan);
             let mut column = unit;
             while column < COLUMNS {
                 let query = base + column;
-                firsts[column] = 1u32;
-                ends[column] = 0u32;
+                firsts[column] = 0u32;
+                seen[column] = 0u32;
                 if query < tokens {
-                    firsts[column] = visible[query];
-                    ends[column] = visible[tokens + query];
+                    let first = visible[query];
+                    firsts[column] = first;
+                    seen[column] = visible[tokens + query] - first;
                     lses[column] = lse[query * heads + head];
                     deltas[column] = delta[query * heads + head];
                 }
@@ -258,20 +258,26 @@ pub(crate) fn flash_dkdv_kernel<F: Float, N: Size>(
             let mut row = unit / parts;
             while row < ROWS {
                 let key = (place.row + row) as u32;
-                for c in 0..comptime!(COLUMNS / parts) {
-                    let column =
-                        part * comptime!(COLUMNS / parts) + (c + row) % comptime!(COLUMNS / parts);
-                    let at = row * score_stride + column;
-                    let mut probability = f32::new(0.0);
-                    let mut slope = f32::new(0.0);
-                    if key >= firsts[column] && key < ends[column] {
+                let start = part * columns;
+                #[unroll]
+                for vector in 0..comptime!(columns / plan.vector()) {
+                    let first = start + comptime!(vector * plan.vector());
+                    let mut probabilities = Array::<f32>::new(comptime!(plan.vector()));
+                    let mut slopes = Array::<f32>::new(comptime!(plan.vector()));
+                    #[unroll]
+                    for lane in 0..comptime!(plan.vector()) {
+                        let column = first + lane;
+                        let at = row * score_stride + column;
+                        let is_seen = key - firsts[column] < seen[column];
                         let score = bent(scores[at], scale, softcap, plan.capped);
-                        probability = (score - lses[column]).exp();
+                        let probability = (score - lses[column]).exp();
                         let straight = probability * (dp[at] - deltas[column]);
-                        slope = bent_back(straight, score, scale, softcap, plan.capped);
+                        let slope = bent_back(straight, score, scale, softcap, plan.capped);
+                        probabilities[lane] = select(is_seen, probability, f32::new(0.0));
+                        slopes[lane] = select(is_seen, slope, f32::new(0.0));
                     }
-                    p[row * weight_stride + column] = Vector::new(F::cast_from(probability));
-                    ds[row * weight_stride + column] = Vector::new(F::cast_from(slope));
+                    write_weights::<F, N>(&probabilities, 0usize, &mut p, row, first, plan);
+                    write_weights::<F, N>(&slopes, 0usize, &mut ds, row, first, plan);
                 }
                 row += comptime!(units / parts);
             }
@@ -290,7 +296,7 @@ pub(crate) fn flash_dkdv_kernel<F: Float, N: Size>(
 #[cube]
 fn bent_back(gradient: f32, score: f32, scale: f32, softcap: f32, #[comptime] capped: bool) -> f32 {
     if comptime!(capped) {
-        let tanh = score / softcap;
+        let tanh = score * (f32::new(1.0) / softcap);
         gradient * scale * (f32::new(1.0) - tanh * tanh)
     } else {
         gradient * scale

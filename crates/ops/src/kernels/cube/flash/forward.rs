@@ -1,15 +1,14 @@
 //! o = softmax(scale·q·kᵀ)·v, a cube a tile of query rows and head, with a running softmax.
 //!
 //! A row's weights are exp(score − reference), and sums are brought to a new reference only where a
-//! score exceeds the old one by [`SLACK`]: that is rare after a row's first tile, and it is the one
-//! thing that takes the sums out of their fragments before the end.
+//! score exceeds the old one by [`SLACK`]: that is rare after a row's first tile.
 
-use super::patch::{PATCH, Patch, load, zeros};
 use super::{
-    COLUMNS, LOWEST, Place, Plan, ROWS, add_weighted, load_tile, row_patch, score_tile,
-    store_panel, tile, write_tile,
+    COLUMNS, LOWEST, Place, Plan, ROWS, add_weighted, load_tile, row_patch, score_tile, tile,
+    weight_tile, write_tile, write_weights,
 };
 use crate::kernels::cube::attention::bent;
+use crate::kernels::cube::patch::{PATCH, Patch, scale_rows, zeros};
 use cubecl::prelude::*;
 
 /// exp(8) is 3000: sums of that many such weights are as exact in f32, and the weights in bf16, as
@@ -38,17 +37,14 @@ pub(crate) fn flash_forward_kernel<F: Float, N: Size>(
     #[define(F)] _dtype: ElemType,
 ) {
     let score_stride = comptime!(plan.score_stride());
-    let weight_stride = comptime!(plan.weight_stride());
     let (parts, units) = comptime!((plan.parts(), plan.units));
+    let columns = comptime!(COLUMNS / plan.parts());
     let vectors = comptime!(plan.head_dim / plan.vector());
     let mut queries = tile::<F, N>(ROWS, plan);
     let mut keys = tile::<F, N>(COLUMNS, plan);
     let mut values = tile::<F, N>(COLUMNS, plan);
     let mut scores = Shared::<[f32]>::new_aligned_slice(comptime!(ROWS * score_stride), 32usize);
-    let mut weights = Shared::<[Vector<F, Const<1>>]>::new_aligned_slice(
-        comptime!(ROWS * weight_stride),
-        32usize,
-    );
+    let mut weights = weight_tile::<F, N>(plan);
     // Of each row and part, its unit's own; those of all parts but `totals` are equal.
     let mut references = Shared::<[f32]>::new_slice(comptime!(ROWS * parts));
     let mut totals = Shared::<[f32]>::new_slice(comptime!(ROWS * parts));
@@ -72,7 +68,10 @@ pub(crate) fn flash_forward_kernel<F: Float, N: Size>(
         totals[i] = f32::new(0.0);
         i += units;
     }
-    let mut sums = zeros(comptime!(plan.row_patches() * plan.head_dim / PATCH), plan);
+    let mut sums = zeros(
+        comptime!(plan.row_patches() * plan.head_dim / PATCH),
+        comptime!(plan.owner()),
+    );
 
     let mut base = visible[2 * tokens + 2 * index] as usize;
     let to = visible[2 * tokens + 2 * index + 1] as usize;
@@ -95,20 +94,31 @@ pub(crate) fn flash_forward_kernel<F: Float, N: Size>(
         let part = unit % parts;
         let mut row = unit / parts;
         while row < ROWS {
-            let mut first = 1usize;
-            let mut end = 0usize;
+            // Column c is seen where base + c − first < seen, without a sign.
+            let mut first = 0u32;
+            let mut seen = 0u32;
             if place.row + row < tokens {
-                first = visible[place.row + row] as usize;
-                end = visible[tokens + place.row + row] as usize;
+                first = visible[place.row + row];
+                seen = visible[tokens + place.row + row] - first;
             }
-            let at = row * score_stride;
+            let start = part * columns;
+            let from = (base + start) as u32 - first;
+            let mut values = Array::<f32>::new(columns);
             let mut top = f32::new(LOWEST);
-            for c in 0..COLUMNS {
-                let column = (c + row) % COLUMNS;
-                let score = bent(scores[at + column], scale, softcap, plan.capped);
-                if base + column >= first && base + column < end && score > top {
-                    top = score;
-                }
+            #[unroll]
+            for c in 0..columns {
+                let score = bent(
+                    scores[row * score_stride + start + c],
+                    scale,
+                    softcap,
+                    plan.capped,
+                );
+                let value = select(from + comptime!(c as u32) < seen, score, f32::new(LOWEST));
+                values[c] = value;
+                top = top.max(value);
+            }
+            if comptime!(parts == 2) {
+                top = top.max(plane_shuffle_xor(top, 1u32));
             }
             let own = row * parts + part;
             let old = references[own];
@@ -118,16 +128,18 @@ pub(crate) fn flash_forward_kernel<F: Float, N: Size>(
             }
             let shrink = (old - reference).exp();
             let mut total = totals[own] * shrink;
-            for c in 0..comptime!(COLUMNS / parts) {
-                let column =
-                    part * comptime!(COLUMNS / parts) + (c + row) % comptime!(COLUMNS / parts);
-                let mut weight = f32::new(0.0);
-                if base + column >= first && base + column < end {
-                    let score = bent(scores[at + column], scale, softcap, plan.capped);
-                    weight = (score - reference).exp();
-                }
+            // Where a row has seen no key yet, what is masked must not weigh.
+            let against = reference.max(f32::new(-1.0e38));
+            #[unroll]
+            for c in 0..columns {
+                let weight = (values[c] - against).exp();
+                values[c] = weight;
                 total += weight;
-                weights[row * weight_stride + column] = Vector::new(F::cast_from(weight));
+            }
+            #[unroll]
+            for vector in 0..comptime!(columns / plan.vector()) {
+                let first = comptime!(vector * plan.vector());
+                write_weights::<F, N>(&values, first, &mut weights, row, start + first, plan);
             }
             references[own] = reference;
             totals[own] = total;
@@ -142,7 +154,7 @@ pub(crate) fn flash_forward_kernel<F: Float, N: Size>(
         sync_cube();
 
         if moved[0] == 1 {
-            shrink_sums(&mut sums, &mut scores, &shrinks, plan);
+            shrink_sums(&mut sums, &shrinks, plan);
         }
         add_weighted::<F, N>(&mut sums, &weights, &values, plan);
         sync_cube();
@@ -164,36 +176,17 @@ pub(crate) fn flash_forward_kernel<F: Float, N: Size>(
     write_tile::<F, N>(&sums, &mut scores, &shrinks, o, &place, plan);
 }
 
-/// Multiplies every sum with its row's number. The fragments' layout is the device's secret, so they
-/// go through shared memory; all units must call it.
+/// Multiplies every sum of the plane with its row's number.
 #[cube]
-fn shrink_sums(
-    sums: &mut Sequence<Patch>,
-    panel: &mut Shared<[f32]>,
-    shrinks: &Shared<[f32]>,
-    #[comptime] plan: Plan,
-) {
-    let stride = comptime!(plan.score_stride());
+fn shrink_sums(sums: &mut Sequence<Patch>, shrinks: &Shared<[f32]>, #[comptime] plan: Plan) {
+    let across = comptime!(plan.head_dim / PATCH);
     #[unroll]
-    for index in 0..comptime!(plan.head_dim / COLUMNS) {
-        store_panel(&*sums, panel, index, plan);
-        sync_cube();
-        let mut i = UNIT_POS as usize;
-        while i < comptime!(ROWS * COLUMNS) {
-            panel[i / COLUMNS * stride + i % COLUMNS] *= shrinks[i / COLUMNS];
-            i += plan.units;
-        }
-        sync_cube();
+    for rows in 0..comptime!(plan.row_patches()) {
+        let at = row_patch(rows, plan) * PATCH;
         #[unroll]
-        for rows in 0..comptime!(plan.row_patches()) {
-            let at = row_patch(rows, plan) * PATCH * stride;
-            #[unroll]
-            for columns in 0..comptime!(COLUMNS / PATCH) {
-                let patch =
-                    comptime!(rows * plan.head_dim / PATCH + index * (COLUMNS / PATCH) + columns);
-                load(sums.index_mut(patch), &*panel, at + columns * PATCH, stride);
-            }
+        for column in 0..across {
+            let patch = sums.index_mut(comptime!(rows * across + column));
+            scale_rows(patch, shrinks, at, comptime!(plan.owner()));
         }
-        sync_cube(); // before the next panel is stored
     }
 }

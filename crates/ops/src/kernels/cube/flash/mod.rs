@@ -10,22 +10,23 @@
 //! product. Backward computes probabilities again from the log-sum-exp. Nobody adds to what another
 //! cube writes: the order of every sum is fixed.
 //!
-//! The products are made of [`patch`]es of 16x16, of which a plane owns those of its rows. With
-//! `tensor_cores` a patch is a fragment (bf16 in, f32 sums); without, the plane has one unit and the
-//! patch is an array of f32. Everything else is the same code: that is what a CPU can prove.
+//! The products are made of [`super::patch`]es of 16x16, of which a plane owns those of its rows. With
+//! `tensor_cores` a patch is spread over the plane's lanes (bf16 in, f32 sums); without, the plane has one unit
+//! and the patch is an array of f32. Everything else is the same code: that is what a CPU can prove.
 //!
 //! **Plan**, for a GPU: 4 planes of 32 units, 16 rows a plane. Tiles are read as vectors of 16 bytes.
-//! Rows in shared memory are padded by 16 bytes, which spreads a fragment's rows over the banks, and
-//! units start a row's scores at different columns for the same reason.
+//! Rows in shared memory are padded by 16 bytes, which spreads an operand's rows over the banks. Two units share a
+//! row of scores, half of it each, four at a time, and tell each other the largest.
 //!
-//! | bf16, head_dim | 64: shared, registers | 128: shared, registers |
-//! |----------------|-----------------------|------------------------|
-//! | forward        | 33 KiB, 96            | 50 KiB, 128            |
-//! | dq             | 51 KiB, 96            | 75 KiB, 168            |
-//! | dk and dv      | 56 KiB, 128           | 80 KiB, 255            |
+//! | bf16, head_dim | 64: shared, registers | 128: shared, registers, instructions a tile, of which `mma` |
+//! |----------------|-----------------------|------------------------------------------------------------|
+//! | forward        | 33 KiB, 72            | 50 KiB, 128, 580, 64                                       |
+//! | dq             | 51 KiB, 80            | 75 KiB, 125, 571, 96                                       |
+//! | dk and dv      | 56 KiB, 127           | 80 KiB, 234, 836, 128                                      |
 //!
 //! Registers are the assembler's for sm_80 (`tests::nvrtc` reads them), of 255 a unit and 65536 a
-//! multiprocessor. Shared memory above 48 KiB is opted into, which CubeCL does; a multiprocessor has
+//! multiprocessor; instructions those of its listing for sm_90a, what is rarely done included. An `mma` keeps a
+//! tensor core for some six and a half cycles there, in which its scheduler starts as many others. Shared memory above 48 KiB is opted into, which CubeCL does; a multiprocessor has
 //! 164 KiB (sm_80), 228 (sm_90), so that two cubes or more are under way on it: one computes while
 //! another waits for its tile. Sums of wider heads would not fit the registers.
 //!
@@ -33,10 +34,9 @@
 
 pub(crate) mod backward;
 pub(crate) mod forward;
-pub(crate) mod patch;
 
+use super::patch::{Owner, PATCH, Patch, multiply, store, zeros};
 use cubecl::prelude::*;
-use patch::{PATCH, Patch, multiply, store, zeros};
 
 /// Rows of the tile that stays.
 pub(crate) const ROWS: usize = 64;
@@ -82,6 +82,14 @@ impl Plan {
         COLUMNS + self.vector()
     }
 
+    /// Whose patches are.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner {
+            lanes: self.units / self.planes,
+            tensor_cores: self.tensor_cores,
+        }
+    }
+
     /// Patches of rows that a plane owns.
     pub(crate) fn row_patches(&self) -> usize {
         ROWS / PATCH / self.planes
@@ -107,7 +115,7 @@ impl Plan {
 pub(crate) struct Place {
     /// The first row of the tile.
     pub row: usize,
-    /// Rows of the tensor; past them a tile is zero.
+    /// Rows of the tensor, of which there is one.
     pub rows: usize,
     /// Vectors of a row of the tensor.
     pub width: usize,
@@ -127,7 +135,8 @@ pub(crate) fn tile<F: Float, N: Size>(
     )
 }
 
-/// Copies `count` rows of a head to shared memory.
+/// Copies `count` rows of a head to shared memory. Past the tensor's last row it is that row again, whose scores
+/// are masked and whose sums are not written: a choice between a row and zeros takes a GPU twelve instructions a vector.
 #[cube]
 pub(crate) fn load_tile<F: Float, N: Size>(
     from: &[Vector<F, N>],
@@ -145,12 +154,40 @@ pub(crate) fn load_tile<F: Float, N: Size>(
     for step in 0..steps {
         let i = step * plan.units + unit;
         let row = i / vectors;
-        let mut value = Vector::<F, N>::new(F::new(0.0));
-        if place.row + row < place.rows {
-            value = from[(place.row + row) * place.width + place.head + i % vectors];
+        let mut of = place.row + row;
+        if of >= place.rows {
+            of = place.rows - 1;
         }
-        tile[row * stride + i % vectors] = value;
+        tile[row * stride + i % vectors] = from[of * place.width + place.head + i % vectors];
     }
+}
+
+/// Shared memory for a tile of weights.
+#[cube]
+pub(crate) fn weight_tile<F: Float, N: Size>(#[comptime] plan: Plan) -> Shared<[Vector<F, N>]> {
+    Shared::<[Vector<F, N>]>::new_aligned_slice(
+        comptime!(ROWS * plan.weight_stride() / plan.vector()),
+        32usize,
+    )
+}
+
+/// Writes a vector of a row's weights, the columns from `column` on: `values` from `first` on.
+#[cube]
+pub(crate) fn write_weights<F: Float, N: Size>(
+    values: &Array<f32>,
+    #[comptime] first: usize,
+    weights: &mut Shared<[Vector<F, N>]>,
+    row: usize,
+    column: usize,
+    #[comptime] plan: Plan,
+) {
+    let lanes = comptime!(plan.vector());
+    let mut vector = Vector::<F, N>::empty();
+    #[unroll]
+    for lane in 0..lanes {
+        vector.insert(lane, F::cast_from(values[comptime!(first + lane)]));
+    }
+    weights[row * comptime!(plan.weight_stride() / plan.vector()) + column / lanes] = vector;
 }
 
 /// The tile left·rightᵀ of the rows that stay and those that come by, raw.
@@ -165,18 +202,19 @@ pub(crate) fn score_tile<F: Float, N: Size>(
     #[unroll]
     for rows in 0..comptime!(plan.row_patches()) {
         let from = row_patch(rows, plan) * PATCH;
-        let mut patches = zeros(comptime!(COLUMNS / PATCH), plan);
+        let mut patches = zeros(comptime!(COLUMNS / PATCH), comptime!(plan.owner()));
         multiply::<F, N, N>(
             &mut patches,
             left,
             from * stride,
             right,
             0usize,
+            0usize,
             comptime!((stride, stride)),
             comptime!(plan.head_dim),
             COLUMNS,
             true,
-            plan,
+            comptime!(plan.owner()),
         );
         #[unroll]
         for column in 0..comptime!(COLUMNS / PATCH) {
@@ -185,6 +223,7 @@ pub(crate) fn score_tile<F: Float, N: Size>(
                 scores,
                 from * score_stride + column * PATCH,
                 score_stride,
+                comptime!(plan.owner()),
             );
         }
     }
@@ -194,24 +233,25 @@ pub(crate) fn score_tile<F: Float, N: Size>(
 #[cube]
 pub(crate) fn add_weighted<F: Float, N: Size>(
     sums: &mut Sequence<Patch>,
-    weights: &Shared<[Vector<F, Const<1>>]>,
+    weights: &Shared<[Vector<F, N>]>,
     rows: &Shared<[Vector<F, N>]>,
     #[comptime] plan: Plan,
 ) {
     let strides = comptime!((plan.weight_stride(), plan.tile_stride()));
     #[unroll]
     for own in 0..comptime!(plan.row_patches()) {
-        multiply::<F, Const<1>, N>(
+        multiply::<F, N, N>(
             sums,
             weights,
             row_patch(own, plan) * PATCH * strides.0,
             rows,
+            0usize,
             comptime!(own * plan.head_dim / PATCH),
             strides,
             COLUMNS,
             comptime!(plan.head_dim),
             false,
-            plan,
+            comptime!(plan.owner()),
         );
     }
 }
@@ -269,7 +309,14 @@ pub(crate) fn store_panel(
         #[unroll]
         for columns in 0..comptime!(COLUMNS / PATCH) {
             let patch = comptime!(rows * across + index * (COLUMNS / PATCH) + columns);
-            store(sums.index(patch), panel, at + columns * PATCH, stride);
+            let own = sums.index(patch);
+            store(
+                own,
+                panel,
+                at + columns * PATCH,
+                stride,
+                comptime!(plan.owner()),
+            );
         }
     }
 }
