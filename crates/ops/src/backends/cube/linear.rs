@@ -12,7 +12,7 @@ use super::tensor::{
     product_into, product_onto, reshaped, storage, transposed,
 };
 use crate::format::{Encoding, WeightFormat};
-use crate::kernels::cube::dequantize::dequantize_kernel;
+use crate::kernels::cube::dequantize::{VECTORS, dequantize_kernel};
 use crate::kernels::cube::linear::{add_bias_kernel, add_parts_kernel, scale_kernel};
 use crate::kernels::dropout::Dropout;
 use crate::schema::{Adapter, Dx};
@@ -82,7 +82,7 @@ pub(crate) fn dense(words: CubeTensor, format: WeightFormat, dtype: DType) -> Cu
         _ => 1,
     };
     let client = words.client.clone();
-    let (cubes, dim) = each(&client, count / lanes);
+    let (cubes, dim) = each(&client, (count / lanes).div_ceil(VECTORS));
     let units = dim.num_elems() as usize;
     dequantize_kernel::launch(
         &client,

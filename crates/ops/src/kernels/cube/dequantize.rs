@@ -1,7 +1,8 @@
-//! NF4 codes to values on a GPU: N neighbouring values a unit, written as one vector.
+//! NF4 codes to values on a GPU: N neighbouring values at a time, written as one vector; a unit writes [`VECTORS`].
 //!
 //! The weight lies as [`crate::format`] says. The sixteen codebook values are staged in shared
-//! memory: sixteen banks, so that the lanes of a warp never wait for each other there.
+//! memory: sixteen banks, so that the lanes of a warp never wait for each other there. Staging takes a unit as many
+//! instructions as a vector does.
 //!
 //! Bytes, not arithmetic, should be what it costs: half a byte and 1/64 of a scale read, two written
 //! for a value in bf16. Neighbouring units read neighbouring words, 128 bytes a warp, and write 16
@@ -9,6 +10,9 @@
 //! copy's bandwidth that reaches.
 
 use cubecl::prelude::*;
+
+/// Vectors that a unit is launched for.
+pub(crate) const VECTORS: usize = 4;
 
 /// The scale of a block: its f32, or its 8-bit code through the nested absmax and the map.
 #[cube]
@@ -73,8 +77,9 @@ pub(crate) fn dequantize_kernel<F: Float, R: Float, N: Size>(
     #[define(F, R)] _dtypes: [ElemType; 2],
 ) {
     let table = codebook(units);
-    let vector = ABSOLUTE_POS;
-    if vector < vectors {
+    let together = CUBE_COUNT * CUBE_DIM as usize;
+    let mut vector = ABSOLUTE_POS;
+    while vector < vectors {
         let first = vector * N::value();
         let scale = block_scale(
             words,
@@ -93,5 +98,6 @@ pub(crate) fn dequantize_kernel<F: Float, R: Float, N: Size>(
             values.insert(lane, F::cast_from(value));
         }
         output[vector] = values;
+        vector += together;
     }
 }
