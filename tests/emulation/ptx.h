@@ -7,6 +7,7 @@
 #include "barrier.h"
 #include "numbers.h"
 #include "units.h"
+#include <cmath>
 
 inline uint32_t __cvta_generic_to_shared(const void *at) {
     return static_cast<uint32_t>(static_cast<const char *>(at) - shared_memory);
@@ -27,6 +28,13 @@ inline void cp_async_mbarrier_arrive_shared__cta_b64(int, uint32_t barrier) { aw
 template <class T, class At> void atom_relaxed_add_f32(int, T &before, At at, T value) {
     before = *at;
     *const_cast<T *>(reinterpret_cast<const T *>(at)) = before + value;
+}
+
+// -------------------------------------------------------------------------------------- arithmetic
+
+inline void ex2_approx_ftz_f32(int, float &power, float exponent) {
+    power = std::exp2(exponent);
+    if (power < 1.17549435e-38f) power = 0; // ftz
 }
 
 // ---------------------------------------------------------------------------------------- matrices

@@ -5,8 +5,8 @@
 //! dq = ds·k, dk = dsᵀ·q, with delta = Σ do∘o of the row, which dq's cubes compute and leave behind.
 
 use super::{
-    COLUMNS, Place, Plan, ROWS, add_weighted, load_tile, score_tile, tile, weight_tile, write_tile,
-    write_weights,
+    COLUMNS, Place, Plan, ROWS, add_weighted, exponential, load_tile, score_tile, tile,
+    weight_tile, write_tile, write_weights,
 };
 use crate::kernels::cube::attention::bent;
 use crate::kernels::cube::patch::{PATCH, zeros};
@@ -142,7 +142,7 @@ pub(crate) fn flash_dq_kernel<F: Float, N: Size>(
                     let c = comptime!(first_lane + lane);
                     let at = row * score_stride + start + c;
                     let score = bent(scores[at], scale, softcap, plan.capped);
-                    let straight = (score - row_lse).exp() * (dp[at] - row_delta);
+                    let straight = exponential(score - row_lse, plan) * (dp[at] - row_delta);
                     let slope = bent_back(straight, score, scale, softcap, plan.capped);
                     slopes[lane] = select(from + comptime!(c as u32) < seen, slope, f32::new(0.0));
                 }
@@ -270,7 +270,7 @@ pub(crate) fn flash_dkdv_kernel<F: Float, N: Size>(
                         let at = row * score_stride + column;
                         let is_seen = key - firsts[column] < seen[column];
                         let score = bent(scores[at], scale, softcap, plan.capped);
-                        let probability = (score - lses[column]).exp();
+                        let probability = exponential(score - lses[column], plan);
                         let straight = probability * (dp[at] - deltas[column]);
                         let slope = bent_back(straight, score, scale, softcap, plan.capped);
                         probabilities[lane] = select(is_seen, probability, f32::new(0.0));

@@ -4,8 +4,8 @@
 //! score exceeds the old one by [`SLACK`]: that is rare after a row's first tile.
 
 use super::{
-    COLUMNS, LOWEST, Place, Plan, ROWS, add_weighted, load_tile, row_patch, score_tile, tile,
-    weight_tile, write_tile, write_weights,
+    COLUMNS, LOWEST, Place, Plan, ROWS, add_weighted, exponential, load_tile, row_patch,
+    score_tile, tile, weight_tile, write_tile, write_weights,
 };
 use crate::kernels::cube::attention::bent;
 use crate::kernels::cube::patch::{PATCH, Patch, scale_rows, zeros};
@@ -126,13 +126,13 @@ pub(crate) fn flash_forward_kernel<F: Float, N: Size>(
             if top > old + SLACK {
                 reference = top;
             }
-            let shrink = (old - reference).exp();
+            let shrink = exponential(old - reference, plan);
             let mut total = totals[own] * shrink;
             // Where a row has seen no key yet, what is masked must not weigh.
             let against = reference.max(f32::new(-1.0e38));
             #[unroll]
             for c in 0..columns {
-                let weight = (values[c] - against).exp();
+                let weight = exponential(values[c] - against, plan);
                 values[c] = weight;
                 total += weight;
             }
