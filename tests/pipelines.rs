@@ -79,8 +79,8 @@ fn what_print_config_prints_is_what_config_reads() {
     }
 }
 
-/// Flags of psql, llama.cpp and TensorBoard, which the README mentions.
-const OTHERS: [&str; 3] = ["--csv", "--lora", "--logdir"];
+/// Flags of psql, llama.cpp, TensorBoard and scripts/gpu-bench, which the README mentions.
+const OTHERS: [&str; 4] = ["--csv", "--lora", "--logdir", "--rehearse"];
 
 /// Shell commands: code lines with their continuations, cut where a pipe begins another one.
 fn commands(text: &str) -> Vec<String> {
