@@ -40,7 +40,7 @@ cuda: ## Build all tools with the GPU back end into target/cube/release (half an
 	@scripts/llvm-prefix '$(TARGET)/llvm' >/dev/null
 	$(CUBE_CARGO) build --release --workspace --locked $(WITH_GPU)
 
-test-cube: ## Run every GPU kernel on the CPU against its specification, and a training on a driver that is none
+test-cube: ## Run every GPU kernel on the CPU against its specification, and the programs on a driver that is none
 	@scripts/llvm-prefix '$(TARGET)/llvm' >/dev/null
 	$(CUBE_CARGO) build --release --locked $(GPU_CRATES) -p tokenize-pack $(WITH_GPU) --bins --example gpu
 	$(CC) -O2 -shared -fPIC -o '$(CUBE)/libtruncsfbf2.so' tests/emulation/truncsfbf2.c

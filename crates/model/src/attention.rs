@@ -64,11 +64,6 @@ impl Model {
         self.decoder.attention = kernel;
         Ok(Some(said))
     }
-
-    /// Who multiplies on its GPU, for people to read; nothing for the CPU.
-    pub fn products(&self) -> Option<String> {
-        ops::products(&self.decoder.device)
-    }
 }
 
 impl FromStr for AttentionChoice {

@@ -1,5 +1,5 @@
 //! The program that is carried to a machine with a GPU, on one that has none: a CUDA driver that runs on the host
-//! (tests/emulation/driver). Everything that `scripts/gpu-check` and `scripts/gpu-bench` do is done, the second in small.
+//! (tests/emulation/driver). All that `scripts/gpu-check` and `scripts/gpu-bench` do is done, the second in small.
 #![cfg(feature = "cuda")]
 
 use workspace_tests::{Driver, exits, gpu_program, root, text};
@@ -57,4 +57,20 @@ fn the_carried_program_times_all_that_it_times_on_an_emulated_gpu() {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert!(!said.contains("out of memory"), "{said}");
+}
+
+#[test]
+fn the_carried_program_does_without_cublas_where_it_is_told() {
+    let Some(driver) = Driver::built() else {
+        return;
+    };
+    let log = tempfile::NamedTempFile::new().expect("a temporary file");
+    let path = log.path().to_str().expect("a plain name");
+    let machine = [("EMULATED_DRIVER", "12060"), ("EMULATED_LOG", path)];
+    let said = said(&driver, &machine, &["bench", "--rehearse", "--no-cublas"]);
+    assert!(said.contains("(CubeCL's matmuls)"), "{said}");
+    assert!(said.contains("launches a step"), "{said}");
+    let launches = std::fs::read_to_string(path).expect("the driver writes it");
+    assert!(launches.contains("matmul"), "{launches}");
+    assert!(!launches.contains("cublas"), "{launches}");
 }

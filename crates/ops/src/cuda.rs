@@ -159,7 +159,11 @@ fn nvrtc_version() -> Result<Version, String> {
 pub(crate) fn cublas_version() -> Result<Version, String> {
     // SAFETY: tries to open the library under each of its names, and lets it go.
     if !unsafe { cublas::sys::is_culib_present() } {
-        return Err("libcublas.so is not found".into());
+        return Err(
+            "libcublas.so is not found; a CUDA toolkit has it, and pip's nvidia-cublas, if \
+             LD_LIBRARY_PATH names its folder"
+                .into(),
+        );
     }
     use cublas::sys::libraryPropertyType::{self, MAJOR_VERSION, MINOR_VERSION};
     let part = |which: libraryPropertyType| {

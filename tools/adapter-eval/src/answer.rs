@@ -50,7 +50,7 @@ pub fn load(
     if let Some(chosen) = told(attention, model.choose_attention(attention))? {
         cli::note(format_args!("attention: {chosen}"));
     }
-    if let Some(products) = model.products() {
+    if let Some(products) = args.device.products() {
         cli::note(format_args!("products: {products}"));
     }
     if let Some((dir, adapter)) = adapter {

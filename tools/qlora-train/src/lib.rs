@@ -183,7 +183,7 @@ fn load(base: &checkpoint::Base, args: &Args) -> anyhow::Result<Model> {
     if let Some(chosen) = chosen {
         cli::note(format_args!("attention: {chosen}"));
     }
-    if let Some(products) = model.products() {
+    if let Some(products) = args.engine.device.products() {
         cli::note(format_args!("products: {products}"));
     }
     Ok(model)

@@ -94,7 +94,7 @@ impl Flags {
             }
             "--rehearse" => {
                 self.rehearse = true;
-                self.shapes.push("tiny".into());
+                self.shapes = vec!["tiny".into()];
                 (self.rows, self.length, self.steps) = (Some(1), 64, 1);
                 return Ok(());
             }

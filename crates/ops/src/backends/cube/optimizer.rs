@@ -4,7 +4,7 @@
 //! [`GROUP`] tensors for the norm, seven for the update, where each tensor by itself would be 840
 //! launches and 420 waits for the device.
 
-use super::tensor::{Argument, fresh, owned, packed, whole};
+use super::tensor::{Argument, fresh, owned, packed};
 use crate::functions::Parameter;
 use crate::kernels::adamw::AdamW;
 use crate::kernels::cube::adamw::{GROUP, HyperLaunch, adamw_kernel, squares_kernel};
@@ -74,7 +74,7 @@ pub(crate) fn adamw(parameters: Vec<Parameter>, o: &AdamW) -> Vec<[Tensor<2>; 3]
 
 /// Σ t² over all tensors: f32 sums of a cube's elements, which the host adds up in f64.
 pub(crate) fn sum_of_squares(tensors: Vec<CubeTensor>) -> f64 {
-    let tensors: Vec<CubeTensor> = tensors.into_iter().map(whole).collect();
+    let tensors: Vec<CubeTensor> = tensors.into_iter().map(packed).collect();
     let parts = fresh(&tensors[0], [tensors.len() * CUBES as usize], DType::F32);
     let size = group(tensors.len());
     for (index, tensors) in tensors.chunks(size).enumerate() {

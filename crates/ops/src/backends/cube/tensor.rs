@@ -32,13 +32,19 @@ impl Argument for CubeTensor {
     /// If the elements are not packed. On a GPU most of burn's own operations leave gaps between rows
     /// that are no multiple of 512 bytes, on the CPU none does: no test there would see it. Or if they
     /// are more than an index of a kernel can name.
-    fn argument(self) -> BufferArg {
+    fn argument(mut self) -> BufferArg {
         assert!(self.is_contiguous(), "a kernel reads packed elements");
         let count = elements(&self);
         assert!(
             u32::try_from(count).is_ok(),
             "a tensor of {count} values is more than a kernel counts"
         );
+        // Where burn leaves gaps, a buffer ends with one, and one row by itself is packed: a kernel is told of what
+        // is the tensor's alone, so that a slice's length counts its elements.
+        let bytes = (count * self.dtype.size()) as u64;
+        let beyond = self.handle.size_in_used().checked_sub(bytes);
+        let beyond = beyond.expect("a tensor lies in its buffer");
+        self.handle = self.handle.offset_end(beyond);
         self.into_buffer_arg()
     }
 }
@@ -53,27 +59,13 @@ pub(crate) fn fresh<const D: usize>(
     empty_device_contiguous_dtype(client, device, Shape::from(shape), dtype)
 }
 
-/// The same tensor as all of its buffer, for kernels that take the buffer's length for its elements'. On a GPU
-/// burn's buffers end with the gap of the last row, and one row by itself is packed.
-pub(crate) fn whole(t: CubeTensor) -> CubeTensor {
-    let t = packed(t);
-    if t.is_contiguous_buffer() {
-        return t;
-    }
-    copied(t)
-}
-
 /// A tensor that nobody else holds and that is all of its buffer: a kernel may change it in place.
 pub(crate) fn owned(t: CubeTensor) -> CubeTensor {
     let t = packed(t);
     if t.can_mut() && t.is_contiguous_buffer() {
         return t;
     }
-    copied(t)
-}
-
-/// burn's own copy would leave gaps between rows on a GPU.
-fn copied(t: CubeTensor) -> CubeTensor {
+    // burn's own copy would leave gaps between rows on a GPU.
     let (client, device, dtype) = (t.client.clone(), t.device.clone(), t.dtype);
     let copy = cubecl::std::tensor::into_contiguous(&client, t.binding(), storage(dtype));
     CubeTensor::new(client, copy.handle, *copy.metadata, device, dtype)
@@ -172,8 +164,8 @@ pub(crate) fn makes_patches(client: &Client, dtype: DType) -> Result<(), String>
 /// lhs·rhs over the last two dimensions, accumulated in f32, stored as `out`.
 ///
 /// On a GPU cuBLAS does it; where there is none, the fastest of burn's matmuls for such shapes, which is found
-/// by trying them, once a shape class. On the CPU, where this only proves kernels, it is the plain one: the tiled ones want more
-/// shared memory than an L1 cache, and trying them takes longer than the tests.
+/// by trying them, once a shape class. On the CPU, where this only proves kernels, it is the plain one: the tiled
+/// ones want more shared memory than an L1 cache, and trying them takes longer than the tests.
 pub(crate) fn product(lhs: CubeTensor, rhs: CubeTensor, out: DType) -> CubeTensor {
     let y = init_matmul_output(&lhs, &rhs, out);
     product_into(y, lhs, rhs)

@@ -284,8 +284,8 @@ pub(crate) fn project_rows_kernel<F: Float, R: Float, C: Size, E: Size>(
         while at < comptime!(tile_rows * TILE_DEPTH / lanes) {
             let row = at / comptime!(TILE_DEPTH / lanes);
             let within = at % comptime!(TILE_DEPTH / lanes);
-            // Past the last row, whose sums nobody writes, and past the last column, which meets zeros, is what
-            // was before: a choice between a vector and zeros takes a GPU twelve instructions.
+            // Past the last row, whose sums nobody writes, and past the last column, which meets zeros, the last
+            // is read again: a choice between a vector and zeros takes a GPU twelve instructions.
             let mut of = row;
             if of >= rows {
                 of = rows - 1;

@@ -107,14 +107,14 @@ pub(crate) fn flash_dq_kernel<F: Float, N: Size>(
     let mut base = visible[2 * tokens + 2 * index] as usize;
     let to = visible[2 * tokens + 2 * index + 1] as usize;
     while base < to {
-        let seen = Place {
+        let coming = Place {
             row: base,
             rows: key_rows,
             width: kv_heads * vectors,
             head: kv * vectors,
         };
-        load_tile::<F, N>(k, &mut keys, &seen, COLUMNS, plan);
-        load_tile::<F, N>(v, &mut values, &seen, COLUMNS, plan);
+        load_tile::<F, N>(k, &mut keys, &coming, COLUMNS, plan);
+        load_tile::<F, N>(v, &mut values, &coming, COLUMNS, plan);
         sync_cube();
         score_tile::<F, N>(&queries, &keys, &mut scores, plan);
         score_tile::<F, N>(&d_outs, &values, &mut dp, plan);
@@ -228,14 +228,14 @@ pub(crate) fn flash_dkdv_kernel<F: Float, N: Size>(
         let head = kv * group + member;
         let mut base = from;
         while base < to {
-            let tile_place = Place {
+            let coming = Place {
                 row: base,
                 rows: tokens,
                 width: heads * vectors,
                 head: head * vectors,
             };
-            load_tile::<F, N>(q, &mut queries, &tile_place, COLUMNS, plan);
-            load_tile::<F, N>(d_o, &mut d_outs, &tile_place, COLUMNS, plan);
+            load_tile::<F, N>(q, &mut queries, &coming, COLUMNS, plan);
+            load_tile::<F, N>(d_o, &mut d_outs, &coming, COLUMNS, plan);
             let mut column = unit;
             while column < COLUMNS {
                 let query = base + column;

@@ -76,14 +76,14 @@ pub(crate) fn flash_forward_kernel<F: Float, N: Size>(
     let mut base = visible[2 * tokens + 2 * index] as usize;
     let to = visible[2 * tokens + 2 * index + 1] as usize;
     while base < to {
-        let seen = Place {
+        let coming = Place {
             row: base,
             rows: key_rows,
             width: kv_heads * vectors,
             head: kv * vectors,
         };
-        load_tile::<F, N>(k, &mut keys, &seen, COLUMNS, plan);
-        load_tile::<F, N>(v, &mut values, &seen, COLUMNS, plan);
+        load_tile::<F, N>(k, &mut keys, &coming, COLUMNS, plan);
+        load_tile::<F, N>(v, &mut values, &coming, COLUMNS, plan);
         if unit == 0 {
             moved[0] = 0u32;
         }

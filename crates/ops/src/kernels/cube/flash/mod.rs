@@ -26,7 +26,8 @@
 //!
 //! Registers are the assembler's for sm_80 (`tests::nvrtc` reads them), of 255 a unit and 65536 a
 //! multiprocessor; instructions those of its listing for sm_90a, what is rarely done included. An `mma` keeps a
-//! tensor core for some six and a half cycles there, in which its scheduler starts as many others. Shared memory above 48 KiB is opted into, which CubeCL does; a multiprocessor has
+//! tensor core for some six and a half cycles there, in which its scheduler starts as many others. Shared
+//! memory above 48 KiB is opted into, which CubeCL does; a multiprocessor has
 //! 164 KiB (sm_80), 228 (sm_90), so that two cubes or more are under way on it: one computes while
 //! another waits for its tile. Sums of wider heads would not fit the registers.
 //!
@@ -110,7 +111,7 @@ impl Plan {
     }
 }
 
-/// exp(x), on a GPU by the instruction for 2^x: within 2⁻²² of itself for each power of two in x, where bf16 has 8 bits.
+/// exp(x), on a GPU by the instruction for 2^x, which is off by some 2⁻²² + |x|·2⁻²⁴ of itself, where bf16 has 8 bits.
 /// `f32::exp` is eight instructions there.
 #[cube]
 pub(crate) fn exponential(x: f32, #[comptime] plan: Plan) -> f32 {
@@ -133,7 +134,7 @@ pub(crate) fn exponential(x: f32, #[comptime] plan: Plan) -> f32 {
 pub(crate) struct Place {
     /// The first row of the tile.
     pub row: usize,
-    /// Rows of the tensor, of which there is one.
+    /// Rows of the tensor, one at least.
     pub rows: usize,
     /// Vectors of a row of the tensor.
     pub width: usize,
@@ -154,7 +155,8 @@ pub(crate) fn tile<F: Float, N: Size>(
 }
 
 /// Copies `count` rows of a head to shared memory. Past the tensor's last row it is that row again, whose scores
-/// are masked and whose sums are not written: a choice between a row and zeros takes a GPU twelve instructions a vector.
+/// are masked and whose sums are not written: a choice between a row and zeros takes a GPU twelve instructions a
+/// vector.
 #[cube]
 pub(crate) fn load_tile<F: Float, N: Size>(
     from: &[Vector<F, N>],
